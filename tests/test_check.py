@@ -1,0 +1,227 @@
+"""The checks themselves: each listed wrong answer must be caught, and right ones must pass."""
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from fromfound.check import Exercise, MutantHunt, Prediction, agree, gradient_check, same_as
+
+
+class BatchNorm(nn.Module):
+    "A right BatchNorm1d for (N, C); each mistake below changes one method."
+    def __init__(self, c: int = 5, eps: float = 1e-5, momentum: float = 0.1) -> None:
+        super().__init__()
+        self.eps, self.momentum = eps, momentum
+        self.weight, self.bias = nn.Parameter(torch.ones(c)), nn.Parameter(torch.zeros(c))
+        self.register_buffer("running_mean", torch.zeros(c))
+        self.register_buffer("running_var", torch.ones(c))
+        self.register_buffer("num_batches_tracked", torch.tensor(0))
+
+    def stats(self, x):
+        return x.mean(0), x.var(0, correction=0)
+
+    def track(self, x, mean, var):
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(x.var(0), self.momentum)
+            self.num_batches_tracked.add_(1)
+
+    def scale(self, x, mean, var):
+        return (x - mean) / (var + self.eps).sqrt() * self.weight + self.bias
+
+    def forward(self, x):
+        if not self.training:
+            return self.scale(x, self.running_mean, self.running_var)
+        mean, var = self.stats(x)
+        self.track(x, mean, var)
+        return self.scale(x, mean, var)
+
+
+def mistake(**methods):
+    return type("Wrong", (BatchNorm,), methods)
+
+
+def _track(running, times=1, count=True):
+    def track(self, x, mean, var):
+        with torch.no_grad():
+            for _ in range(times):
+                self.running_mean.lerp_(mean, self.momentum)
+                self.running_var.lerp_(running(x), self.momentum)
+            self.num_batches_tracked.add_(int(count))
+    return track
+
+
+class PlainStatistics(BatchNorm):
+    def __init__(self):
+        super().__init__()
+        for name in ("running_mean", "running_var"):
+            value = self._buffers.pop(name)
+            setattr(self, name, value)
+
+
+class KeptMomentum(BatchNorm):
+    def __init__(self):
+        super().__init__(momentum=0.9)
+
+
+class SharedStatistics(BatchNorm):
+    "Running statistics that a deep copy shares with its original."
+    def __deepcopy__(self, memo):
+        new = type(self)()
+        new.weight, new.bias = nn.Parameter(self.weight.detach().clone()), nn.Parameter(self.bias.detach().clone())
+        new.train(self.training)
+        return new
+
+
+WRONG_BATCHNORMS = {
+    "statistics under no_grad": mistake(stats=lambda self, x: (x.mean(0).detach(), x.var(0, correction=0).detach())),
+    "only the mean detached": mistake(stats=lambda self, x: (x.mean(0).detach(), x.var(0, correction=0))),
+    "only the variance detached": mistake(stats=lambda self, x: (x.mean(0), x.var(0, correction=0).detach())),
+    "unbiased variance in the output": mistake(stats=lambda self, x: (x.mean(0), x.var(0))),
+    "E[x^2] - E[x]^2": mistake(stats=lambda self, x: (x.mean(0), (x * x).mean(0) - x.mean(0) ** 2)),
+    "biased running variance": mistake(track=_track(lambda x: x.var(0, correction=0))),
+    "running std instead of variance": mistake(track=_track(lambda x: x.std(0))),
+    "tracks twice": mistake(track=_track(lambda x: x.var(0), times=2)),
+    "does not count batches": mistake(track=_track(lambda x: x.var(0), count=False)),
+    "momentum reversed": KeptMomentum,
+    "eps outside the root": mistake(scale=lambda self, x, mean, var: (x - mean) / (var.sqrt() + self.eps) * self.weight + self.bias),
+    "weight forgotten": mistake(scale=lambda self, x, mean, var: (x - mean) / (var + self.eps).sqrt() + self.bias),
+    "bias forgotten": mistake(scale=lambda self, x, mean, var: (x - mean) / (var + self.eps).sqrt() * self.weight),
+    "batch statistics in eval mode": mistake(forward=lambda self, x: self.scale(x, *self.stats(x))),
+    "statistics are no buffers": PlainStatistics,
+    "one mean for all features": mistake(stats=lambda self, x: (x.mean(), x.var(0, correction=0))),
+}
+
+
+def test_same_as_accepts_a_right_batchnorm(capsys):
+    same_as(BatchNorm(), nn.BatchNorm1d(5), torch.randn(64, 5))
+    assert "agree on 5 probes" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", WRONG_BATCHNORMS)
+def test_same_as_catches(name):
+    torch.manual_seed(0)
+    with pytest.raises(AssertionError, match="same_as"):
+        same_as(WRONG_BATCHNORMS[name](), nn.BatchNorm1d(5), torch.randn(64, 5))
+
+
+FUNCTIONS = [
+    (lambda x: x.exp() / x.exp().sum(-1, keepdim=True), lambda x: x.softmax(-1), [torch.randn(3, 4)], False, "overflow far from zero"),
+    (lambda x: x.relu(), torch.relu, [torch.randn(3, 4)], True, "relu"),
+    (lambda x: x.clamp(min=0), lambda x: x.clamp(min=0).double(), [torch.randn(3)], False, "another dtype"),
+    (lambda x: x[None], lambda x: x, [torch.randn(3)], False, "another shape"),
+    (lambda x, i: x[i], lambda x, i: x.index_select(0, i), [torch.randn(4, 2), torch.tensor([0, 0, 3])], True, "integers pass through"),
+    (lambda x: x.detach() * x, lambda x: x * x, [torch.randn(3)], False, "half a gradient"),
+    (lambda x: (x * 1).detach(), lambda x: x * 1, [torch.randn(3)], False, "no gradient at all"),
+    (lambda x: x * 2, lambda x: x + x, [torch.randn(0, 3)], True, "zero-size"),
+    (lambda x: x * 2, lambda x: x + x, [torch.randn(4, 3).half()], True, "half precision"),
+    (nn.functional.dropout, nn.functional.dropout, [torch.randn(8, 8)], True, "random, seeded alike"),
+]
+
+
+@pytest.mark.parametrize("mine, reference, inputs, right, name", FUNCTIONS, ids=[f[-1] for f in FUNCTIONS])
+def test_same_as_on_functions(mine, reference, inputs, right, name):
+    torch.manual_seed(0)
+    if right:
+        same_as(mine, reference, *inputs)
+    else:
+        with pytest.raises(AssertionError):
+            same_as(mine, reference, *inputs)
+
+
+def test_same_as_leaves_its_arguments_alone():
+    mine, reference, x = nn.Linear(3, 2), nn.Linear(3, 2), torch.randn(4, 3)
+    before = copy.deepcopy((mine.state_dict(), reference.state_dict(), x))
+    same_as(mine, reference, x)
+    for now, then in zip((mine.state_dict(), reference.state_dict()), before):
+        assert all(torch.equal(now[k], then[k]) for k in then)
+    assert torch.equal(x, before[2]) and x.grad is None and not x.requires_grad
+
+
+def test_same_as_names_a_missing_key():
+    with pytest.raises(AssertionError, match="state_dicts differ.*bias"):
+        same_as(nn.Linear(3, 2, bias=False), nn.Linear(3, 2), torch.randn(4, 3))
+
+
+def test_gradient_check():
+    gradient_check(lambda a, b: a @ b.sin(), torch.randn(3, 4), torch.randn(4, 2))
+
+    class Doubled(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x * x
+
+        @staticmethod
+        def backward(ctx, g):
+            return g
+
+    with pytest.raises(AssertionError, match="input 1"):
+        gradient_check(lambda a, b: a + Doubled.apply(b), torch.randn(3), torch.randn(3))
+
+
+AGREE = [
+    (1.0, 1.0 + 1e-7, True), (1.0, 1.1, False), (True, 1, False), ([1, 2], (1, 2), False), ([1.0], [1.0, 2.0], False),
+    (torch.ones(2), torch.ones(2, 1), False), (torch.tensor([1, 2]), torch.tensor([1, 2]), True), (float("nan"), 1.0, False),
+    (ValueError("a"), ValueError("b"), True), (ValueError("a"), TypeError("a"), False), ({"a": 1}, {"a": 1}, True), ({"a": 1}, {"b": 1}, False),
+    ("x", "x", True), (None, 0, False),
+]
+
+
+@pytest.mark.parametrize("a, b, right", AGREE)
+def test_agree(a, b, right):
+    assert agree(a, b) is right
+
+
+def total(xs):
+    return sum(xs)
+
+
+SUM = Exercise("9.1", total, [([2],), ([1, 2],)], wrong={"you stop one short": lambda xs: sum(xs[:-1])}, read="somewhere")
+
+
+def test_exercise_verdicts():
+    assert SUM.judge(total).passed
+    wrong = SUM.judge(lambda xs: sum(xs[:-1]))
+    assert not wrong.passed and "you stop one short" in str(wrong) and "Read: somewhere" in str(wrong) and len(wrong.lines) <= 6
+    assert "[2]" in str(wrong), "the smallest failing input is shown"
+    unknown = SUM.judge(lambda xs: 7)
+    assert not unknown.passed and "looks as if" not in str(unknown)
+    raising = SUM.judge(lambda xs: xs.nothing)
+    assert not raising.passed and "AttributeError" in str(raising)
+
+
+def test_exercise_sees_a_changed_input():
+    assert "changes its input" in str(SUM.judge(lambda xs: sum([xs.pop() for _ in range(len(xs))])))
+
+
+def test_exercise_expects_the_refusal():
+    def positive(x):
+        if x < 0:
+            raise ValueError(f"got {x}")
+        return x ** 0.5
+    root = Exercise("9.2", positive, [(4.0,), (-1.0,)], wrong={"you return nan": lambda x: positive(x) if x >= 0 else float("nan")})
+    assert root.judge(positive).passed
+    assert "you return nan" in str(root.judge(lambda x: positive(x) if x >= 0 else float("nan")))
+
+
+def test_blind_exercises_cannot_be_built():
+    with pytest.raises(ValueError, match="cannot tell"):
+        Exercise("9.3", total, [([2],)], wrong={"you take the last": lambda xs: xs[-1]})
+    with pytest.raises(ValueError, match="within the tolerance"):
+        Prediction("9.4", 1.0, {"almost": 1.0001}, because="")
+
+
+def test_prediction():
+    guess = Prediction("9.5", (3, 1), {"the other way round": (1, 3)}, because="rows first.")
+    assert guess.judge((3, 1)).passed
+    assert "the other way round" in str(guess.judge((1, 3)))
+    assert not guess.judge((9, 9)).passed
+
+
+def test_mutant_hunt():
+    hunt = MutantHunt("9.6", total, {"stops short": lambda xs: sum(xs[:-1]), "raises": lambda xs: xs.none})
+    assert hunt.judge(lambda f: f([1, 2]) == 3).passed
+    assert "rejects a correct" in str(hunt.judge(lambda f: False))
+    assert "1 of 2" in str(hunt.judge(lambda f: f([0, 0]) == 0)) and "stops short" in str(hunt.judge(lambda f: f([0, 0]) == 0))
+    assert "rejects a correct" in str(hunt.judge(lambda f: 1)), "only True accepts"

@@ -1,0 +1,71 @@
+"""Figures are stored once, reproducibly, and refuse what is no image."""
+import subprocess
+import sys
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+
+from fromfound.plot import PALETTE, figure, label, show, show_image, show_images
+
+
+def drawing():
+    fig, ax = figure(height=2)
+    ax.plot([1, 3, 2])
+    label(ax, "a line", 2, 2, "blue")
+    return show(fig)
+
+
+def test_svg_is_the_same_bytes_every_time():
+    first, second = (drawing()._repr_mimebundle_()["image/svg+xml"] for _ in range(2))
+    assert first == second and "<dc:date>" not in first
+
+
+def test_png_for_pixels():
+    assert show_image(torch.rand(28, 28))._repr_mimebundle_()["image/png"].startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (1, 8, 8), (3, 8, 8), (8, 8, 3)])
+@pytest.mark.parametrize("kind", [torch.rand, lambda *s: np.zeros(s), lambda *s: torch.rand(*s).half(), lambda *s: (torch.rand(*s) * 255).to(torch.uint8)])
+def test_image_shapes(shape, kind):
+    show_image(kind(*shape))._repr_mimebundle_()
+
+
+@pytest.mark.parametrize("shape", [(5, 8, 8), (8,), (2, 3, 8, 8), ()])
+def test_no_image(shape):
+    with pytest.raises(ValueError, match="expected an image of shape"):
+        show_image(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("images, titles", [(torch.zeros(0, 8, 8), None), (torch.zeros(3, 8, 8), ["a"])])
+def test_no_grid(images, titles):
+    with pytest.raises(ValueError, match="expected at least one image"):
+        show_images(images, titles)
+
+
+def test_grid_has_one_image_each():
+    picture = show_images(torch.rand(11, 1, 8, 8), titles=range(11), ncols=4)
+    assert sum(bool(ax.images) for ax in picture.fig.axes) == 11
+
+
+def test_unknown_kind():
+    with pytest.raises(ValueError, match="expected 'svg'"):
+        show(figure()[0], "pdf")
+
+
+def luminance(color):
+    r, g, b = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in matplotlib.colors.to_rgb(color))
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b
+
+
+@pytest.mark.parametrize("name", [n for n in PALETTE if n not in ("card", "faint")])
+def test_contrast_of_labels_on_the_card(name):
+    ratio = (luminance(PALETTE["card"]) + 0.05) / (luminance(PALETTE[name]) + 0.05)
+    assert ratio >= (4.5 if name != "sky" else 3), f"{name} on the card has contrast {ratio:.2f}"
+
+
+def test_import_changes_nothing():
+    code = ("import sys, matplotlib; now = lambda: [matplotlib.rcParams[k] for k in ('figure.facecolor', 'axes.grid', 'svg.hashsalt')]; before = now(); "
+            "import fromfound.plot; assert now() == before; assert 'matplotlib.pyplot' not in sys.modules")
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,154 @@
+"""Prose figures and recorded runs: stale figures, changed code and missed marks must show."""
+import json
+import math
+
+import pytest
+import torch
+
+from fromfound import record
+from fromfound.record import Run, code_hash, experiment, fill_marks, main, quote, record_run, show_run, stored_quotes, sync
+
+
+def notebook(path, source, **values):
+    cells = [{"cell_type": "markdown", "metadata": {}, "source": source},
+             {"cell_type": "code", "execution_count": None, "metadata": {}, "source": "", "outputs": [{"output_type": "execute_result", "data": quote(**values)._repr_mimebundle_(), "metadata": {}}]}]
+    path.write_text(json.dumps({"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}))
+    return path
+
+
+@pytest.mark.parametrize("value, stored", [(1, 1), (0.123456789, 0.123457), (torch.tensor(2.5), 2.5), (torch.tensor([3]), 3), ("text", "text"), (torch.tensor(1.0).numpy(), 1.0)])
+def test_quote_keeps(value, stored):
+    assert quote(x=value).values == {"x": stored}
+
+
+@pytest.mark.parametrize("value, error", [(math.nan, ValueError), (math.inf, ValueError), ([1], TypeError), (torch.ones(2), TypeError), (None, TypeError)])
+def test_quote_refuses(value, error):
+    with pytest.raises(error, match="quote"):
+        quote(x=value)
+
+
+MARKS = [
+    ("a <!-- v x:.1% -->0%<!-- /v --> b", "a <!-- v x:.1% -->50.0%<!-- /v --> b"),
+    ("**<!-- v x -->?<!-- /v -->**", "**<!-- v x -->0.5<!-- /v -->**"),
+    ("`<!-- v y -->?<!-- /v -->`", "`<!-- v y -->?<!-- /v -->`"),
+    ("```\n<!-- v y -->?<!-- /v -->\n```\n<!-- v x:.2f -->?<!-- /v -->", "```\n<!-- v y -->?<!-- /v -->\n```\n<!-- v x:.2f -->0.50<!-- /v -->"),
+    ("<!-- c He2015 -->6.6%<!-- /c -->", "<!-- c He2015 -->6.6%<!-- /c -->"),
+]
+
+
+@pytest.mark.parametrize("before, after", MARKS)
+def test_fill_marks(before, after):
+    assert fill_marks(before, {"x": 0.5}, "here") == after
+
+
+def test_unknown_name_is_an_error():
+    with pytest.raises(LookupError, match="here: the text names 'y'"):
+        fill_marks("<!-- v y -->1<!-- /v -->", {"x": 0.5}, "here")
+
+
+def test_sync_rewrites_and_check_only_reports(tmp_path):
+    chapter = notebook(tmp_path / "01_a.ipynb", "It is <!-- v x:.1% -->1%<!-- /v -->.", x=0.5)
+    page = tmp_path / "intro.md"
+    page.write_text("Chapter 1 reaches <!-- v 01_a.x:.0% -->1%<!-- /v -->.")
+    before = chapter.read_text()
+    assert len(sync([chapter, page], [chapter], check=True)) == 2 and chapter.read_text() == before
+    assert len(sync([chapter, page], [chapter])) == 2
+    assert "50.0%" in chapter.read_text() and "50%" in page.read_text()
+    assert sync([chapter, page], [chapter], check=True) == []
+
+
+def test_a_name_quoted_twice_is_an_error(tmp_path):
+    path = notebook(tmp_path / "a.ipynb", "", x=1)
+    book = json.loads(path.read_text())
+    book["cells"].append(book["cells"][1])
+    path.write_text(json.dumps(book))
+    with pytest.raises(ValueError, match="quoted twice"):
+        stored_quotes(path)
+
+
+def test_command_line_reports_a_stale_figure(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "nbs").mkdir()
+    notebook(tmp_path / "nbs" / "01_a.ipynb", "It is <!-- v x:.1% -->1%<!-- /v -->.", x=0.5)
+    assert main(["sync", "--check"]) == 1 and "make sync" in capsys.readouterr().out
+    assert main(["sync"]) == 0 and main(["sync", "--check"]) == 0
+
+
+MODULE = '''
+from fromfound.record import experiment
+from fromfound._helper import helper
+FACTOR = 2
+
+def used(x):
+    "A docstring."
+    return helper(x) * FACTOR
+
+def unused(x):
+    return x
+
+@experiment(marks={"up": ">= 1", "down": "<= -5"})
+def trial(seed):
+    return {"up": used(seed), "down": -used(seed)}
+'''
+HELPER = "def helper(x):\n    return x + 1\n"
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    "Writes a package module that holds an experiment, and hashes it."
+    import fromfound
+    monkeypatch.setattr(fromfound, "__path__", [*fromfound.__path__, str(tmp_path)])
+    monkeypatch.setattr(record, "_provenance", lambda data: {"commit": "c", "device": "d", "versions": {"torch": "t"}, "data": {}})
+    monkeypatch.chdir(tmp_path)
+
+    def write(source=MODULE, helper=HELPER):
+        import importlib
+        import sys
+        (tmp_path / "_trial.py").write_text(source)
+        (tmp_path / "_helper.py").write_text(helper)
+        for name in ("fromfound._trial", "fromfound._helper"):
+            sys.modules.pop(name, None)
+        importlib.invalidate_caches()
+        return code_hash("fromfound._trial", "trial")
+    return write
+
+
+@pytest.mark.parametrize("change, same", [
+    ((MODULE.replace("A docstring", "Another"), HELPER), True), ((MODULE + "# a comment\n", HELPER), True), ((MODULE.replace("return x\n", "return 2 * x\n"), HELPER), True),
+    ((MODULE.replace("FACTOR = 2", "FACTOR = 3"), HELPER), False), ((MODULE, HELPER.replace("+ 1", "+ 2")), False), ((MODULE.replace("-used", "used"), HELPER), False)])
+def test_code_hash_follows_what_is_used(module, change, same):
+    assert (module() == module(*change)) is same
+
+
+def test_record_and_show(module, tmp_path):
+    module()
+    path = record_run("_trial.trial", seeds=3)
+    kept = json.loads(path.read_text())
+    assert kept["figures"]["up"] == {"mean": 4.0, "sd": 2.0, "per_seed": [2.0, 4.0, 6.0]}
+    shown = repr(show_run("_trial.trial"))
+    assert "≥ 1: met" in shown and "≤ -5: MISSED" in shown and "changed" not in shown
+    module(MODULE.replace("FACTOR = 2", "FACTOR = 3"))
+    assert "code has changed" in repr(show_run("_trial.trial"))
+    assert show_run("_trial.trial")["up"] == 4.0
+
+
+def test_missing_and_unknown_runs(module):
+    module()
+    owed = show_run("_trial.trial")
+    assert "not recorded yet" in repr(owed)
+    with pytest.raises(LookupError, match="not been recorded"):
+        owed["up"]
+    with pytest.raises(LookupError, match="is no experiment"):
+        record_run("_trial.used")
+
+
+def test_stand_in_runs_say_so(module):
+    module()
+    run = Run("_trial.trial", {"code": code_hash("fromfound._trial", "trial"), "figures": {"up": {"mean": 1, "sd": None, "per_seed": [1]}}, "marks": {}, "command": "c", "commit": "c",
+                               "device": "d", "versions": {"torch": "t"}, "seconds": 1, "peak_mb": 1, "data": {"mnist": "stand-in"}})
+    assert "stand-in data: mnist" in repr(run)
+
+
+def test_a_malformed_mark_is_refused():
+    with pytest.raises(ValueError, match="expected '>= NUMBER'"):
+        experiment(marks={"accuracy": "0.9"})
