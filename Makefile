@@ -1,0 +1,37 @@
+# The commands of the book. What each does is Python, in tests/press/.
+PYTHON ?= python3
+CONSTRAINTS ?= constraints.txt
+export CONSTRAINTS
+IN = $(PYTHON) tests/press/env.py
+SITE = _build/html
+
+.DEFAULT_GOAL := help
+.PHONY: book serve test check chapter sync counts clean help
+
+book:     ## build the website into _build/html and say where to open it
+	@$(IN) book -m tests.press.site build
+
+serve: book  ## build the website and serve it on localhost
+	@$(IN) book -m http.server 8000 --bind 127.0.0.1 --directory $(SITE)
+
+test:     ## prove the book: every chapter re-executed, the package, the tests, the site
+	@$(IN) dev -m tests.press.prove test
+
+check:    ## the fast tier: static checks, quick tests, the chapters that changed
+	@$(IN) dev -m tests.press.prove check
+
+chapter:  ## re-execute one chapter and store its outputs: make chapter N=02
+	@$(IN) dev -m tests.press.execute $(N)
+
+sync:     ## rewrite the measured figures in the prose from the stored outputs
+	@$(IN) dev -m fromfound.record sync
+
+counts:   ## record how much a run proves, so that a later one cannot prove less
+	@$(IN) dev -m tests.press.prove counts
+
+clean:    ## remove the website and the environments
+	rm -rf _build .venv .venv-book .venv-run
+
+help:
+	@$(PYTHON) -c "import re; print('\n'.join('make %-9s %s' % m for m in re.findall(r'(?m)^(\w+):[^#\n]*## (.*)', open('Makefile').read())))"
+	@echo "PYTHON=python3.12 names the Python to use, CONSTRAINTS=file other pins"

@@ -1,0 +1,106 @@
+"""The papers of `references.bib`, and which of them a link points to."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pybtex.database import Entry, parse_file
+from pybtex.richtext import Text
+
+ARXIV = re.compile(r"^https?://(?:www\.)?arxiv\.org/(?:abs|pdf|html)/([\w.-]+?/?\d+(?:\.\d+)?)(?:v\d+)?(?:\.pdf)?/?(?:#.*)?$", re.I)
+DOI = re.compile(r"^https?://(?:dx\.)?doi\.org/(.+?)/?$", re.I)
+
+
+class UnknownPaper(LookupError):
+    """A link to arXiv or a DOI that no entry of `references.bib` has."""
+
+
+def listed(items: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b, and c`."""
+    return " and ".join(items) if len(items) < 3 else ", ".join(items[:-1]) + f", and {items[-1]}"
+
+
+def plain(latex: str) -> str:
+    """LaTeX text as ordinary text, without its braces."""
+    return str(Text.from_latex(latex)).replace("--", "\N{EN DASH}")
+
+
+@dataclass(frozen=True)
+class Paper:
+    """One entry of the bibliography, its fields as a reader sees them."""
+
+    key: str
+    authors: tuple[str, ...]
+    surnames: tuple[str, ...]
+    title: str
+    year: str
+    venue: str
+    note: str
+    links: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def of(cls, key: str, entry: Entry) -> "Paper":
+        people = entry.persons.get("author", [])
+        field = {k.lower(): plain(v) for k, v in entry.fields.items()}
+        venue = field.get("booktitle") or field.get("journal") or field.get("publisher", "")
+        if field.get("volume") and field.get("journal"):
+            venue += f" {field['volume']}" + (f"({field['number']})" if field.get("number") else "")
+        if field.get("pages"):
+            venue += f", pages {field['pages']}" if "\N{EN DASH}" in field["pages"] else f", {field['pages']}"
+        raw = entry.fields  # addresses keep their underscores and percent signs
+        links = []
+        if raw.get("eprint"):
+            links.append((f"arXiv:{raw['eprint']}", f"https://arxiv.org/abs/{raw['eprint']}"))
+        if raw.get("doi"):
+            links.append((f"doi:{raw['doi']}", f"https://doi.org/{raw['doi']}"))
+        if raw.get("url"):
+            links.append((re.sub(r"^https?://(www\.)?([^/]+).*$", r"\2", raw["url"]), raw["url"]))
+        return cls(key, tuple(plain(" ".join([*p.first_names, *p.middle_names, *p.prelast_names, *p.last_names])) for p in people),
+                   tuple(plain(" ".join([*p.prelast_names, *p.last_names])) for p in people),
+                   field["title"], field["year"], venue, field.get("note", ""), tuple(links))
+
+    @property
+    def short(self) -> str:
+        """`He et al., 2015`, as it stands in a sentence."""
+        names = self.surnames
+        who = names[0] if len(names) == 1 else " and ".join(names) if len(names) == 2 else f"{names[0]} et al."
+        return f"{who}, {self.year}"
+
+    @property
+    def people(self) -> str:
+        """All authors, as a sentence lists them."""
+        return listed(self.authors)
+
+    @property
+    def imprint(self) -> str:
+        """Where and when it appeared."""
+        return f"{self.venue}, {self.year}" if self.venue else self.year
+
+
+class Bibliography(dict[str, Paper]):
+    """Papers by key; `find` looks one up by its address."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__({key: Paper.of(key, entry) for key, entry in parse_file(str(path)).entries.items()})
+        self._by_address = {address(url): paper for paper in self.values() for _, url in paper.links}
+
+    def find(self, url: str) -> Paper | None:
+        """The paper a link points to, or None for a link that is no citation.
+
+        Raises:
+            UnknownPaper: the link is one to arXiv or a DOI, and no entry has it.
+        """
+        paper = self._by_address.get(address(url))
+        if paper is None and (ARXIV.match(url) or DOI.match(url)):
+            raise UnknownPaper(f"{url} is cited, and no entry of book/references.bib has that eprint or doi; add the entry or mend the link")
+        return paper
+
+
+def address(url: str) -> str:
+    """One form for all addresses of the same paper."""
+    if match := ARXIV.match(url):
+        return f"arxiv:{match[1].lower()}"
+    if match := DOI.match(url):
+        return f"doi:{match[1].lower()}"
+    return re.sub(r"^https?://(www\.)?|[#?].*$|\.pdf$|\.html?$|/$", "", url.lower())

@@ -1,0 +1,180 @@
+"""The whole book as data: settings, chapters, papers, symbols, recorded runs. Nothing is imported or run to read it."""
+
+import configparser
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import yaml
+from markdown_it import MarkdownIt
+
+from .bib import Bibliography, Paper, UnknownPaper
+from .symbols import LIBRARY, PAPER_KEY, Symbol, directives, exported
+
+QUOTE = "application/vnd.fromfound.quote+json"
+MARKDOWN = MarkdownIt("commonmark")
+IMPORT = re.compile(r"^from (fromfound\.[\w.]+) import ([\w ,]+)", re.M)
+NAMED = re.compile(r"^(\d\d)([a-z]?)_")
+
+
+def links(text: str) -> Iterator[str]:
+    """The addresses that a piece of Markdown links to."""
+    for token in MARKDOWN.parse(text):
+        for child in token.children or ():
+            if child.type == "link_open":
+                yield str(child.attrs["href"])
+
+
+@dataclass
+class Chapter:
+    """A notebook of the book: what it says it is, exports and cites."""
+
+    docname: str
+    notebook: dict
+    title: str = ""
+    module: str = ""
+    symbols: list[Symbol] = field(default_factory=list)
+    imported: set[str] = field(default_factory=set)
+    cited: list[str] = field(default_factory=list)
+
+    @property
+    def stem(self) -> str:
+        return self.docname.split("/")[-1]
+
+    @property
+    def number(self) -> str:
+        """`1` for 01_matmul, `4a` for 04a_dataloader; nothing for the workshop."""
+        match = NAMED.match(self.stem)
+        return f"{int(match[1])}{match[2]}" if match and match[1] != "00" else ""
+
+    @property
+    def named(self) -> str:
+        return f"{self.number} {self.title}".strip()
+
+
+class Book:
+    """Everything the pages are made from."""
+
+    def __init__(self, root: Path, toc: Path) -> None:
+        self.root, self.problems = root, []
+        parser = configparser.ConfigParser()
+        parser.read(root / "settings.ini", encoding="utf-8")
+        self.settings = dict(parser["DEFAULT"])
+        self.papers = Bibliography(root / "book" / "references.bib")
+        self.documents = [root / f"{name}" for name in _files(yaml.safe_load(toc.read_text(encoding="utf-8")))]
+        self.chapters = {}
+        for path in self.documents:
+            notebook = path.with_name(path.name + ".ipynb")
+            if notebook.is_file():
+                chapter = self._chapter(path.relative_to(root).as_posix(), json.loads(notebook.read_text(encoding="utf-8")))
+                self.chapters[chapter.docname] = chapter
+        self.symbols = {s.full: s for c in self.chapters.values() for s in c.symbols}
+        for symbol in self._with_methods():
+            self._check_sources(symbol)
+
+    def _chapter(self, docname: str, notebook: dict) -> Chapter:
+        chapter = Chapter(docname, notebook)
+        for cell in notebook["cells"]:
+            text = "".join(cell["source"])
+            if cell["cell_type"] == "markdown":
+                if not chapter.title and (heading := re.search(r"^# (.+)$", text, re.M)):
+                    chapter.title = heading[1].strip()
+                self._note_citations(chapter, text)
+            elif cell["cell_type"] == "code":
+                marks, code = directives(text)
+                chapter.imported |= {f"{module}.{name.split()[0]}" for module, names in IMPORT.findall(code) for name in names.split(",")}
+                if "default_exp" in marks:
+                    chapter.module = f"{self.settings['lib_name']}.{marks['default_exp']}"
+                elif "export" in marks:
+                    chapter.symbols += exported(code, chapter.module, docname)
+        return chapter
+
+    def _note_citations(self, chapter: Chapter, text: str) -> None:
+        for url in links(text):
+            try:
+                paper = self.papers.find(url)
+            except UnknownPaper:
+                continue  # reported where the page is written, with its line
+            if paper and paper.key not in chapter.cited:
+                chapter.cited.append(paper.key)
+
+    def _with_methods(self) -> Iterator[Symbol]:
+        for symbol in self.symbols.values():
+            yield symbol
+            yield from symbol.methods
+
+    def _check_sources(self, symbol: Symbol) -> None:
+        for source in symbol.sources:
+            key = PAPER_KEY.match(source)
+            if not (key and key[1] in self.papers) and not LIBRARY.match(source):
+                self.problems.append(f"{symbol.docname}: the docstring of {symbol.full} says 'Source: {source}'; expected a key of book/references.bib and a place (as 'He2015Delving §2.2'), or a name (as 'torch.matmul')")
+
+    def implements(self, key: str) -> list[tuple[Symbol, str]]:
+        """The symbols whose docstring names a paper as source, and the place in the paper."""
+        return [(s, place) for s in self._with_methods() for k, place in s.cited() if k == key]
+
+    def citing(self, key: str) -> list[Chapter]:
+        return [c for c in self.chapters.values() if key in c.cited]
+
+    def by_module(self) -> dict[str, Chapter]:
+        """The chapter that defines each module."""
+        return {c.module: c for c in self.chapters.values() if c.module}
+
+    def api_page(self, module: str) -> str:
+        return f"book/api/{module.removeprefix(self.settings['lib_name'] + '.')}"
+
+    def named(self, name: str, docname: str) -> Symbol | None:
+        """The symbol that a bit of inline code means on a page.
+
+        A plain word means a symbol only where the page defines or imports it (`label` is a common word);
+        a name with an underscore, or with its module, means it everywhere.
+        """
+        if name in self.symbols:
+            return self.symbols[name]
+        found = [s for s in self.symbols.values() if s.name == name]
+        if len(found) != 1:
+            return None
+        chapter = self.chapters.get(docname)
+        known = chapter and (found[0].docname == docname or found[0].full in chapter.imported)
+        return found[0] if known or "_" in name else None
+
+    @cached_property
+    def runs(self) -> list[dict]:
+        """Recorded runs, by name."""
+        return [json.loads(p.read_text(encoding="utf-8")) for p in sorted((self.root / "book" / "runs").glob("*.json")) if p.name != "chapters.json"]
+
+    @cached_property
+    def measured(self) -> dict[str, dict]:
+        """Time and memory of each chapter, by the stem of its file name."""
+        path = self.root / "book" / "runs" / "chapters.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+    @cached_property
+    def commit(self) -> str:
+        """The commit the site is built from; empty outside a git checkout."""
+        try:
+            git = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=self.root, capture_output=True, text=True)
+        except FileNotFoundError:
+            return ""
+        return git.stdout.strip()
+
+    def source(self, docname: str) -> str:
+        """The path of a page's source within the repository; empty for a generated page."""
+        return next((f"{docname}{s}" for s in (".ipynb", ".md") if (self.root / f"{docname}{s}").is_file()), "")
+
+
+def _files(toc: dict | list) -> Iterator[str]:
+    """Every file that a `_toc.yml` names, in reading order."""
+    if isinstance(toc, list):
+        for item in toc:
+            yield from _files(item)
+        return
+    for key in ("root", "file"):
+        if key in toc:
+            yield toc[key]
+    for key in ("parts", "chapters", "sections"):
+        yield from _files(toc.get(key, []))

@@ -1,0 +1,46 @@
+"""A notebook as the website shows it: no directives, no hidden cells, figures with their words."""
+
+from .book import QUOTE, Book
+from .symbols import directives, exported, only_imports
+
+PICTURES = ("image/png", "image/jpeg", "image/svg+xml", "image/gif")
+
+
+def shown(notebook: dict, docname: str, book: Book) -> dict:
+    """The notebook without what only programs read.
+
+    Each remaining code cell says in its metadata, under `book`, what it exports, what its fold is called (nothing where it is open),
+    and the words for a drawing that is HTML.
+    """
+    cells = []
+    for cell in notebook["cells"]:
+        text = "".join(cell["source"])
+        if cell["cell_type"] != "code":
+            cells.append(cell | {"source": text})
+            continue
+        marks, code = directives(text)
+        if "hide" in marks or "default_exp" in marks:
+            continue
+        cells.append(_code_cell(cell, marks, code, docname, book))
+    return notebook | {"cells": cells}
+
+
+def _code_cell(cell: dict, marks: dict[str, str], code: str, docname: str, book: Book) -> dict:
+    outputs = [o for o in cell["outputs"] if QUOTE not in o.get("data", {})]
+    module = book.chapters[docname].module
+    drawn = any(kind in o.get("data", {}) for o in outputs for kind in PICTURES)
+    fold = "The imports of this module" if "export" in marks and only_imports(code) else "Show the code" if "fold" in marks else ""
+    facts = {"fold": fold, "alt": "" if drawn else marks.get("fig-alt", "")}
+    if "export" in marks:
+        facts |= {"module": module, "names": [s.name for s in exported(code, module, docname)]}
+    metadata = {"book": facts, "tags": ["export"] if "export" in marks else []}
+    words = {}
+    if "fig-alt" in marks:
+        words["image"] = {"alt": marks["fig-alt"]}
+    elif drawn:
+        book.problems.append(f"{docname}: a figure without alt text; write `#| fig-alt: what it shows, in one line` at the top of its cell, which begins {code.splitlines()[0]!r}")
+    if "fig-cap" in marks:
+        words["figure"] = {"caption": marks["fig-cap"]}
+    if words:
+        metadata["mystnb"] = words
+    return cell | {"source": code, "outputs": outputs, "metadata": metadata}

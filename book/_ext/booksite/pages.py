@@ -1,0 +1,165 @@
+"""The pages nobody writes: papers, symbols, results. Markdown, with links of our own schemes (see `links.py`)."""
+
+import re
+import textwrap
+
+from .bib import Paper, listed
+from .book import Book, Chapter
+from .symbols import PAPER_KEY, SOURCE, Symbol
+
+HEADED = re.compile(r"^(Args|Arguments|Attributes|Returns|Yields|Raises|Example|Examples):[ \t]*(.*)$", re.M)
+TITLES = {"Args": "Arguments"}
+
+
+def reference(paper: Paper) -> str:
+    """Authors, place and year, with links to the paper itself."""
+    outward = " · ".join(f"[{text}]({url})" for text, url in paper.links)
+    return f"{paper.people}. {paper.imprint}." + (f" {outward}" if outward else "")
+
+
+def papers(book: Book) -> str:
+    """Each cited paper, where it is cited and what implements it; then those to come."""
+    cited = [p for p in book.papers.values() if book.citing(p.key) or book.implements(p.key)]
+    lines = ["## Cited so far", ""]
+    for paper in sorted(cited, key=lambda p: (p.year, p.surnames)):
+        lines += [f"### {paper.title}", "", reference(paper), ""]
+        if paper.note:
+            lines += [f"{paper.note}.", ""]
+        places = [f"[{c.title}](cite:{c.docname}/{paper.key})" for c in book.citing(paper.key)]
+        if places:
+            lines += [f"Cited in {listed(places)}.", ""]
+        code = [f"[`{s.name}`](symbol:{s.full})" + (f" ({place})" if place else "") for s, place in book.implements(paper.key)]
+        if code:
+            lines += [f"Implemented by {listed(code)}.", ""]
+    waiting = [p for p in book.papers.values() if p not in cited]
+    lines += ["## Still to come", "", "Later chapters of the plan rest on these; no chapter cites them yet.", ""]
+    lines += [f"- {p.short}. *{p.title}.* {p.imprint}." + (f" [{p.links[0][0]}]({p.links[0][1]})" if p.links else "") for p in sorted(waiting, key=lambda p: (p.year, p.surnames))]
+    return "\n".join(lines) + "\n"
+
+
+def api_index(book: Book) -> str:
+    """The modules and what each exports, one line a name."""
+    lines = []
+    for module, chapter in book.by_module().items():
+        lines += [f"## [`{module}`](page:{book.api_page(module)})", "", f"Built in [{chapter.title}](page:{chapter.docname}).", ""]
+        lines += [f"- [`{s.name}`](symbol:{s.full})" + (f": {s.summary}" if s.summary else "") for s in chapter.symbols]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def api_page(book: Book, chapter: Chapter) -> str:
+    """One module: every public name with its signature, its docstring and its defining cell."""
+    lines = [f"# {chapter.module}", "", f"Built in [{chapter.title}](page:{chapter.docname}).", ""]
+    for symbol in chapter.symbols:
+        lines += [f"## `{symbol.name}`", "", *_signature(symbol), docstring(symbol, book), f"[Defined in {chapter.title}](cell:{symbol.full})", ""]
+        for method in symbol.methods:
+            lines += [f"### `{method.name}`", "", *_signature(method), docstring(method, book), ""]
+    return "\n".join(lines)
+
+
+def _signature(symbol: Symbol) -> list[str]:
+    bases = [f"Extends {listed([f'`{b}`' for b in symbol.bases])}.", ""] if symbol.bases else []
+    return ["```python", symbol.signature, "```", "", *bases]
+
+
+def docstring(symbol: Symbol, book: Book) -> str:
+    """A docstring in Markdown: sections as lists, its sources as links."""
+    text = SOURCE.sub("", symbol.docstring)
+    pieces = HEADED.split(text)
+    lines = [pieces[0].strip(), ""]
+    for title, first, block in zip(pieces[1::3], pieces[2::3], pieces[3::3]):
+        indented, rest = _block(block)
+        body = textwrap.dedent(indented).strip() or first
+        if title.startswith("Example"):
+            shown = ["```python", body, "```"]
+        elif title in ("Returns", "Yields"):
+            shown = [" ".join(body.split())]
+        else:
+            shown = [f"- {_item(item)}" for item in re.split(r"\n(?=\S)", body)]
+        lines += [f"**{TITLES.get(title, title)}**", "", *shown, "", rest.strip(), ""]
+    if symbol.sources:
+        lines += ["**Source** " + "; ".join(_source(s, book) for s in symbol.sources), ""]
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines))
+
+
+def _block(text: str) -> tuple[str, str]:
+    """What is indented after a heading, and what follows it."""
+    lines = text.strip("\n").splitlines()
+    count = next((i for i, line in enumerate(lines) if line.strip() and not line.startswith(" ")), len(lines))
+    return "\n".join(lines[:count]), "\n".join(lines[count:])
+
+
+def _item(item: str) -> str:
+    """`name: meaning`, the name as code."""
+    name, colon, meaning = " ".join(item.split()).partition(": ")
+    if not colon:
+        return name
+    return ", ".join(f"`{n.strip().strip('`')}`" for n in name.split(",")) + f": {meaning}"
+
+
+def _source(source: str, book: Book) -> str:
+    match = PAPER_KEY.match(source)
+    if not match or match[1] not in book.papers:
+        return f"`{source}`"
+    return f"[{book.papers[match[1]].short}](paper:{match[1]})" + (f", {match[2]}" if match[2] else "")
+
+
+def results(book: Book) -> str:
+    """What each chapter costs to run, and every recorded run with its provenance."""
+    lines = ["## What each chapter costs", ""]
+    costs = [(c, book.measured[c.stem]) for c in book.chapters.values() if c.stem in book.measured]
+    if costs:
+        lines += ["| chapter | time | peak memory |", "|:--|--:|--:|"]
+        lines += [f"| [{c.named}](page:{c.docname}) | {duration(m['seconds'])} | {memory(m['peak_mb'])} |" for c, m in costs]
+    else:
+        lines.append("No chapter has been timed yet.")
+    lines += ["", "## Recorded runs", ""]
+    if not book.runs:
+        lines.append("No run has been recorded yet.")
+    for run in book.runs:
+        lines += _run(run, book)
+    return "\n".join(lines) + "\n"
+
+
+def _run(run: dict, book: Book) -> list[str]:
+    module, _, name = run["name"].rpartition(".")
+    home = book.symbols.get(f"{book.settings['lib_name']}.{module}.{name}")
+    seeds = max(len(f["per_seed"]) for f in run["figures"].values())
+    lines = [f"### `{run['name']}`", ""]
+    if home:
+        lines += [f"Defined in [{book.chapters[home.docname].title}](cell:{home.full}).", ""]
+    lines += ["| figure | mean | sd | each seed | mark |", "|:--|--:|--:|:--|:--|"]
+    for figure, f in run["figures"].items():
+        sd = "–" if f["sd"] is None else f"{f['sd']:.2g}"
+        lines.append(f"| {figure} | {f['mean']:.4g} | {sd} | {', '.join(f'{v:.4g}' for v in f['per_seed'])} | {verdict(f['mean'], run['marks'].get(figure))} |")
+    sources = [f"{n}: {'stand-in' if s == 'stand-in' else 'real, checksums in the record'}" for n, s in run["data"].items()]
+    lines += ["", f"`{run['command']}`", "",
+              f"{seeds} {'seed' if seeds == 1 else 'seeds'} · commit `{run['commit']}` · code `{run['code']}` · {run['device']} · "
+              f"{' · '.join(f'{k} {v}' for k, v in run['versions'].items())} · {duration(run['seconds'])} · {memory(run['peak_mb'])}"
+              + (f" · data {'; '.join(sources)}" if sources else ""), ""]
+    return lines
+
+
+def verdict(mean: float, mark: str | None) -> str:
+    """Whether a figure kept its mark, in words."""
+    if mark is None:
+        return "–"
+    sign, bound = mark.split()
+    met = mean >= float(bound) if sign == ">=" else mean <= float(bound)
+    return f"{'at least' if sign == '>=' else 'at most'} {bound}: {'met' if met else '**missed**'}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a reader says them."""
+    if seconds < 1:
+        return "under a second"
+    if seconds < 90:
+        return f"{seconds:.0f} seconds" if round(seconds) != 1 else "1 second"
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
+
+
+def memory(mb: float | None) -> str:
+    """MiB as a reader says them."""
+    if mb is None:
+        return "not measured"
+    return f"{mb:.0f} MB" if mb < 950 else f"{mb / 1024:.1f} GB"

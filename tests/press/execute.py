@@ -1,0 +1,119 @@
+"""`make chapter N=02`: re-execute chapters in place, store their outputs and what they cost."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+
+from tests.press.chapters import NOTEBOOKS, PACKAGE, ROOT, RUNS, closure, code_cells, mode, name_of, notebooks, peak_mb
+
+COSTS = RUNS / "chapters.json"
+TIMEOUT = 600  # seconds a cell may take here; the budget is the proof's business
+
+
+def chosen(number: str) -> list[Path]:
+    """Return the notebooks whose name starts with `number`_ ("02", "04a", "exercises/02")."""
+    paths = sorted(NOTEBOOKS.glob(f"{number}_*.ipynb"))
+    if not number or not paths:
+        known = ", ".join(name_of(path) for path in notebooks())
+        raise SystemExit(f"no notebook starts with {number!r}; name one like this: make chapter N=02. There are {known}")
+    return paths
+
+
+def needs_data(path: Path) -> bool:
+    """Return whether the notebook uses a data set, directly or through a module."""
+    code = "\n".join("".join(cell["source"]) for cell in code_cells(path))
+    return "data" in closure(code) or any(call in code for call in ("fetch(", "load_mnist("))
+
+
+def environment() -> dict:
+    """Return the environment of the kernel: the package comes from the tree."""
+    env = dict(os.environ, PYTHONPATH=str(ROOT))
+    if mode() == "real":
+        env["FROMFOUND_DATA"] = str(Path(os.environ["FROMFOUND_DATA"]).resolve())
+    return env
+
+
+def execute(notebook: nbformat.NotebookNode, folder: Path) -> tuple[float, float]:
+    """Execute `notebook` in place, with a line for each cell; return seconds and peak memory in MB."""
+    cost = {"seconds": 0.0, "mb": 0.0}
+    client = NotebookClient(notebook, timeout=TIMEOUT, kernel_name="python3", resources={"metadata": {"path": str(folder)}})
+
+    def before(cell, cell_index):
+        first = next((line for line in cell.source.splitlines() if line.strip() and not line.startswith("#|")), "")
+        print(f"  cell {cell_index + 1:3}  {first[:60]:60}", end="", flush=True)
+        cost["start"] = time.perf_counter()
+
+    def after(cell, cell_index, execute_reply):
+        elapsed = time.perf_counter() - cost["start"]
+        cost["seconds"] += elapsed
+        cost["mb"] = peak_mb(client.km.provisioner.pid)
+        print(f"{elapsed:8.2f} s {cost['mb']:6.0f} MB", flush=True)
+
+    client.on_cell_execute, client.on_cell_executed = before, after
+    client.execute(env=environment(), stderr=subprocess.DEVNULL)
+    return cost["seconds"], cost["mb"]
+
+
+def refuse_stderr(notebook: nbformat.NotebookNode, name: str) -> None:
+    """Stop if a cell wrote to stderr: a stored warning is a fault of the chapter."""
+    for index, cell in enumerate(notebook.cells, 1):
+        for output in cell.get("outputs", []):
+            if output.get("name") == "stderr":
+                raise SystemExit(f"{name}, cell {index} wrote to stderr; mend its cause, then run it again:\n{output.text}")
+
+
+def run_tool(name: str, *args: str) -> None:
+    """Run a program of this environment in the root, and stop if it fails."""
+    program = shutil.which(name, path=Path(sys.executable).parent)
+    if subprocess.run([program, *args], cwd=ROOT).returncode:
+        raise SystemExit(f"{name} {' '.join(args)} failed; its output is above")
+
+
+def store_cost(name: str, seconds: float, mb: float) -> None:
+    """Write what a chapter costs into book/runs/chapters.json."""
+    costs = json.loads(COSTS.read_text(encoding="utf-8")) if COSTS.exists() else {}
+    costs[name] = {"peak_mb": 10 * round(mb / 10), "seconds": round(seconds, 1)}
+    COSTS.write_text(json.dumps(costs, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def rewrite(path: Path) -> None:
+    """Execute one notebook and store its outputs; the file stays as it was if a cell fails."""
+    name = name_of(path)
+    if os.environ.get("FROMFOUND_DATA") == "standin" and needs_data(path):  # where it is unset, fetch warns of a stand-in
+        raise SystemExit(
+            f"{name} uses data, and stored outputs come from real data only: "
+            "set FROMFOUND_DATA to a folder that holds the data sets (nbs/00a_data.ipynb says which), then run this again"
+        )
+    print(name)
+    notebook = nbformat.read(path, as_version=4)
+    try:
+        seconds, mb = execute(notebook, path.parent)
+    except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+        raise SystemExit(f"\n{error}\n{name} failed, and its file was left as it was") from None
+    refuse_stderr(notebook, name)
+    nbformat.write(notebook, path)
+    run_tool("nbdev_clean", "--fname", str(path))
+    if (PACKAGE / "record.py").exists():
+        run_tool("python", "-m", "fromfound.record", "sync", str(path))
+    store_cost(name, seconds, mb)
+    print(f"{name}: {seconds:.1f} s, {mb:.0f} MB at its peak; outputs stored")
+
+
+def main() -> None:
+    """Re-execute the chapters whose number stands on the command line."""
+    paths = chosen("".join(sys.argv[1:]))
+    run_tool("nbdev_export")
+    for path in paths:
+        rewrite(path)
+
+
+if __name__ == "__main__":
+    main()

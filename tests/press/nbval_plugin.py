@@ -1,0 +1,227 @@
+"""The nbval plugin of the book: `pytest -p tests.press.nbval_plugin nbs` re-executes chapters and compares outputs.
+
+nbval runs the cells and collects what they put out. This plugin replaces its exact comparison by that of
+`compare.py`, stops a chapter at its first error, holds it to its budget, and counts what was compared.
+"""
+
+import json
+import math
+import re
+import time
+from collections import defaultdict
+from pathlib import Path
+from queue import Empty
+
+import nbformat
+import pytest
+from nbval.kernel import CURRENT_ENV_KERNEL_NAME, RunningKernel
+from nbval.plugin import IPyNbCell, IPyNbFile, NbCellError
+from nbval.plugin import pytest_addoption as add_nbval_options
+
+from tests.press.chapters import BUDGET_MB, BUDGET_SECONDS, mode, peak_mb
+from tests.press.compare import RELATIVE, Rules, compare_json, compare_text, rules_of
+
+GRACE = 5  # seconds past the budget before a running cell is interrupted
+REPORT = pytest.StashKey()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add nbval's options and ours."""
+    add_nbval_options(parser)
+    group = parser.getgroup("chapters", "the chapters of the book")
+    group.addoption("--report", help="write what was run and compared into this JSON file")
+    group.addoption("--budget-seconds", type=float, default=BUDGET_SECONDS, help="time a chapter may take")
+    group.addoption("--budget-mb", type=float, default=BUDGET_MB, help="memory a chapter may hold at its peak")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Start an empty report."""
+    config.stash[REPORT] = {"mode": mode(), "chapters": {}}
+
+
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+    """Collect notebooks as chapters."""
+    return Chapter.from_parent(parent, path=file_path) if file_path.suffix == ".ipynb" else None
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Write the report."""
+    if path := session.config.option.report:
+        Path(path).write_text(json.dumps(session.config.stash[REPORT], indent=1, sort_keys=True), encoding="utf-8")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None):
+    """After the last cell of a chapter say what it cost."""
+    result = yield
+    if nextitem is None or nextitem.parent is not item.parent:
+        item.parent.tally["ok"] = item.parent.unproved == 0
+        item.config.pluginmanager.get_plugin("terminalreporter").write_line(" " + item.parent.summary())
+    return result
+
+
+class Kernel(RunningKernel):
+    """nbval's kernel, which keeps history as Jupyter does and notices when it dies."""
+
+    def execute_cell_input(self, cell_input: str, allow_stdin: bool | None = None) -> str:
+        """Send a cell; with history a trailing `;` suppresses its output."""
+        return self.kc.execute(cell_input, store_history=True, allow_stdin=allow_stdin, stop_on_error=False)
+
+    def await_reply(self, msg_id: str, timeout: float | None = None) -> None:
+        """Wait for the reply to a cell, in short steps."""
+        deadline = time.monotonic() + (math.inf if timeout is None else timeout)
+        while True:
+            try:
+                return super().await_reply(msg_id, timeout=1)
+            except Empty:
+                if not self.is_alive():
+                    raise RuntimeError("the kernel died while it ran this cell (out of memory, or a crash in native code)") from None
+                if time.monotonic() > deadline:
+                    raise
+
+
+class Chapter(IPyNbFile):
+    """One notebook: a kernel, and a tally of what was run and compared in it."""
+
+    def collect(self):
+        """Yield the code cells that hold code; their numbers count all cells of the notebook, from 1."""
+        notebook = nbformat.read(self.path, as_version=4)
+        name = self.path.relative_to(self.config.rootpath).with_suffix("").as_posix().removeprefix("nbs/")
+        self.tally = {"cells": 0, "comparisons": 0, "failures": [], "numbers": 0, "ok": False, "peak_mb": 0.0, "seconds": 0.0}
+        self.config.stash[REPORT]["chapters"][name] = self.tally
+        self.chapter, self.stopped, self.unproved = name, None, 0
+        for index, cell in enumerate(notebook.cells, 1):
+            if cell.cell_type == "code" and cell.source.strip():
+                cell.execution_count = 1  # nbdev cleans it away, and nbval then takes the cell as never run
+                options = defaultdict(bool, check=True)
+                self.unproved += 1
+                yield Cell.from_parent(self, name=f"cell {index}", cell_num=index, cell=cell, options=options)
+
+    def setup(self) -> None:
+        """Start the kernel in the folder of the notebook."""
+        option = self.config.option
+        self.kernel = Kernel(
+            option.nbval_kernel_name or CURRENT_ENV_KERNEL_NAME,
+            cwd=str(self.path.parent),
+            startup_timeout=option.nbval_kernel_startup_timeout,
+        )
+
+    def summary(self) -> str:
+        """Return in a line what was run and what it cost."""
+        line = "{cells} cells, {comparisons} comparisons, {numbers} numbers, {seconds:.1f} s, {peak_mb:.0f} MB".format(**self.tally)
+        failed = len(self.tally["failures"])
+        return f"{self.chapter}: {line}" + (f", {failed} failed" if failed else "")
+
+
+class Failure(Exception):
+    """What a cell did wrong, as a reader of the log wants it."""
+
+
+class Cell(IPyNbCell):
+    """One code cell: a test that passes if it runs, and puts out what is stored, within its chapter's budget."""
+
+    def runtest(self) -> None:
+        """Run the cell, unless an earlier one stopped the chapter."""
+        if self.parent.stopped:
+            pytest.skip(f"not run, because {self.parent.stopped} stopped the chapter")
+        try:
+            self.execute()
+            self.parent.unproved -= 1
+        except Failure as failure:
+            self.parent.tally["failures"].append({"cell": self.cell_num, "message": str(failure)})
+            raise
+
+    def execute(self) -> None:
+        """Run the cell and turn what went wrong into a `Failure`."""
+        option, tally = self.config.option, self.parent.tally
+        option.nbval_cell_timeout = max(option.budget_seconds - tally["seconds"], 0) + GRACE
+        self.output_timeout = 30
+        self.complaints = self.comparison_traceback = []  # nbval's name for it
+        started, wrong = time.perf_counter(), None
+        try:
+            super().runtest()
+        except (NbCellError, RuntimeError) as error:
+            if not self.complaints:  # not a matter of outputs: what follows would fail for no reason of its own
+                self.parent.stopped = self.name
+                wrong = f"{error}\n{getattr(error, 'inner_traceback', None) or ''}".rstrip()
+        tally["cells"] += 1
+        tally["seconds"] += time.perf_counter() - started
+        if self.parent.kernel.is_alive():
+            tally["peak_mb"] = peak_mb(self.parent.kernel.km.provisioner.pid)
+        if over := self.over_budget():
+            self.parent.stopped = self.name
+            wrong = f"{wrong}\n{over}" if wrong else over
+        if wrong or self.complaints:
+            raise Failure(self.message(wrong))
+
+    def over_budget(self) -> str | None:
+        """Return what the chapter has spent beyond its budget, or None."""
+        option, tally = self.config.option, self.parent.tally
+        if tally["seconds"] > option.budget_seconds:
+            return f"the chapter took {tally['seconds']:.1f} s up to here; its budget is {option.budget_seconds:g} s: make it do less, or record the run"
+        if tally["peak_mb"] > option.budget_mb:
+            return f"the chapter held {tally['peak_mb']:.0f} MB; its budget is {option.budget_mb:g} MB: make it hold less, or record the run"
+        return None
+
+    def message(self, wrong: str | None) -> str:
+        """Return the text of a failure: where, what, and what to do."""
+        head = f"{self.parent.chapter}, cell {self.cell_num}:\n" + "\n".join(f"  | {line}" for line in self.cell.source.splitlines()[:6])
+        if wrong:
+            return f"{head}\n{wrong}"
+        rules = rules_of(self.cell.source, mode())
+        number = re.match(r"(exercises/)?[^_]*", self.parent.chapter).group()
+        advice = f"if the new output is right, store it: make chapter N={number}"
+        if not rules.masked:
+            tolerance = f"{rules.tolerance:g}, as the cell says" if rules.tolerance else f"{RELATIVE:g}, the default"
+            advice += f"\nif its numbers vary between machines, say so in the cell: `#| tolerance: 0.02` (now {tolerance}), or `#| timing` for times"
+        return "\n".join([head, *self.complaints, advice])
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo) -> str:
+        """Show a failure by its message alone."""
+        return str(excinfo.value) if excinfo.errisinstance(Failure) else super().repr_failure(excinfo)
+
+    def compare_outputs(self, test: list, ref: list, skip_compare: tuple | None = None) -> bool:
+        """Compare the outputs of a run with the stored ones, part by part; note complaints and counts."""
+        rules = rules_of(self.cell.source, mode())
+        got, stored = parts_of(test), parts_of(ref)
+        for key in dict.fromkeys([*stored, *got]):
+            complaint = self.compare_part(key, stored.get(key), got.get(key), rules)
+            if complaint:
+                self.complaints.append(complaint)
+        return not self.complaints
+
+    def compare_part(self, key: tuple, stored: object, got: object, rules: Rules) -> str | None:
+        """Compare one part of the outputs, say `text/plain` of the second one; return what is wrong, or None."""
+        kind, number = key
+        what = f"{kind} of output {number}" if number else kind
+        if got is None:
+            return f"missing output: {what} is stored, but the run has none:\n{excerpt(stored)}"
+        if stored is None:
+            if kind == "stderr":
+                return f"the cell wrote to stderr; mend the cause of the warning:\n{excerpt(got)}"
+            return f"new output: the run has {what}, but none is stored:\n{excerpt(got)}"
+        self.parent.tally["comparisons"] += 1
+        if kind.startswith("image/") or kind == "application/pdf":
+            return None  # the bytes of a picture depend on fonts and versions
+        compare = compare_text if isinstance(stored, str) and isinstance(got, str) else compare_json
+        wrong, numbers = compare(stored, got, rules)
+        self.parent.tally["numbers"] += numbers
+        return wrong and f"{what} differs from the stored one: {wrong}"
+
+
+def parts_of(outputs: list) -> dict[tuple, object]:
+    """Return outputs as a dict: ("stdout", 0) -> text, ("text/plain", 2) -> text of the second displayed output."""
+    parts, number = {}, 0
+    for output in outputs:
+        if output.output_type == "stream":
+            parts[output.name, 0] = output.text
+        else:
+            number += 1
+            parts |= {(kind, number): value for kind, value in output.get("data", {}).items()}
+    return parts
+
+
+def excerpt(value: object) -> str:
+    """Return the beginning of an output as a failure shows it."""
+    lines = (value if isinstance(value, str) else json.dumps(value)).splitlines() or [""]
+    return "\n".join(f"  {line[:200]}" for line in lines[:8]) + ("\n  …" if len(lines) > 8 else "")

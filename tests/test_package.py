@@ -1,0 +1,133 @@
+"""The package as users get it: what the archives hold, what an import costs and touches."""
+import ast
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.press.book import modules
+from tests.press.lint_library import repository_files
+
+ROOT = Path(__file__).resolve().parents[1]
+MODULES = ["fromfound", *(f"fromfound.{m.name}" for m in modules(ROOT))]
+
+
+@pytest.fixture(scope="session")
+def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    "The folder with the wheel and the sdist: the one FROMFOUND_DIST names, else built here from a copy of the tree."
+    if "FROMFOUND_DIST" in os.environ:
+        return Path(os.environ["FROMFOUND_DIST"])
+    copy, out = tmp_path_factory.mktemp("tree"), tmp_path_factory.mktemp("dist")
+    for path in repository_files(ROOT):
+        target = copy / path.relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    done = subprocess.run([sys.executable, "-m", "build", "--outdir", str(out), str(copy)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return out
+
+
+def expected_files() -> set[str]:
+    "Every file of the package, as named in the archives."
+    return {p.relative_to(ROOT).as_posix() for p in (ROOT / "fromfound").rglob("*") if p.is_file() and "__pycache__" not in p.parts}
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_the_package_and_nothing_else(dist: Path) -> None:
+    [wheel] = dist.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    held = {n for n in names if ".dist-info/" not in n}
+    assert held == expected_files(), f"missing: {expected_files() - held}; too much: {held - expected_files()}"
+    assert "fromfound/py.typed" in held
+    assert any(n.endswith("LICENSE") for n in names), "the license is not in the wheel"
+
+
+@pytest.mark.slow
+def test_the_sdist_holds_the_package_and_its_papers(dist: Path) -> None:
+    [sdist] = dist.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        names = {n.partition("/")[2] for n in archive.getnames()}
+    missing = expected_files() | {"LICENSE", "README.md", "pyproject.toml"}
+    assert not missing - names, f"missing: {missing - names}"
+
+
+# --- imports ----------------------------------------------------------------------------------------------------------
+
+# Importing torch alone loads a good deal; what counts is what a module of ours adds, and what it does to the process.
+PROBE = """
+import json, os, sys, threading
+import torch
+torch.manual_seed(0)
+def state():
+    return {"threads": threading.active_count(), "rng": torch.get_rng_state().sum().item(), "dtype": str(torch.get_default_dtype()), "grad": torch.is_grad_enabled(),
+            "torch threads": torch.get_num_threads(), "environment": dict(os.environ), "folder": os.getcwd(), "files": sorted(os.listdir("."))}
+before, loaded = state(), set(sys.modules)
+import MODULE
+changed = [k for k, v in state().items() if v != before[k]]
+print(json.dumps({"added": sorted(set(sys.modules) - loaded), "changed": changed, "cuda": torch.cuda.is_initialized()}))
+"""
+
+
+def probe(module: str, folder: Path, home: Path = ROOT) -> dict:
+    "Import a module that lies in `home` in a fresh Python, in an empty folder, and report."
+    environment = os.environ | {"PYTHONPATH": str(home), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run([sys.executable, "-W", "error", "-c", PROBE.replace("MODULE", module)], cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, f"import {module} fails:\n{done.stderr}"
+    *said, report = done.stdout.splitlines()
+    assert not said and not done.stderr, f"import {module} prints {said}{done.stderr}"
+    return json.loads(report)
+
+
+def test_the_probe_sees_side_effects(tmp_path: Path) -> None:
+    home, folder = tmp_path / "home", tmp_path / "empty"
+    home.mkdir(), folder.mkdir()
+    (home / "meddling.py").write_text("import os, pandas_of_ours, torch\nos.environ['A_NAME'] = '1'\ntorch.rand(1)\ntorch.set_default_dtype(torch.float64)\nopen('left.txt', 'w').close()\n")
+    (home / "pandas_of_ours.py").write_text("")
+    (home / "talking.py").write_text("print('hello')")
+    report = probe("meddling", folder, home)
+    assert sorted(report["changed"]) == ["dtype", "environment", "files", "rng"] and "pandas_of_ours" in report["added"]
+    with pytest.raises(AssertionError, match="import talking prints .'hello'"):
+        probe("talking", folder, home)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_an_import_has_no_side_effect(module: str, tmp_path: Path) -> None:
+    report = probe(module, tmp_path)
+    assert report["changed"] == [], f"import {module} changes {report['changed']}"
+    assert not report["cuda"], f"import {module} starts CUDA"
+
+
+HEAVY = {"matplotlib", "pandas", "scipy", "PIL", "IPython", "tqdm", "urllib", "http", "multiprocessing", "requests", "nbdev", "fastcore", "torchvision"}
+
+
+@pytest.mark.parametrize("module", [m for m in ("fromfound", "fromfound.matmul") if m in MODULES])
+def test_an_import_is_light(module: str, tmp_path: Path) -> None:
+    "Under 50 ms over torch: measured by benchmarks/, kept here by what is loaded."
+    added = probe(module, tmp_path)["added"]
+    heavy = HEAVY & {name.split(".")[0] for name in added}
+    assert not heavy, f"import {module} also loads {sorted(heavy)}: import them where they are used"
+    assert len(added) < 30, f"import {module} loads {len(added)} more modules than torch: {added}"
+
+
+@pytest.mark.parametrize("module", MODULES[1:])
+def test_public_names_exist(module: str) -> None:
+    found = __import__(module, fromlist=["__all__"])
+    missing = [name for name in found.__all__ if not hasattr(found, name)]
+    assert not missing, f"{module}.__all__ lists {missing}, which it does not define"
+    assert len(set(found.__all__)) == len(found.__all__)
+
+
+def test_no_module_writes_at_import() -> None:
+    "Top level of a module: imports, definitions and constants; calls only to make a constant."
+    allowed = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign)
+    for module in modules(ROOT):
+        for node in module.tree.body:
+            docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+            main = isinstance(node, ast.If) and "__main__" in ast.unparse(node.test)
+            assert isinstance(node, allowed) or docstring or main, f"{module.file}, line {node.lineno}: '{ast.unparse(node)[:60]}' runs at import. Move it into a function."

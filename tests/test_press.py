@@ -1,0 +1,393 @@
+"""The press itself: each fault planted here must be caught, with a message that says what to do."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from tests.press import chapters, env, prove
+from tests.press.compare import Rules, compare_json, compare_text, rules_of
+
+QUOTE = "application/vnd.fromfound.quote+json"
+
+
+def text(value: str) -> list:
+    """Return the stored outputs of a cell that printed `value`."""
+    return [new_output("stream", name="stdout", text=value)]
+
+
+def shows(**data: object) -> list:
+    """Return the stored outputs of a cell that displayed `data`, by MIME type with `_` for `/`."""
+    return [new_output("display_data", data={kind.replace("_", "/"): value for kind, value in data.items()})]
+
+
+def quotes(**values: object) -> list:
+    """Return the stored outputs of a quote."""
+    return [new_output("display_data", data={QUOTE: values})]
+
+
+def write_notebook(path: Path, *cells: tuple[str, list]) -> None:
+    """Write a notebook of code cells with stored outputs, without execution counts, as nbdev leaves it."""
+    code = [new_code_cell(source, outputs=outputs) for source, outputs in cells]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(new_notebook(cells=[new_markdown_cell("# A chapter"), *code]), path)
+
+
+def run_chapters(folder: Path, data: str, *options: str) -> dict:
+    """Re-execute the notebooks in `folder` with the plugin; return its report with exit code and output."""
+    (folder / "pytest.ini").write_text("[pytest]\n")
+    report = folder / "report.json"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:nbval", "-p", "no:cacheprovider", "-p", "tests.press.nbval_plugin"]
+        + ["-c", str(folder / "pytest.ini"), "--rootdir", str(folder), "--report", str(report), *options, str(folder / "nbs")],
+        cwd=chapters.ROOT,
+        env=dict(os.environ, FROMFOUND_DATA=data),
+        capture_output=True,
+        text=True,
+    )
+    return json.loads(report.read_text()) | {"code": done.returncode, "output": done.stdout + done.stderr}
+
+
+# A cell, what is stored for it, and what its failure must say: on real data, and on stand-ins (None: it passes).
+SHOW_QUOTE = f"display({{'{QUOTE}': {{'acc': 0.9, 'n': 60000}}}}, raw=True)"
+SHOW_SVG = "from IPython.display import SVG, display\ndisplay(SVG('<svg xmlns=\"http://www.w3.org/2000/svg\"><path d=\"M0 0\"/></svg>'))"
+CELLS = {
+    "as stored": ("print('acc', 0.974)", text("acc 0.974\n"), None, None),
+    "within tolerance": ("print('acc 0.9741')", text("acc 0.9740\n"), None, None),
+    "padding of numbers": ("print('[ 9.9999, 1.0]')", text("[10.0001, 1.0]\n"), None, None),
+    "wrong number": ("print('acc 0.912')", text("acc 0.974\n"), "stored 0.974, got 0.912, allowed ±0.0015", None),
+    "integer off by one": ("print('60001 images')", text("60000 images\n"), "whole numbers must agree", None),
+    "float for integer": ("print('[1., 2.]')", text("[1, 2]\n"), "one is a whole number", None),
+    "wrong text": ("print('loss 0.5')", text("cost 0.5\n"), "stored  cost 0.5", "stored  cost#"),
+    "a line more": ("print('a\\nb')", text("a\n"), "(no such line)", "stored  a"),
+    "missing output": ("x = 1", text("x is 1\n"), "missing output: stdout", "missing output: stdout"),
+    "new output": ("print('x')", [], "new output", "new output"),
+    "tolerance": ("#| tolerance: 0.1\nprint('acc 0.93, step 105')", text("acc 0.97, step 100\n"), None, None),
+    "outside tolerance": ("#| tolerance: 0.02\nprint('acc 0.912')", text("acc 0.974\n"), "0.02, as the cell says", None),
+    "timing": ("#| timing\nprint('matmul  1.5 ms, 12.0 times')", text("matmul 830 µs, 9.1 times\n"), None, None),
+    "timing, wrong text": ("#| timing\nprint('matmul 1.5 ms')", text("einsum 1.5 ms\n"), "stored  einsum#", "stored  einsum#"),
+    "bad magic": ("%nosuch", [], "`%nosuch` not found", "`%nosuch` not found"),
+    "warning": ("import warnings; warnings.warn('old')", [], "mend the cause of the warning", "wrote to stderr"),
+    "progress bar": ("from tqdm import tqdm\nfor _ in tqdm(range(3)): pass", [], "wrote to stderr", "wrote to stderr"),
+    "suppressed by ;": ("1 + 1;", [], None, None),
+    "address": ("print(object())", text("<object object at 0x7f0000000000>\n"), None, None),
+    "colors": ("print('\\x1b[31mred\\x1b[0m')", text("red\n"), None, None),
+    "picture": (SHOW_SVG, shows(**{"image_svg+xml": "<svg/>", "text_plain": "<IPython.core.display.SVG object>"}), None, None),
+    "missing picture": ("print('x')", text("x\n") + shows(image_png="aaaa"), "missing output: image/png", "missing output: image/png"),
+    "quote": (SHOW_QUOTE, quotes(acc=0.9001, n=60000), None, None),
+    "quote, wrong number": (SHOW_QUOTE, quotes(acc=0.8, n=60000), "acc: stored 0.8, got 0.9", None),
+    "quote, wrong count": (SHOW_QUOTE, quotes(acc=0.9, n=60001), "n: stored 60001", None),
+    "quote, wrong key": (SHOW_QUOTE, quotes(accuracy=0.9, n=60000), "has the keys ['acc', 'n']", "has the keys"),
+    "html": ("from IPython.display import HTML\nHTML('<b>0.5</b>')", shows(text_html="<b>0.7</b>", text_plain="<IPython.core.display.HTML object>"), "text/html of output 1 differs", None),
+}
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
+    """Run the cells above on real data and on stand-ins, and two chapters that break off."""
+    folder = tmp_path_factory.mktemp("planted")
+    write_notebook(folder / "nbs" / "01_cells.ipynb", *[(source, outputs) for source, outputs, *_ in CELLS.values()])
+    write_notebook(folder / "nbs" / "02_raises.ipynb", ("x = 1 / 0", []), ("print('later')", text("something else\n")))
+    write_notebook(folder / "nbs" / "exercises" / "03_dies.ipynb", ("import os; os._exit(1)", []), ("1;", []))
+    return {"real": run_chapters(folder, str(folder)), "standin": run_chapters(folder, "standin")}
+
+
+@pytest.mark.parametrize("mode", ["real", "standin"])
+@pytest.mark.parametrize("name", CELLS)
+def test_cell(reports: dict, name: str, mode: str) -> None:
+    number = 2 + list(CELLS).index(name)
+    messages = [f["message"] for f in reports[mode]["chapters"]["01_cells"]["failures"] if f["cell"] == number]
+    expected = CELLS[name][2 if mode == "real" else 3]
+    if expected is None:
+        assert messages == []
+    else:
+        assert len(messages) == 1 and expected in messages[0] and f"01_cells, cell {number}:" in messages[0]
+        assert "make chapter N=01" in messages[0]
+
+
+def test_failing_run_has_exit_code_1_and_tells_why(reports: dict) -> None:
+    report = reports["real"]
+    assert report["code"] == 1
+    assert not report["chapters"]["01_cells"]["ok"]
+    assert "stored 0.974, got 0.912" in report["output"]
+
+
+def test_chapter_stops_at_its_first_error(reports: dict) -> None:
+    chapter = reports["real"]["chapters"]["02_raises"]
+    assert chapter["cells"] == 1 and not chapter["ok"]
+    assert ["ZeroDivisionError" in failure["message"] for failure in chapter["failures"]] == [True]
+
+
+def test_dead_kernel_is_reported_at_once(reports: dict) -> None:
+    [failure] = reports["real"]["chapters"]["exercises/03_dies"]["failures"]
+    assert "the kernel died" in failure["message"]
+
+
+def test_budget(tmp_path: Path) -> None:
+    write_notebook(tmp_path / "nbs" / "01_slow.ipynb", ("import time; time.sleep(2.5)", []), ("1;", []))
+    write_notebook(tmp_path / "nbs" / "02_large.ipynb", ("x = b'1' * 300_000_000", []), ("1;", []))
+    write_notebook(tmp_path / "nbs" / "03_hangs.ipynb", ("time = __import__('time').sleep(60)", []), ("1;", []))
+    write_notebook(tmp_path / "nbs" / "04_fits.ipynb", ("1;", []))
+    report = run_chapters(tmp_path, "standin", "--budget-seconds", "2", "--budget-mb", "200")
+    messages = {name: [f["message"] for f in chapter["failures"]] for name, chapter in report["chapters"].items()}
+    assert report["code"] == 1 and messages["04_fits"] == []
+    assert len(messages["01_slow"]) == 1 and "its budget is 2 s" in messages["01_slow"][0]
+    assert len(messages["02_large"]) == 1 and "its budget is 200 MB" in messages["02_large"][0]
+    assert len(messages["03_hangs"]) == 1 and "Timeout" in messages["03_hangs"][0]
+    assert report["chapters"]["01_slow"]["cells"] == 1
+
+
+@given(st.text())
+def test_text_agrees_with_itself(value: str) -> None:
+    for rules in (Rules(), Rules(masked=True), Rules(tolerance=0.1)):
+        assert compare_text(value, value, rules)[0] is None
+
+
+@given(st.floats(-1e6, 1e6), st.integers(1, 8))
+def test_rounding_is_within_tolerance(value: float, decimals: int) -> None:
+    near = value + 0.9 * 10.0**-decimals
+    assert compare_text(f"{value:.{decimals}f}", f"{near:.{decimals}f}", Rules())[0] is None
+
+
+@pytest.mark.parametrize(
+    ("stored", "got", "agree"),
+    [
+        ("tensor([1., 2.])", "tensor([1., 3.])", False),  # torch prints whole floats so: no last digit to be off by
+        ("tensor([1., 2.])", "tensor([1, 2])", False),
+        ("1,234 steps", "1,235 steps", False),
+        ("1.19e-07", "1.20e-07", True),
+        ("1.19e-07", "2.38e-07", False),
+        ("loss nan", "loss nan", True),
+        ("loss nan", "loss 0.5", False),
+        ("loss inf", "loss -inf", False),
+        ("float32", "float64", False),
+        ("shape (3, 28)", "shape (3,28)", True),
+        ("0.0001", "-0.0000", True),
+        ("-0.5", "0.5", False),
+        ("conv1 0.5", "conv2 0.5", False),
+        ("a  b", "a b", False),
+    ],
+)
+def test_compare_text(stored: str, got: str, agree: bool) -> None:
+    assert (compare_text(stored, got, Rules())[0] is None) == agree
+
+
+@pytest.mark.parametrize(
+    ("stored", "got", "agree"),
+    [
+        ({"a": [1, 2]}, {"a": [1, 2, 3]}, False),
+        ({"a": True}, {"a": 1}, False),
+        ({"a": "loss 0.5"}, {"a": "loss 0.50001"}, True),
+        ({"a": None}, {"a": None}, True),
+        ({"a": 1}, {"b": 1}, False),
+        (1e-8, 2e-8, False),
+    ],
+)
+def test_compare_json(stored: object, got: object, agree: bool) -> None:
+    assert (compare_json(stored, got, Rules())[0] is None) == agree
+
+
+def test_rules_come_from_the_directives_and_the_mode() -> None:
+    assert rules_of("#| tolerance: 0.02\nx", "real") == Rules(tolerance=0.02)
+    assert rules_of("#| fold\n#| timing\nx", "real") == Rules(masked=True)
+    assert rules_of("x", "standin") == Rules(masked=True)
+    assert rules_of("x = '#| timing'", "real") == Rules()
+
+
+COUNTS = {"01_matmul": {"cells": 10, "comparisons": 8, "numbers": 50}}
+
+
+@pytest.mark.parametrize(
+    ("report", "says"),
+    [
+        ({"01_matmul": {"cells": 10, "comparisons": 9, "numbers": 50}}, None),
+        ({"01_matmul": {"cells": 9, "comparisons": 8, "numbers": 50}}, "01_matmul: 9 cells, recorded are 10"),
+        ({"01_matmul": {"cells": 10, "comparisons": 7, "numbers": 50}}, "01_matmul: 7 comparisons, recorded are 8"),
+        ({}, "01_matmul: recorded, but not run"),
+    ],
+)
+def test_a_run_that_proves_less_fails(report: dict, says: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "counts.json").write_text(json.dumps({chapters.mode(): COUNTS}))
+    monkeypatch.setattr(prove, "COUNTS", tmp_path / "counts.json")
+    proof = prove.Proof(tmp_path, fast=False)
+    proof.report = report
+    assert proof.stage("counts", proof.counts) == (says is None)
+    if says:
+        with pytest.raises(prove.Failed, match=says):
+            proof.counts()
+
+
+def test_counts_are_recorded_for_each_chapter_in_both_modes() -> None:
+    names = {chapters.name_of(path) for path in chapters.notebooks()}
+    for mode in ("real", "standin"):
+        assert prove.recorded().get(mode, {}).keys() == names, f"in the mode {mode!r}: make counts"
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a small clone that stands in for the book's."""
+    (tmp_path / "page.md").write_text("one\n")
+    (tmp_path / ".gitignore").write_text("_build/\n.venv*/\n")
+    for command in (["init", "-q"], ["add", "."], ["-c", "user.name=a", "-c", "user.email=a@b.org", "commit", "-q", "-m", "one"]):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True)
+    monkeypatch.setattr(prove, "ROOT", tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("dirt", ["page.md", "new.txt", "_build/index.html"])
+def test_a_run_that_leaves_the_tree_dirty_fails(repository: Path, dirt: str) -> None:
+    before = prove.tree()
+    proof = prove.Proof(repository, fast=False)
+    (repository / ".venv-run").mkdir()
+    (repository / ".venv-run" / "stamp").write_text("made by the run")
+    assert proof.tree(before) == "as it was before"
+    (repository / dirt).parent.mkdir(exist_ok=True)
+    (repository / dirt).write_text("two\n")
+    with pytest.raises(prove.Failed, match=dirt.split("/")[0]):
+        proof.tree(before)
+
+
+@pytest.mark.parametrize("broken", [None, "set_up", "package", "chapters", "counts", "website", "suite", "tree"])
+def test_exit_code_and_last_lines_say_what_failed(repository: Path, broken: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    def stage(name: str):
+        def run(*_args: object) -> str:
+            if name == broken:
+                raise prove.Failed("a planted fault")
+            return "fine"
+
+        return run
+
+    for name in ("set_up", "package", "chapters", "counts", "website", "suite", "tree"):
+        monkeypatch.setattr(prove.Proof, name, stage(name))
+    monkeypatch.setattr(sys, "argv", ["prove", "test"])
+    assert prove.main() == (0 if broken is None else 1)
+    *lines, last = capsys.readouterr().out.strip().splitlines()
+    assert ("everything passed" in last) == (broken is None)
+    failed = [line.split()[1] for line in lines if line.startswith("FAILED")]
+    assert failed == ([] if broken is None else [broken.replace("_", "-")])
+
+
+@pytest.fixture
+def book(tmp_path: Path) -> Path:
+    """Return a book of one chapter with the press beside it."""
+    shutil.copytree(chapters.ROOT / "tests" / "press", tmp_path / "tests" / "press", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "tests" / "__init__.py").touch()
+    shutil.copy(chapters.ROOT / "settings.ini", tmp_path)
+    (tmp_path / "fromfound").mkdir()
+    (tmp_path / "fromfound" / "__init__.py").write_text('__version__ = "0.1.0"\n')
+    (tmp_path / "book" / "runs").mkdir(parents=True)
+    return tmp_path
+
+
+def execute(book: Path, number: str, data: str) -> subprocess.CompletedProcess:
+    """Run what `make chapter N=number` runs."""
+    command = [sys.executable, "-m", "tests.press.execute", number]
+    return subprocess.run(command, cwd=book, env=dict(os.environ, FROMFOUND_DATA=data), capture_output=True, text=True)
+
+
+def test_make_chapter_stores_outputs_and_costs(book: Path) -> None:
+    path = book / "nbs" / "04a_loader.ipynb"
+    write_notebook(path, ("print('new')", text("old\n")), ("import fromfound; fromfound.__version__", []))
+    done = execute(book, "04a", "standin")
+    assert done.returncode == 0, done.stdout + done.stderr
+    stored = chapters.code_cells(path)
+    assert stored[0]["outputs"][0]["text"] == ["new\n"] and stored[1]["outputs"][0]["data"]["text/plain"] == ["'0.1.0'"]
+    assert {cell["execution_count"] for cell in stored} == {None}
+    costs = json.loads((book / "book" / "runs" / "chapters.json").read_text())
+    assert costs["04a_loader"].keys() == {"peak_mb", "seconds"}
+    assert "cell   2  print('new')" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("1 / 0", "its file was left as it was"),
+        ("import warnings; warnings.warn('old')", "wrote to stderr"),
+        ("from fromfound.data import fetch", "set FROMFOUND_DATA"),
+    ],
+)
+def test_make_chapter_refuses(book: Path, source: str, says: str) -> None:
+    (book / "fromfound" / "data.py").write_text("")
+    path = book / "nbs" / "01_matmul.ipynb"
+    write_notebook(path, (source, []))
+    before = path.read_bytes()
+    done = execute(book, "01", "standin")
+    assert done.returncode == 1 and says in done.stderr
+    assert path.read_bytes() == before and not (book / "book" / "runs" / "chapters.json").exists()
+
+
+def test_make_chapter_names_the_chapters_there_are(book: Path) -> None:
+    write_notebook(book / "nbs" / "01_matmul.ipynb", ("1", []))
+    done = execute(book, "9", "standin")
+    assert done.returncode == 1 and "01_matmul" in done.stderr
+
+
+def test_fingerprint_follows_the_imports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chapters, "PACKAGE", tmp_path)
+    (tmp_path / "exercises").mkdir()
+    modules = {"data": "x = 1", "matmul": "from fromfound.data import (\n    fetch,\n)", "module": "def f():\n    from fromfound import matmul"}
+    for name, code in modules.items() | {("exercises/matmul", ""), ("other", "")}:
+        (tmp_path / f"{name}.py").write_text(code)
+    path = tmp_path / "03_modules.ipynb"
+    write_notebook(path, ("import fromfound.module\nfrom fromfound.exercises import matmul as check", []))
+    assert chapters.closure("".join(chapters.code_cells(path)[0]["source"])) == {"data", "matmul", "module", "exercises.matmul"}
+    first = chapters.fingerprint(path)
+    (tmp_path / "data.py").write_text("# %% ../nbs/00a_data.ipynb 4\nx = 1")
+    (tmp_path / "other.py").write_text("x = 2")
+    assert chapters.fingerprint(path) == first, "comments and other modules do not count"
+    (tmp_path / "data.py").write_text("x = 2")
+    assert chapters.fingerprint(path) != first
+
+
+@pytest.mark.parametrize("version", [(3, 10, 13), (3, 15, 0), (2, 7, 18)])
+def test_other_pythons_get_a_clear_answer(version: tuple) -> None:
+    with pytest.raises(SystemExit, match=r"3\.11 to 3\.14.*make test PYTHON="):
+        env.check_python(version, "python3")
+
+
+def test_environments() -> None:
+    assert not any("torch" in name for name in env.requirements("book"))
+    assert any(name.startswith("torch") for name in env.requirements("run"))
+    assert not any("nbdev" in name for name in env.requirements("run"))
+    for version in ((3, 11), (3, 14)):
+        env.check_python(version, "python3")
+
+
+def test_stamp_follows_the_pins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = env.stamp_of("run")
+    (tmp_path / "pins.txt").write_text("torch==2.4.1\n")
+    monkeypatch.setenv("CONSTRAINTS", str(tmp_path / "pins.txt"))
+    assert env.stamp_of("run") != first
+    monkeypatch.setenv("CONSTRAINTS", str(tmp_path / "nowhere.txt"))
+    with pytest.raises(SystemExit, match="CONSTRAINTS names"):
+        env.stamp_of("run")
+
+
+def test_workflows_go_through_the_makefile() -> None:
+    targets = set(re.findall(r"^(\w+):", (chapters.ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
+    commands = [
+        step["run"]
+        for path in (chapters.ROOT / ".github" / "workflows").glob("*.yml")
+        for job in yaml.safe_load(path.read_text(encoding="utf-8"))["jobs"].values()
+        for step in job["steps"]
+        if "run" in step
+    ]
+    assert len(commands) >= 4
+    assert {command.split()[0] for command in commands} == {"make"}
+    assert {command.split()[1] for command in commands} <= targets
+
+
+def test_readme_names_every_command() -> None:
+    makefile, readme = ((chapters.ROOT / name).read_text(encoding="utf-8") for name in ("Makefile", "README.md"))
+    for target in set(re.findall(r"^(\w+):.*##", makefile, re.M)):
+        assert f"`make {target}" in readme, f"README.md does not say what `make {target}` does"

@@ -1,0 +1,313 @@
+"""The website: built once, then read as files and in a browser."""
+
+import configparser
+import json
+import re
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from tests.press import site
+from tests.press.browser import Browser, find
+
+sys.path.append(str(site.ROOT / "book" / "_ext"))
+from booksite import symbols, vendor  # noqa: E402
+
+AXE = vendor.Package("axe-core@4.14.1", "e6b0ce02b84d892e2e33e403485e7f3d6c29e2be6df65daf44d89ba564139745", {"axe.min.js": "axe"})
+LOCAL = ("file:", "data:", "blob:", "about:")
+SECONDS_A_CHAPTER = 10
+
+
+@pytest.fixture(scope="session")
+def html(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The whole website, built as `make book` builds it."""
+    return site.build(out=tmp_path_factory.mktemp("site"))
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    program = find()
+    if program is None:
+        pytest.skip("no Chromium on this machine: the files of the site were checked, how a browser shows them was not")
+    one = Browser(program)
+    yield one
+    one.close()
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """A tree with the real extension and one chapter, into which a test plants its fault."""
+    root = tmp_path / "tree"
+    shutil.copytree(site.ROOT / "book", root / "book", ignore=shutil.ignore_patterns("__pycache__", "intro.md"))
+    shutil.copy(site.ROOT / "settings.ini", root)
+    (root / "book" / "intro.md").write_text("# A small book\n", encoding="utf-8")
+    (root / "_toc.yml").write_text("format: jb-book\nroot: book/intro\nchapters:\n- file: nbs/01_small\n- file: book/papers\n- file: book/results\n- file: book/api\n  sections:\n  - glob: book/api/*\n", encoding="utf-8")
+    write_chapter(root, "The point is an ordinary citation, [He et al., 2015](https://arxiv.org/abs/1502.01852).")
+    return root
+
+
+def write_chapter(root: Path, text: str, docstring: str = "Twice `x`.\n\n    Source: torch.add", alt: str = "#| fig-alt: One dot in the middle of a square\n") -> None:
+    """A chapter with one exported function and one figure."""
+    cell = nbformat.v4
+    dot = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9"><circle cx="4" cy="4" r="2"/></svg>'
+    drawn = cell.new_code_cell(f"{alt}draw()", outputs=[cell.new_output("display_data", {"image/svg+xml": dot, "text/plain": "a dot"})])
+    code = f'#| export\ndef double(x: float) -> float:\n    """{docstring}\n    """\n    return 2 * x'
+    cells = [cell.new_markdown_cell(f"# A small chapter\n\n{text}"), cell.new_code_cell("#| default_exp small"), cell.new_code_cell(code), drawn]
+    path = root / "nbs" / "01_small.ipynb"
+    path.parent.mkdir(exist_ok=True)
+    nbformat.write(cell.new_notebook(cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}}), path)
+
+
+# --- the files ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_every_page_link_image_and_host(html: Path) -> None:
+    assert site.check(html) == []
+
+
+@pytest.mark.slow
+def test_build_time(tmp_path: Path) -> None:
+    chapters = len(list((site.ROOT / "nbs").glob("*.ipynb")))
+    started = time.perf_counter()
+    site.build(out=tmp_path)
+    assert time.perf_counter() - started < SECONDS_A_CHAPTER * chapters
+
+
+@pytest.mark.slow
+def test_directives_and_machine_outputs_are_not_printed(html: Path) -> None:
+    for path, page in site.Site(html).pages.items():
+        code = "\n".join(block.get_text() for block in page.select("div.cell pre"))
+        assert not re.search(r"^#\|", code, re.M), f"{path.name} prints a directive"
+        assert "vnd.fromfound.quote" not in "".join(block.get_text() for block in page.select("div.cell_output")), f"{path.name} prints a quote"
+
+
+@pytest.mark.slow
+def test_chapter_card_and_addresses_come_from_settings(html: Path) -> None:
+    parser = configparser.ConfigParser()
+    parser.read(site.ROOT / "settings.ini", encoding="utf-8")
+    s = parser["DEFAULT"]
+    pages = {path: page for path, page in site.Site(html).pages.items() if path.parent.name == "nbs"}
+    assert pages
+    for path, page in pages.items():
+        ways = {a.get_text(): a["href"] for a in page.select("aside.card p.ways a")}
+        assert ways["Open in Colab"] == f"https://colab.research.google.com/github/{s['user']}/{s['repo']}/blob/{s['branch']}/nbs/{path.stem}.ipynb"
+        assert (path.parent / ways["Download notebook"]).read_bytes() == (site.ROOT / "nbs" / f"{path.stem}.ipynb").read_bytes()
+        report = page.select_one("p.page-footer a")["href"]
+        assert report.startswith(f"{s['git_url']}/issues/new?") and path.stem in report and "Commit" in report
+    assert f"git clone {s['git_url']}\n" in (site.ROOT / "book" / "intro.md").read_text(encoding="utf-8"), "book/intro.md names another repository than settings.ini"
+
+
+@pytest.mark.slow
+def test_symbols_lead_to_their_cell_and_back(html: Path) -> None:
+    pages = site.Site(html)
+    listed = json.loads((html / "symbols.json").read_text(encoding="utf-8"))
+    assert listed
+    for symbol in listed:
+        for address in (symbol["defined_in"], symbol["page"]):
+            path, anchor = address.split("#")
+            assert anchor in pages.anchors[(html / path).resolve()], f"{symbol['name']} is not at {address}"
+
+
+@pytest.mark.slow
+def test_twins_and_index_for_machines(html: Path) -> None:
+    pages = [path for path in site.Site(html).pages if path.name not in ("index.html", "search.html")]
+    assert all(path.with_suffix(".md").is_file() for path in pages)
+    index = (html / "llms.txt").read_text(encoding="utf-8")
+    assert index.startswith("# ") and all(f"({path.relative_to(html.resolve()).with_suffix('.md').as_posix()})" in index for path in pages if path.parent.name == "nbs")
+    assert {"key", "title", "links", "cited_in", "implemented_by"} <= set(json.loads((html / "papers.json").read_text(encoding="utf-8"))[0])
+
+
+def test_addresses_of_one_paper_are_one() -> None:
+    from booksite.bib import Bibliography, UnknownPaper
+
+    papers = Bibliography(site.ROOT / "book" / "references.bib")
+    he = papers["He2015Delving"]
+    for url in ("https://arxiv.org/abs/1502.01852", "http://arxiv.org/pdf/1502.01852v1.pdf", "https://www.arxiv.org/abs/1502.01852#page"):
+        assert papers.find(url) is he
+    assert papers.find("https://DOI.org/10.1038/323533A0") is papers["Rumelhart1986"]
+    assert papers.find("https://pytorch.org") is None
+    with pytest.raises(UnknownPaper, match="references.bib"):
+        papers.find("https://arxiv.org/abs/0000.00000")
+
+
+def test_signatures_are_read_as_python_reads_them() -> None:
+    code = 'def f(a, /, b: int = 1, *rest, c: str, d="x", **more) -> None:\n    "Doc."\n\n@dataclass\nclass P(Base):\n    "A point."\n    x: int\n    y: int = 0\n\n    @property\n    def size(self) -> int:\n        "How far."\n\nLIMIT: int = 3\n_hidden = 1'
+    f, p, limit = symbols.exported(code, "m", "page")
+    assert f.signature == "def f(a, /, b: int = 1, *rest, c: str, d='x', **more) -> None"
+    assert (p.signature, p.bases, p.methods[0].signature) == ("class P(x: int, y: int = 0)", ("Base",), "size: int")
+    assert (limit.signature, limit.kind) == ("LIMIT: int", "data")
+
+
+# --- colors -------------------------------------------------------------------------------------------------------------
+
+
+def palettes() -> dict[str, dict[str, str]]:
+    """The named colors of the style sheet, light and dark."""
+    text = (site.ROOT / "book" / "_static" / "fromfound.css").read_text(encoding="utf-8")
+    blocks = re.findall(r'^html\[data-theme="(light|dark)"\][^{]*\{([^}]*)\}', text, re.M)
+    return {theme: dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6});", body)) for theme, body in blocks if "--ground" in body}
+
+
+def contrast(a: str, b: str) -> float:
+    """The contrast ratio of two colors as WCAG 2 defines it."""
+
+    def luminance(color: str) -> float:
+        channels = (int(color[i : i + 2], 16) / 255 for i in (1, 3, 5))
+        return sum(w * (c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4) for w, c in zip((0.2126, 0.7152, 0.0722), channels))
+
+    light, dark = sorted((luminance(a), luminance(b)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_colors_of_text_stand_out(theme: str) -> None:
+    colors = palettes()[theme]
+    texts = [name for name in colors if name in ("ink", "quiet", "link", "accent") or name.startswith("code-")]
+    assert len(texts) == 9
+    weak = [f"{text} on {ground}: {contrast(colors[text], colors[ground]):.2f}" for text in texts for ground in ("ground", "surface", "raised") if contrast(colors[text], colors[ground]) < 4.5]
+    assert weak == []
+
+
+def test_contrast_is_measured_right() -> None:
+    assert contrast("#ffffff", "#000000") == pytest.approx(21)
+    assert contrast("#777777", "#ffffff") < 4.5 < contrast("#767676", "#ffffff")
+
+
+# --- in a browser -------------------------------------------------------------------------------------------------------
+
+
+def troubles(browser: Browser, page: Path) -> list[str]:
+    """Visit a page; what its console said, and what it asked of other hosts."""
+    browser.visit(page.as_uri())
+    return [f"{page.name}: {c}" for c in browser.complaints] + [f"{page.name}: asked for {r}" for r in browser.requests if not r.startswith(LOCAL)]
+
+
+@pytest.mark.slow
+def test_no_console_error_and_no_other_host(html: Path, browser: Browser) -> None:
+    browser.show(1280)
+    assert [t for page in site.Site(html).pages if page.name != "index.html" for t in troubles(browser, page)] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_phone_and_accessibility(html: Path, browser: Browser, tmp_path: Path, dark: bool) -> None:
+    axe = (vendor.fetch((AXE,), Path(sys.prefix) / "share" / "fromfound-axe") / "axe" / "axe.min.js").read_text(encoding="utf-8")
+    found = []
+    for page in site.Site(html).pages:
+        if page.name == "index.html":
+            continue
+        browser.show(390, dark=dark)
+        browser.visit(page.as_uri())
+        if (width := browser.run("document.documentElement.scrollWidth")) > 390:
+            found.append(f"{page.name}: {width} pixels wide on a phone of 390")
+        browser.show(1280, dark=dark)
+        browser.run(axe + "; true")
+        report = browser.run("axe.run(document, {runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa'], resultTypes: ['violations']}).then(r => r.violations.map(v => v.id + ': ' + v.nodes.map(n => n.target.join(' ') + ' ' + n.failureSummary.split('\\n')[1]).slice(0, 3).join(' | ')))")
+        found += [f"{page.name}: {line}" for line in report]
+    assert found == []
+
+
+@pytest.mark.slow
+def test_menu_opens_on_a_phone(html: Path, browser: Browser) -> None:
+    browser.show(390)
+    browser.visit((html / "book" / "intro.html").as_uri())
+    browser.run("document.querySelector('button.primary-toggle').click()")
+    assert browser.run("document.querySelector('dialog[open] nav.bd-links a').getBoundingClientRect().width") > 0
+    assert browser.run("document.querySelectorAll('.search-button-field').length") == 1
+
+
+@pytest.mark.slow
+def test_arrow_keys_turn_the_pages(html: Path, browser: Browser) -> None:
+    browser.show(1280)
+    browser.visit((html / "book" / "intro.html").as_uri())
+    browser.press("ArrowRight")
+    deadline = time.monotonic() + 10
+    while not browser.run("location.pathname").endswith("nbs/00_start.html"):
+        assert time.monotonic() < deadline, "the right arrow key did not turn the page"
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_preview_search_and_mathematics(small: Path, browser: Browser) -> None:
+    write_chapter(small, r"See [He et al., 2015](https://arxiv.org/abs/1502.01852) on $\operatorname{Var}[x]$.")
+    html = site.build(small, small.parent)
+    browser.show(1280)
+    browser.visit((html / "nbs" / "01_small.html").as_uri())
+    browser.run("document.querySelector('article p a.cite').focus()")
+    assert "Delving Deep into Rectifiers" in browser.run("document.querySelector('.preview').textContent")
+    browser.press("Escape")
+    assert browser.run("document.querySelector('.preview') === null")
+    assert browser.run("document.querySelectorAll('mjx-container').length") == 1
+    browser.visit((html / "search.html").as_uri() + "?q=chapter")
+    deadline = time.monotonic() + 10
+    while not browser.run("document.querySelectorAll('#search-results li a').length"):
+        assert time.monotonic() < deadline, "the search found nothing"
+        time.sleep(0.1)
+    assert browser.complaints == []
+
+
+# --- planted faults -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_faulty_chapter_stops_the_build(small: Path) -> None:
+    write_chapter(
+        small,
+        "It cites [nobody](https://arxiv.org/abs/9999.99999) and leads [nowhere](02_missing.ipynb).",
+        docstring="Twice `x`.\n\n    Source: Nobody1900 §1",
+        alt="",
+    )
+    with pytest.raises(site.BuildFailed) as failure:
+        site.build(small, small.parent)
+    said = str(failure.value)
+    for part in ("9999.99999 is cited, and no entry of book/references.bib", "02_missing", "Source: Nobody1900 §1", "a figure without alt text"):
+        assert part in said
+
+
+@pytest.mark.slow
+def test_only_the_book_is_read(small: Path) -> None:
+    for name in (".venv/lib/README.md", "nbs/exercises/01_small.md", "notes.md", "build/x.rst"):
+        (small / name).parent.mkdir(parents=True, exist_ok=True)
+        (small / name).write_text("# Not of the book\n\n[x](gone.md)\n", encoding="utf-8")
+    assert site.check(site.build(small, small.parent), small) == []
+
+
+@pytest.mark.slow
+def test_a_fault_in_a_page_is_seen(small: Path) -> None:
+    html = site.build(small, small.parent)
+    assert site.check(html, small) == []
+    page = html / "nbs" / "01_small.html"
+    good = page.read_text(encoding="utf-8")
+    planted = {
+        '<a href="gone.html">x</a>': "the link gone.html leads to no file",
+        '<a href="#gone">x</a>': "the link #gone leads to no place",
+        '<img src="../_static/favicon.svg">': "has no alt text but ''",
+        '<img src="../_static/favicon.svg" alt="favicon.svg">': "has no alt text but 'favicon.svg'",
+        '<script src="https://host.invalid/x.js"></script>': "<script> asks another host for https://host.invalid/x.js",
+        '<link rel="stylesheet" href="//host.invalid/x.css">': "<link> asks another host for //host.invalid/x.css",
+        '<p id="references"></p>': "two elements have the id references",
+    }
+    for fault, said in planted.items():
+        page.write_text(good.replace("</article>", f"{fault}</article>"), encoding="utf-8")
+        assert any(said in problem for problem in site.check(html, small)), f"{fault} was not seen"
+    page.write_text(good, encoding="utf-8")
+    (html / "nbs" / "02_stray.html").write_text(good, encoding="utf-8")
+    assert "nbs/02_stray.html was built, and nothing asks for it" in site.check(html, small)
+    (html / "book" / "papers.html").unlink()
+    assert "book/papers.html was not built" in site.check(html, small)
+
+
+@pytest.mark.slow
+def test_a_browser_sees_what_a_script_does(small: Path, browser: Browser) -> None:
+    page = site.build(small, small.parent) / "nbs" / "01_small.html"
+    good = page.read_text(encoding="utf-8")
+    assert troubles(browser, page) == []
+    for script, said in {'fetch("https://host.invalid/data")': "asked for https://host.invalid/data", "undefined_name()": "undefined_name is not defined"}.items():
+        page.write_text(good.replace("</article>", f"<script>{script}</script></article>"), encoding="utf-8")
+        assert any(said in trouble for trouble in troubles(browser, page)), f"{script} was not seen"
