@@ -315,7 +315,8 @@ class MutantHunt:
         score = f"{self.name}: {len(self.mutants) - len(alive)} of {len(self.mutants)} mutants killed"
         if len(self.mutants) - len(alive) >= self.need:
             return Verdict(True, [f"{score}: a good check"])
-        return Verdict(False, [score] + [f"  alive: {m}" for m in alive[:3]])
+        more = [f"  and {len(alive) - 3} more"] if len(alive) > 3 else []
+        return Verdict(False, [score] + [f"  alive: {m}" for m in alive[:3]] + more)
 
     def __call__(self, check: Callable[[Callable], bool]) -> None:
         print(self.judge(check))

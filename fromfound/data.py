@@ -187,6 +187,8 @@ def fetch(name: str) -> Path:
     why = _download_all(data)
     if why is None:
         return _ready(data, cache_dir() / name)
+    if asked:
+        why = f"{asked} holds no complete {name}/, and {why}"
     if name not in RECIPES:
         raise DataError(f"{name} cannot be had: {why}. Let FROMFOUND_DATA name a folder that holds "
                         + ", ".join(f"{name}/{file.name}" for file in data.files))

@@ -135,6 +135,8 @@ def _pull(url: str, part: Path, file: RemoteFile) -> None:
     from tqdm import tqdm
     watched = "CI" not in os.environ and (sys.stderr.isatty() or "ipykernel" in sys.modules)
     have = part.stat().st_size if part.exists() else 0
+    if have > file.bytes:
+        part.unlink()
     start = have if have < file.bytes else 0
     with _open(url, start) as answer:
         if not answer.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
@@ -142,7 +144,8 @@ def _pull(url: str, part: Path, file: RemoteFile) -> None:
         size = start + int(answer.headers.get("Content-Length", file.bytes - start))
         if size != file.bytes:
             raise DataError(f"{url} offers {size:,} bytes instead of {file.bytes:,}")
-        with (open(part, "r+b" if start else "wb") as out,
+        part.touch()  # not truncated: another process may be writing the same bytes
+        with (open(part, "r+b") as out,
               tqdm(total=size, initial=start, unit="B", unit_scale=True, desc=file.name, disable=not watched) as bar):
             out.seek(start)
             for chunk in iter(lambda: _read(answer), b""):
@@ -184,6 +187,7 @@ def download(file: RemoteFile, folder: Path) -> None:
             return
         except DataError as failure:
             if (folder / file.name).is_file():  # another process was faster
+                part.unlink(missing_ok=True)
                 return
             if isinstance(failure.__cause__, OSError):
                 part.unlink(missing_ok=True)  # a full disk: give back what we took

@@ -18,14 +18,18 @@ if TYPE_CHECKING:  # drawing is optional, and matplotlib slow to import
     from fromfound.plot import Picture
 
 # %% ../nbs/01_matmul.ipynb #886198bb
-def _draw_table(ax, table: list[list], x: float, y: float, color: Callable[[int, int], object], width: float = 1.0) -> None:
+def _draw_table(ax, table: list[list], x: float, y: float,
+                color: Callable[[int, int], object], width: float = 1.0) -> None:
     "Draw a table as boxes, one unit high, with its upper left corner at (x, y)."
     from matplotlib.patches import Rectangle
     from fromfound.plot import PALETTE
+    frame = {"edgecolor": PALETTE["gray"], "linewidth": 0.7}
     for i, row in enumerate(table):
         for j, value in enumerate(row):
-            ax.add_patch(Rectangle((x + j * width, y - i - 1), width, 1, facecolor=color(i, j), edgecolor=PALETTE["gray"], linewidth=0.7))
-            ax.text(x + (j + 0.5) * width, y - i - 0.5, value if isinstance(value, str) else f"{value:g}", ha="center", va="center")
+            corner = (x + j * width, y - i - 1)
+            ax.add_patch(Rectangle(corner, width, 1, facecolor=color(i, j), **frame))
+            text = value if isinstance(value, str) else f"{value:g}"
+            ax.text(corner[0] + width / 2, corner[1] + 0.5, text, ha="center", va="center")
 
 # %% ../nbs/01_matmul.ipynb #dc8adc33
 def _table_shape(table: list[list[float]]) -> tuple[int, int]:
@@ -33,7 +37,8 @@ def _table_shape(table: list[list[float]]) -> tuple[int, int]:
     columns = len(table[0]) if table else 0
     for i, row in enumerate(table):
         if len(row) != columns:
-            raise ValueError(f"matmul_lists expected rows of one length, got {columns} numbers in row 0 and {len(row)} in row {i}: cut or pad them to one length")
+            raise ValueError("matmul_lists expected rows of one length, got "
+                             f"{columns} in row 0, {len(row)} in row {i}: cut or pad them")
     return len(table), columns
 
 # %% ../nbs/01_matmul.ipynb #927216bb
@@ -42,19 +47,20 @@ def matmul_lists(a: list[list[float]], b: list[list[float]]) -> list[list[float]
 
     Args:
         a: n rows of k numbers.
-        b: k rows of m numbers. Without rows it has no columns either: a list cannot say (0, m).
+        b: k rows of m numbers; without rows it has no columns either.
 
     Returns:
         n rows of m numbers.
 
     Raises:
-        ValueError: a table is ragged, or the rows of `a` are not as long as the columns of `b`.
+        ValueError: a table is ragged, or the shapes do not fit.
 
     Source: torch.matmul
     """
     (rows, inner), (height, columns) = _table_shape(a), _table_shape(b)
     if a and inner != height:
-        raise ValueError(f"matmul_lists expected (n, k) and (k, m), got ({rows}, {inner}) and ({height}, {columns}): the first must have as many columns as the second has rows")
+        raise ValueError("matmul_lists expected (n, k) and (k, m), got "
+                         f"{(rows, inner)} and {(height, columns)}: the k must agree")
     c = [[0] * columns for _ in range(rows)]
     for i in range(rows):
         for j in range(columns):
@@ -84,23 +90,26 @@ def best_time(fn: Callable, *args: object, budget: float = 0.2) -> float:
 def _fitting_hint(a: Sequence[int], b: Sequence[int]) -> str:
     "What to do about two shapes that do not fit."
     if len(a) != 2 or len(b) != 2:
-        return "give a vector a second dimension, v[None] for a row and v[:, None] for a column"
+        return "both need two dimensions; v[None] is a row, v[:, None] a column"
     if a[1] == b[1]:
-        return "transpose the second one, b.T"
+        return "try b.T"
     if a[0] == b[0]:
-        return "transpose the first one, a.T"
-    return "swap the two" if a[0] == b[1] else "the first must have as many columns as the second has rows"
+        return "try a.T"
+    return "swap the two" if a[0] == b[1] else "the k must agree"
 
 # %% ../nbs/01_matmul.ipynb #7dfbc1fa
 def _check_product(name: str, a: Tensor, b: Tensor) -> None:
     "Raise unless `a` and `b` are tensors of one dtype, (n, k) and (k, m)."
     for given in (a, b):
         if not isinstance(given, Tensor):
-            raise TypeError(f"{name} expected tensors, got a {type(given).__name__}: convert it with torch.tensor(...), or use matmul_lists for lists")
+            raise TypeError(f"{name} expected tensors, got a {type(given).__name__}: "
+                            "try torch.tensor(...), or matmul_lists for lists")
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[0]:
-        raise ValueError(f"{name} expected (n, k) and (k, m), got {tuple(a.shape)} and {tuple(b.shape)}: {_fitting_hint(a.shape, b.shape)}")
+        raise ValueError(f"{name} expected (n, k) and (k, m), got {tuple(a.shape)} "
+                         f"and {tuple(b.shape)}: {_fitting_hint(a.shape, b.shape)}")
     if a.dtype != b.dtype:
-        raise ValueError(f"{name} expected two tensors of one dtype, got {a.dtype} and {b.dtype}: convert one with .to(...)")
+        raise ValueError(f"{name} expected two tensors of one dtype, got {a.dtype} "
+                         f"and {b.dtype}: convert one with .to(...)")
 
 # %% ../nbs/01_matmul.ipynb #376c01ef
 def matmul_loops(a: Tensor, b: Tensor) -> Tensor:
@@ -152,40 +161,48 @@ def matmul_dot(a: Tensor, b: Tensor) -> Tensor:
     return c
 
 # %% ../nbs/01_matmul.ipynb #c3e075ab
-def _draw_ladder(ax, a: Sequence[int], b: Sequence[int], result: Sequence[int], x: float, y: float) -> None:
-    "Draw two shapes above the result's, aligned on the right; what is stretched is marked."
+def _draw_ladder(ax, shapes: dict[str, Sequence[int]], x: float) -> None:
+    "Draw shapes below each other, aligned on the right; mark what is stretched."
     from fromfound.plot import PALETTE
-    ax.text(x, y + 0.35, "shapes", va="center", color=PALETTE["gray"], fontsize=9.5)
-    for line, (name, shape) in enumerate([("a", a), ("b", b), ("result", result)]):
-        bottom = y - 1.15 * line - (0.25 if shape is result else 0)
-        ax.text(x - 0.35, bottom - 0.5, name, ha="right", va="center", style="italic", color=PALETTE["gray"])
-        for place, size in enumerate(result):
-            own = shape[place - len(result)] if len(result) - place <= len(shape) else None
-            text = str(size) if own == size else f"{'·' if own is None else own} → {size}"
-            tint = "#f3dcc4" if own != size else "#e4e2da" if shape is result else PALETTE["card"]
-            _draw_table(ax, [[text]], x + 1.7 * place, bottom, lambda i, j: tint, width=1.6)
+    result = shapes["result"]
+    gray = {"va": "center", "color": PALETTE["gray"]}
+    ax.text(x, 0.35, "shapes", fontsize=9.5, **gray)
+    for line, (name, shape) in enumerate(shapes.items()):
+        top = -1.15 * line - (0.25 if name == "result" else 0)
+        ax.text(x - 0.35, top - 0.5, name, ha="right", style="italic", **gray)
+        padded = ["·"] * (len(result) - len(shape)) + list(shape)
+        for place, (own, size) in enumerate(zip(padded, result)):
+            text = f"{size}" if own == size else f"{own} → {size}"
+            plain = "#e4e2da" if name == "result" else PALETTE["card"]
+            tint = plain if own == size else "#f3dcc4"
+            left = x + 1.7 * place
+            _draw_table(ax, [[text]], left, top, lambda i, j: tint, width=1.6)
 
 # %% ../nbs/01_matmul.ipynb #5c51f590
-def _draw_memory(ax, name: str, stored: Tensor, seen: Tensor, color: str, x: float, y: float) -> None:
-    "Draw the table `seen` by an operation above the memory of `stored`; equal shades are the same place."
+def _draw_memory(ax, name: str, seen: Tensor, color: str, x: float) -> float:
+    "Draw a table above the memory it is read from; return the width it takes."
     from matplotlib.colors import to_rgb
     from fromfound.plot import PALETTE
     down, right = seen.stride()
     last = down * (seen.shape[0] - 1) + right * (seen.shape[1] - 1)
-    memory = stored.as_strided((last + 1,), (1,)).tolist()
+    memory = seen.as_strided((last + 1,), (1,)).tolist()
+    gray = {"va": "center", "color": PALETTE["gray"], "fontsize": 9.5}
 
     def tint(address: int) -> tuple[float, ...]:
         strength = 0.12 + 0.43 * address / max(last, 1)
-        return tuple(strength * c + (1 - strength) * p for c, p in zip(to_rgb(color), to_rgb(PALETTE["card"])))
+        pairs = zip(to_rgb(PALETTE["card"]), to_rgb(PALETTE[color]))
+        return tuple(pale + strength * (full - pale) for pale, full in pairs)
 
-    _draw_table(ax, seen.tolist(), x, y, lambda i, j: tint(i * down + j * right))
-    ax.text(x, y + 0.35, f"{name}, as it is read", va="center", color=PALETTE["gray"], fontsize=9.5)
-    ax.text(x, y - seen.shape[0] - 0.95, f"its memory, strides ({down}, {right})", va="center", color=PALETTE["gray"], fontsize=9.5)
-    _draw_table(ax, [memory], x, y - seen.shape[0] - 1.3, lambda i, j: tint(j), width=0.8)
+    _draw_table(ax, seen.tolist(), x, 0, lambda i, j: tint(i * down + j * right))
+    ax.text(x, 0.35, f"{name}, as it is read", **gray)
+    below = -seen.shape[0]
+    ax.text(x, below - 0.95, f"its memory, strides ({down}, {right})", **gray)
+    _draw_table(ax, [memory], x, below - 1.3, lambda i, j: tint(j), width=0.8)
+    return max(seen.shape[1], 0.8 * len(memory), 4.6)
 
 # %% ../nbs/01_matmul.ipynb #acad5912
 def show_broadcast(a: Tensor, b: Tensor) -> "Picture":
-    """Draw how two small tensors are broadcast against each other: shapes, tables, memory and strides.
+    """Draw how two small tensors are broadcast: shapes, tables, memory, strides.
 
     Args:
         a, b: tensors whose common shape has two dimensions of at most 6.
@@ -194,26 +211,25 @@ def show_broadcast(a: Tensor, b: Tensor) -> "Picture":
         The picture, as the output of a notebook cell.
 
     Raises:
-        ValueError: the shapes do not fit together, or the result is not such a table.
+        ValueError: the shapes do not fit, or the result is not such a table.
     """
-    from fromfound.plot import PALETTE, figure, show
+    from fromfound.plot import figure, show
     shape = broadcast_shapes(a.shape, b.shape)
     if len(shape) != 2 or not 0 < min(shape) <= max(shape) <= 6:
-        raise ValueError(f"show_broadcast draws results of 1 to 6 rows and columns, got the shape {shape}: give it smaller tensors")
+        raise ValueError("show_broadcast expected a result of 1 to 6 rows and columns, "
+                         f"got {shape}: give it smaller tensors")
     fig, ax = figure(width=8, height=0.45 * shape[0] + 1.65)
-    _draw_ladder(ax, a.shape, b.shape, shape, 1.6, 0)
+    _draw_ladder(ax, {"a": a.shape, "b": b.shape, "result": shape}, 1.6)
     left = 6.4
     for name, operand, color in [("a", a, "blue"), ("b", b, "orange")]:
-        seen = operand.expand(shape)
-        _draw_memory(ax, name, operand, seen, PALETTE[color], left, 0)
-        left += max(shape[1], 0.8 * (1 + sum((n - 1) * s for n, s in zip(shape, seen.stride()))), 4.6) + 0.9
+        left += _draw_memory(ax, name, operand.expand(shape), color, left) + 0.9
     ax.set(xlim=(0, left), ylim=(-shape[0] - 2.6, 0.8), aspect="equal")
     ax.set_axis_off()
     return show(fig)
 
 # %% ../nbs/01_matmul.ipynb #08f5a760
 def broadcast_shapes(*shapes: Sequence[int]) -> tuple[int, ...]:
-    """The shape of the result when tensors of these shapes meet in an elementwise operation.
+    """The shape of the sum or product of tensors of these shapes.
 
     Args:
         shapes: sizes of each tensor's dimensions.
@@ -222,7 +238,8 @@ def broadcast_shapes(*shapes: Sequence[int]) -> tuple[int, ...]:
         The common shape; () for no shapes at all.
 
     Raises:
-        ValueError: a size is negative, or two sizes at the same place, counted from the right, differ and neither is 1.
+        ValueError: two sizes at one place, counted from the right, differ and
+            neither is 1, or a size is negative.
 
     Source: torch.broadcast_shapes
     """
@@ -232,7 +249,9 @@ def broadcast_shapes(*shapes: Sequence[int]) -> tuple[int, ...]:
         stretched = sorted(sizes - {1})
         if len(stretched) > 1 or min(sizes) < 0:
             given = " and ".join(str(tuple(shape)) for shape in shapes)
-            raise ValueError(f"broadcast_shapes expected equal sizes or 1 at each place from the right, got {given}: place {place} holds {sorted(sizes)}; transpose one, or insert a 1 with None")
+            raise ValueError("broadcast_shapes expected equal sizes or 1 at each place, "
+                             f"got {given}: place {place} from the right holds "
+                             f"{sorted(sizes)}; transpose one, or insert a 1 with None")
         result.append(stretched[0] if stretched else 1)
     return tuple(reversed(result))
 
@@ -282,23 +301,26 @@ def matmul_einsum(a: Tensor, b: Tensor) -> Tensor:
 # %% ../nbs/01_matmul.ipynb #8b79987b
 @experiment()
 def gpu_rung(seed: int) -> dict[str, float]:
-    """This chapter's product on a CUDA device in float32: five images, 10,000 at once, and a large square product.
+    """This chapter's product on a CUDA device, in float32.
 
     Args:
         seed: has no influence on times.
 
     Returns:
-        Microseconds for five images, microseconds for five out of 10,000, and GFLOP/s.
+        Microseconds for five images alone and for five out of 10,000 at once, and
+        GFLOP/s in a large square product.
 
     Raises:
         RuntimeError: there is no CUDA device.
     """
     if not torch.cuda.is_available():
-        raise RuntimeError("gpu_rung measures a CUDA device and torch found none: run it on a machine with one")
+        raise RuntimeError("gpu_rung measures a CUDA device and torch found none: "
+                           "run it on a machine with one")
 
     def seconds(n: int, k: int, m: int) -> float:
         a, b = torch.randn(n, k, device="cuda"), torch.randn(k, m, device="cuda")
         return best_time(lambda: (a @ b, torch.cuda.synchronize()))
 
-    return {"us_five_images": 1e6 * seconds(5, 784, 10), "us_per_five_of_ten_thousand": 1e6 * seconds(10_000, 784, 10) / 2000,
+    return {"us_five_images": 1e6 * seconds(5, 784, 10),
+            "us_per_five_of_ten_thousand": 1e6 * seconds(10_000, 784, 10) / 2000,
             "gflops_square": 2 * 8192 ** 3 / seconds(8192, 8192, 8192) / 1e9}

@@ -93,7 +93,7 @@ def _photograph(pages: torch.Tensor, recipe: _Recipe, rng: torch.Generator) -> t
     """Turn (N, 56, 56) pages into (N, 28, 28) pictures, each under its own affine map and bend."""
     count = len(pages)
     wild = torch.exp(0.45 * torch.randn(count, 1, 1, generator=rng))
-    size = torch.tensor([[0.04, recipe.slant, 0.02], [0.04, 0.04, 0.02]])
+    size = torch.tensor([[0.04, recipe.slant, 0.025], [0.04, 0.04, 0.025]])
     maps = torch.eye(2, 3) + torch.randn(count, 2, 3, generator=rng) * size * wild
     field = torch.randn(count, 2, 3, 3, generator=rng) * recipe.bend * wild[..., None]
     field = F.interpolate(field, size=28, mode="bicubic", align_corners=True).permute(0, 2, 3, 1)

@@ -152,7 +152,8 @@ def test_long_feedback_is_reported() -> None:
 
 
 def test_the_cells_above_give_names_but_do_not_run() -> None:
-    above = Cell("x.ipynb", 0, "code", "", "import math\ntable = 1 / 0\ndef third(x):\n    return x / 3", ())
+    above = Cell("x.ipynb", -1, "code", "", "import math\ntable = 1 / 0\ndef third(x):\n    return x / 3", ())
+    exported = Cell("x.ipynb", 0, "code", "", "#| export\nTHREE = 3", ())
     card = make_card()
-    names = namespace(Notebook("x.ipynb", Path("x.ipynb"), (above, card.statement, card.stub), None), card)
-    assert names["third"](3) == 1 and "math" in names and "table" not in names
+    names = namespace(Notebook("x.ipynb", Path("x.ipynb"), (above, exported, card.statement, card.stub), None), card)
+    assert names["third"](3) == 1 and "math" in names and "table" not in names and names["THREE"] == 3

@@ -242,6 +242,7 @@ FAULTS: list[tuple[str, str, Plant, list[str]]] = [
     ("output_text", "address", add(("c", "x", shown("<Thing at 0x7f12345678>"))), ["address of an object"]),
     ("output_text", "machine path", add(("c", "x", shown("PosixPath('/home/me/data')"))), ["/home/me", "relative"]),
     ("output_text", "windows path", add(("c", "x", shown("WindowsPath('C:\\\\data')"))), ["path of this machine"]),
+    ("output_text", "stand-in", add(("c", "mnist", shown("ImageData(STAND-IN for mnist)"))), ["stand-in data", "FROMFOUND_DATA"]),
     ("output_text", "too long", add(("c", "x", said("line\n" * 11))), ["11 lines of output", "at most 10"]),
     ("cell_source", "syntax", add(("c", "def f(:")), ["not Python"]),
     ("cell_source", "too long", add(("c", "\n".join(f"x{i} = {i}" for i in range(21)))), ["21 lines of code", "at most 20", "Split it"]),
@@ -385,7 +386,8 @@ def test_the_innocent_pass(rule: str, text: str, small_book: Path, tmp_path: Pat
     assert [str(f) for f in RULES[rule](root)] == []
 
 
-SEEING = ["(g * y).sum().backward()", "y.backward(torch.randn_like(y))", "same_as(nn.BatchNorm1d(5), Mine(5), torch.randn(64, 5))", "bn = nn.BatchNorm1d(5)\nnn.init.normal_(bn.weight)", "mask = torch.ones(3)\nf(mask)"]
+SEEING = ["(g * y).sum().backward()", "y.backward(torch.randn_like(y))", "same_as(nn.BatchNorm1d(5), Mine(5), torch.randn(64, 5))", "bn = nn.BatchNorm1d(5)\nnn.init.normal_(bn.weight)", "mask = torch.ones(3)\nf(mask)",
+          "with pytest.raises(RuntimeError):\n    x.sum().backward()"]
 
 
 @pytest.mark.parametrize("code", SEEING)

@@ -14,8 +14,8 @@ from ..check import Exercise, MutantHunt, Prediction, Verdict
 # %% ../../nbs/exercises/01_matmul.ipynb #e4a280e3
 _generator = torch.Generator().manual_seed(1)
 
-def _random(*shape: int) -> Tensor:
-    return torch.randn(shape, generator=_generator)
+def _numbers(*shape: int) -> Tensor:
+    return torch.randint(-4, 6, shape, generator=_generator).float()
 
 # %% ../../nbs/exercises/01_matmul.ipynb #4da2e716
 ex_1_1 = Prediction("1.1", right=(1, 4), wrong={
@@ -37,7 +37,7 @@ def _too_few_terms(a: Tensor, b: Tensor) -> Tensor:
     k = min(a.shape[1], len(a))
     return a[:, :k] @ b[:k]
 
-ex_1_2 = Exercise("1.2", _matmul, [(_random(2, 1), _random(1, 3)), (_random(2, 3), _random(3, 4)), (_random(5, 2), _random(2, 3))], wrong={
+ex_1_2 = Exercise("1.2", _matmul, [(_numbers(2, 1), _numbers(1, 3)), (_numbers(2, 3), _numbers(3, 4)), (_numbers(5, 2), _numbers(2, 3))], wrong={
     "you overwrite c in each step, so that only the last outer product is left": _overwriting,
     "you count k along the rows of a; it runs along its columns": _too_few_terms,
     "row and column have changed places: the column comes from a, the row from b": lambda a, b: b.T @ a.T,
@@ -100,7 +100,7 @@ def _distances(x: Tensor, c: Tensor) -> Tensor:
 def _given_distances(x: Tensor, c: Tensor) -> Tensor:
     return ((x - c) ** 2).sum(1)
 
-ex_1_5 = Exercise("1.5", _distances, [(_random(2, 2), _random(1, 2)), (_random(3, 3), _random(3, 3)), (_random(4, 3), _random(2, 3)), (_random(2, 5), _random(6, 5))], wrong={
+ex_1_5 = Exercise("1.5", _distances, [(_numbers(2, 2), _numbers(1, 2)), (_numbers(3, 3), _numbers(3, 3)), (_numbers(4, 3), _numbers(2, 3)), (_numbers(2, 5), _numbers(6, 5))], wrong={
     "row 0 of x still meets row 0 of c only, and so on: insert a dimension so that each meets each": _given_distances,
     "you sum over the rows of c; the last dimension holds the coordinates": lambda x, c: ((x[:, None] - c) ** 2).sum(1),
     "rows and columns of the table have changed places: n counts x": lambda x, c: _distances(x, c).T,
@@ -179,10 +179,10 @@ def _sums_first(letters: str, a: Tensor, b: Tensor) -> Tensor:
 
 # %% ../../nbs/exercises/01_matmul.ipynb #c84e53c0
 ex_1_8 = Exercise("1.8", _einsum2, [
-    ("i,j->ij", _random(2), _random(3)), ("i,j->ji", _random(2), _random(3)), ("i,i->", _random(3), _random(3)),
-    ("ik,kj->ij", _random(2, 3), _random(3, 4)), ("ik,kj->ji", _random(2, 3), _random(3, 4)), ("ij,ij->", _random(2, 3), _random(2, 3)),
-    ("ij,k->j", _random(2, 3), _random(4)), ("ij,ji->i", _random(2, 3), _random(3, 2)), ("bik,bkj->bij", _random(2, 3, 4), _random(2, 4, 5)),
-    ("bqhd,bkhd->bhqk", _random(2, 3, 4, 5), _random(2, 6, 4, 5)),
+    ("i,j->ij", _numbers(2), _numbers(3)), ("i,j->ji", _numbers(2), _numbers(3)), ("i,i->", _numbers(3), _numbers(3)),
+    ("ik,kj->ij", _numbers(2, 3), _numbers(3, 4)), ("ik,kj->ji", _numbers(2, 3), _numbers(3, 4)), ("ij,ij->", _numbers(2, 3), _numbers(2, 3)),
+    ("ij,k->j", _numbers(2, 3), _numbers(4)), ("ij,ji->i", _numbers(2, 3), _numbers(3, 2)), ("bik,bkj->bij", _numbers(2, 3, 4), _numbers(2, 4, 5)),
+    ("bqhd,bkhd->bhqk", _numbers(2, 3, 4, 5), _numbers(2, 6, 4, 5)),
 ], wrong={
     "the result's dimensions come in the order in which letters first occur; the order behind the arrow counts": _order_of_appearance,
     "you sum only letters that occur in both operands; every letter missing behind the arrow is summed": _sums_repeated_only,

@@ -54,11 +54,11 @@ def cards(notebook: Notebook) -> list[Card]:
 # --- at work -----------------------------------------------------------------------------------------------------------
 
 def namespace(notebook: Notebook, card: Card) -> dict[str, Any]:
-    "What a reader has at hand before a card, as far as it is cheap: the imports, functions and classes of the cells above."
+    "What a reader has at hand before a card, as far as it is cheap: of the cells above the exported ones, and imports, functions and classes of the others."
     names: dict[str, Any] = {"__name__": "__main__"}
     for cell in (c for c in notebook.code if c.tree and c.number < card.statement.number):
         for statement in cell.tree.body:
-            if isinstance(statement, DEFINITIONS):
+            if cell.exported or isinstance(statement, DEFINITIONS):
                 with contextlib.suppress(NameError):  # a default or decorator that needs data: an exercise that wants it will say so
                     exec(compile(ast.Module([statement], []), f"{cell.file}, cell {cell.number}", "exec"), names)
     return names

@@ -115,6 +115,8 @@ def output_text(root: Path) -> list[Finding]:
             for pattern, what, cure in LITTER:
                 if re.search(pattern, text):
                     found.append(cell.finding(f"the output holds {what}", cure))
+            if "STAND-IN" in text and not Path(cell.file).name.startswith("00"):  # the workshop may show one
+                found.append(cell.finding("the output comes from stand-in data", "let FROMFOUND_DATA name the folder of the real data and execute the chapter again"))
             if path := re.search(MACHINE_PATH, text):
                 found.append(cell.finding(f"the output shows a path of this machine, {text[path.start():path.start() + 40].split()[0]!r}", "print the file's name, or the path relative to a folder of the book"))
         if lines > MAX_OUTPUT_LINES:

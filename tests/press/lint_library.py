@@ -228,8 +228,9 @@ def blind_probes_in(tree: ast.AST) -> list[tuple[int, str, str]]:
     found = []
     reduced = {t.id for n in ast.walk(tree) if isinstance(n, ast.Assign) and _blind_reduction(n.value) for t in n.targets if isinstance(t, ast.Name)}
     cotangent = "pull a random cotangent back: y.backward(torch.randn_like(y))"
+    refused = {inner for n in ast.walk(tree) if isinstance(n, ast.With) and any(_called(i.context_expr) == "raises" for i in n.items) for inner in ast.walk(n)}
     for node in ast.walk(tree):
-        if not isinstance(node, ast.Call):
+        if not isinstance(node, ast.Call) or node in refused:  # a call that should raise compares nothing
             continue
         name = _called(node)
         if name == "backward" and isinstance(node.func, ast.Attribute):

@@ -195,11 +195,11 @@ class Cell(IPyNbCell):
         kind, number = key
         what = f"{kind} of output {number}" if number else kind
         if got is None:
-            return f"missing output: {what} is stored, but the run has none:\n{excerpt(stored)}"
+            return f"missing output: {what} is stored, but the run has none:\n{excerpt(kind, stored)}"
         if stored is None:
             if kind == "stderr":
-                return f"the cell wrote to stderr; mend the cause of the warning:\n{excerpt(got)}"
-            return f"new output: the run has {what}, but none is stored:\n{excerpt(got)}"
+                return f"the cell wrote to stderr; mend the cause of the warning:\n{excerpt(kind, got)}"
+            return f"new output: the run has {what}, but none is stored:\n{excerpt(kind, got)}"
         self.parent.tally["comparisons"] += 1
         if kind.startswith("image/") or kind == "application/pdf":
             return None  # the bytes of a picture depend on fonts and versions
@@ -221,7 +221,9 @@ def parts_of(outputs: list) -> dict[tuple, object]:
     return parts
 
 
-def excerpt(value: object) -> str:
+def excerpt(kind: str, value: object) -> str:
     """Return the beginning of an output as a failure shows it."""
+    if kind.startswith("image/"):
+        return "  (a picture)"
     lines = (value if isinstance(value, str) else json.dumps(value)).splitlines() or [""]
     return "\n".join(f"  {line[:200]}" for line in lines[:8]) + ("\n  …" if len(lines) > 8 else "")

@@ -38,7 +38,8 @@ def build(root: Path = ROOT, out: Path = ROOT) -> Path:
     if done.returncode:
         lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in done.stdout.splitlines()]
         warnings = [line for line in lines if "WARNING" in line or "ERROR" in line]
-        raise BuildFailed("\n".join(warnings or lines[-30:]))
+        crashed = [line for line in lines if re.match(r"[\w.]+(Error|Exception|Found): \S", line)]
+        raise BuildFailed("\n".join(warnings or crashed or lines[-30:]))
     return out / "_build" / "html"
 
 

@@ -1,7 +1,6 @@
 """The Sphinx extension of this book: it reads notebooks and the bibliography, and makes the site of them."""
 
 import json
-import sys
 from pathlib import Path
 
 from docutils import nodes
@@ -11,24 +10,22 @@ from sphinx.environment import BuildEnvironment
 from sphinx.project import Project
 from sphinx.util import logging
 
-from . import decorate, pages, twins, vendor
+from . import decorate, mathjax, pages, twins
 from .book import Book
 from .notebook import shown
 
 log = logging.getLogger(__name__)
-GENERATED = {"book/papers": pages.papers, "book/api": pages.api_index, "book/results": pages.results}
-MARK = "<!-- generated -->"
 
 
 def read_book(app: Sphinx, config: Config) -> None:
-    """Read everything once, and set what depends on settings.ini and on fetched files."""
+    """Read everything once, and set what depends on settings.ini."""
     app.book = book = Book(Path(app.srcdir), Path(app.srcdir) / config.external_toc_path)
+    app.cell_images = {}  # for the Markdown twins
     s = book.settings
     config.project = config.html_title = s["title"]
     config.author, config.copyright = s["author"], s["copyright"]
     config.html_baseurl = f"{s['doc_host']}{s['doc_baseurl']}/"
-    third_party = vendor.fetch((vendor.MATHJAX, vendor.SERIF), Path(sys.prefix) / "share" / "fromfound-site")
-    config.html_static_path.append(str(third_party))
+    config.html_static_path.append(str(mathjax.copy(Path(app.doctreedir).parent / "static")))
 
 
 def without_thebe(app: Sphinx, config: Config) -> None:
@@ -66,8 +63,8 @@ def edit_source(app: Sphinx, docname: str, source: list[str]) -> None:
     """Clean a notebook; put the generated part into a page that has a place for it."""
     if docname in app.book.chapters:
         source[0] = json.dumps(shown(json.loads(source[0]), docname, app.book))
-    elif docname in GENERATED:
-        source[0] = source[0].replace(MARK, GENERATED[docname](app.book))
+    else:
+        source[0] = pages.filled(source[0], docname, app.book)
 
 
 def report_problems(app: Sphinx, env: BuildEnvironment) -> None:
@@ -92,6 +89,7 @@ def page_context(app: Sphinx, docname: str, template: str, context: dict, doctre
     if doctree is not None:
         context["report_url"] = decorate.report_link(app.book, docname, context["title"])
         context["twin"] = docname.split("/")[-1] + ".md"
+        context["metatags"] += f'<link rel="alternate" type="text/markdown" href="{context["twin"]}" />'
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

@@ -43,7 +43,7 @@ class Paper:
     def of(cls, key: str, entry: Entry) -> "Paper":
         people = entry.persons.get("author", [])
         field = {k.lower(): plain(v) for k, v in entry.fields.items()}
-        venue = field.get("booktitle") or field.get("journal") or field.get("publisher", "")
+        venue = field.get("booktitle") or field.get("journal") or field.get("howpublished", "")
         if field.get("volume") and field.get("journal"):
             venue += f" {field['volume']}" + (f"({field['number']})" if field.get("number") else "")
         if field.get("pages"):
@@ -64,7 +64,7 @@ class Paper:
     def short(self) -> str:
         """`He et al., 2015`, as it stands in a sentence."""
         names = self.surnames
-        who = names[0] if len(names) == 1 else " and ".join(names) if len(names) == 2 else f"{names[0]} et al."
+        who = f"{names[0]} et al." if len(names) > 2 or "others" in names else " and ".join(names)
         return f"{who}, {self.year}"
 
     @property

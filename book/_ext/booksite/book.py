@@ -12,12 +12,12 @@ from pathlib import Path
 import yaml
 from markdown_it import MarkdownIt
 
-from .bib import Bibliography, Paper, UnknownPaper
+from .bib import Bibliography, UnknownPaper
 from .symbols import LIBRARY, PAPER_KEY, Symbol, directives, exported
 
 QUOTE = "application/vnd.fromfound.quote+json"
 MARKDOWN = MarkdownIt("commonmark")
-IMPORT = re.compile(r"^from (fromfound\.[\w.]+) import ([\w ,]+)", re.M)
+IMPORT = re.compile(r"^from (fromfound\.[\w.]+) import (\([^)]*\)|.*)$", re.M)
 NAMED = re.compile(r"^(\d\d)([a-z]?)_")
 
 
@@ -65,19 +65,16 @@ class Book:
         parser.read(root / "settings.ini", encoding="utf-8")
         self.settings = dict(parser["DEFAULT"])
         self.papers = Bibliography(root / "book" / "references.bib")
-        self.documents = [root / f"{name}" for name in _files(yaml.safe_load(toc.read_text(encoding="utf-8")))]
         self.chapters = {}
-        for path in self.documents:
-            notebook = path.with_name(path.name + ".ipynb")
-            if notebook.is_file():
-                chapter = self._chapter(path.relative_to(root).as_posix(), json.loads(notebook.read_text(encoding="utf-8")))
-                self.chapters[chapter.docname] = chapter
+        for docname in _files(yaml.safe_load(toc.read_text(encoding="utf-8"))):
+            if (path := root / f"{docname}.ipynb").is_file():
+                self.chapters[docname] = self._chapter(docname, json.loads(path.read_text(encoding="utf-8")))
         self.symbols = {s.full: s for c in self.chapters.values() for s in c.symbols}
         for symbol in self._with_methods():
             self._check_sources(symbol)
 
     def _chapter(self, docname: str, notebook: dict) -> Chapter:
-        chapter = Chapter(docname, notebook)
+        chapter, private = Chapter(docname, notebook), {}
         for cell in notebook["cells"]:
             text = "".join(cell["source"])
             if cell["cell_type"] == "markdown":
@@ -86,11 +83,11 @@ class Book:
                 self._note_citations(chapter, text)
             elif cell["cell_type"] == "code":
                 marks, code = directives(text)
-                chapter.imported |= {f"{module}.{name.split()[0]}" for module, names in IMPORT.findall(code) for name in names.split(",")}
+                chapter.imported |= {f"{module}.{name}" for module, names in IMPORT.findall(code) for name in re.findall(r"\w+", names)}
                 if "default_exp" in marks:
                     chapter.module = f"{self.settings['lib_name']}.{marks['default_exp']}"
                 elif "export" in marks:
-                    chapter.symbols += exported(code, chapter.module, docname)
+                    chapter.symbols += exported(code, chapter.module, docname, private)
         return chapter
 
     def _note_citations(self, chapter: Chapter, text: str) -> None:

@@ -161,7 +161,7 @@ class Page:
         path = self.book.source(chapter.docname)
         colab = f"https://colab.research.google.com/github/{s['user']}/{s['repo']}/blob/{s['branch']}/{path}"
         name = posixpath.basename(path)
-        return (f'<aside class="card" aria-label="About this chapter">' + (f"<dl>{facts}</dl>" if facts else "") +
+        return ('<aside class="card" aria-label="About this chapter">' + (f"<dl>{facts}</dl>" if facts else "") +
                 f'<p class="ways"><a href="{colab}">Open in Colab</a><a href="{name}" download>Download notebook</a></p></aside>')
 
     def _link(self, uri: str, kind: str, html: str) -> str:

@@ -1,7 +1,8 @@
 """A notebook as the website shows it: no directives, no hidden cells, figures with their words."""
 
+from .bib import listed
 from .book import QUOTE, Book
-from .symbols import directives, exported, only_imports
+from .symbols import defined, directives, exported, only_imports
 
 PICTURES = ("image/png", "image/jpeg", "image/svg+xml", "image/gif")
 
@@ -29,10 +30,14 @@ def _code_cell(cell: dict, marks: dict[str, str], code: str, docname: str, book:
     outputs = [o for o in cell["outputs"] if QUOTE not in o.get("data", {})]
     module = book.chapters[docname].module
     drawn = any(kind in o.get("data", {}) for o in outputs for kind in PICTURES)
-    fold = "The imports of this module" if "export" in marks and only_imports(code) else "Show the code" if "fold" in marks else ""
+    fold = ""
+    if "fold" in marks:
+        fold = "The code of " + listed([f"<code>{name}</code>" for name in defined(code)] or ["this cell"])
+    elif "export" in marks and only_imports(code):
+        fold = "The imports of this module"
     facts = {"fold": fold, "alt": "" if drawn else marks.get("fig-alt", "")}
     if "export" in marks:
-        facts |= {"module": module, "names": [s.name for s in exported(code, module, docname)]}
+        facts |= {"module": module, "names": [s.name for s in exported(code, module, docname, {})]}
     metadata = {"book": facts, "tags": ["export"] if "export" in marks else []}
     words = {}
     if "fig-alt" in marks:

@@ -163,3 +163,11 @@ def memory(mb: float | None) -> str:
     if mb is None:
         return "not measured"
     return f"{mb:.0f} MB" if mb < 950 else f"{mb / 1024:.1f} GB"
+
+
+GENERATED = {"book/papers": papers, "book/api": api_index, "book/results": results}
+
+
+def filled(text: str, docname: str, book: Book) -> str:
+    """A page with its generated part where `<!-- generated -->` holds the place; any other page as it is."""
+    return text.replace("<!-- generated -->", GENERATED[docname](book)) if docname in GENERATED else text

@@ -88,18 +88,27 @@ def _decorators(node: ast.FunctionDef | ast.ClassDef) -> set[str]:
     return {ast.unparse(d).split("(")[0].split(".")[-1] for d in node.decorator_list}
 
 
-def _class(node: ast.ClassDef, module: str, docname: str) -> Symbol:
-    body = {n.name: n for n in node.body if isinstance(n, ast.FunctionDef)}
-    bases = tuple(ast.unparse(b) for b in node.bases)
-    if "__init__" in body:
-        arguments = _arguments(body["__init__"].args, method=True)
+def _members(node: ast.ClassDef, private: dict[str, ast.ClassDef]) -> dict[str, ast.FunctionDef]:
+    """The methods of a class, those of its private bases included: a mixin is how it is made, not what it is."""
+    found = {}
+    for base in node.bases:
+        if (name := ast.unparse(base)) in private:
+            found |= _members(private[name], private)
+    return found | {n.name: n for n in node.body if isinstance(n, ast.FunctionDef)}
+
+
+def _class(node: ast.ClassDef, module: str, docname: str, private: dict[str, ast.ClassDef]) -> Symbol:
+    members = _members(node, private)
+    bases = tuple(name for b in node.bases if (name := ast.unparse(b)) not in private)
+    if "__init__" in members:
+        arguments = _arguments(members["__init__"].args, method=True)
     elif "dataclass" in _decorators(node):
         arguments = [ast.unparse(n) for n in node.body if isinstance(n, ast.AnnAssign)]
     else:  # it is called as the class it extends
         arguments, bases = list(bases), ()
     signature = _call(f"class {node.name}", arguments).removesuffix("()")
     symbol = Symbol(node.name, module, "class", signature, ast.get_docstring(node) or "", docname, bases)
-    for name, method in body.items():
+    for name, method in members.items():
         docstring = ast.get_docstring(method) or ""
         if name != "__init__" and (not name.startswith("_") or (name.startswith("__") and docstring)):
             symbol.methods.append(_function(method, module, docname, owner=node.name))
@@ -118,14 +127,20 @@ def _function(node: ast.FunctionDef, module: str, docname: str, owner: str = "")
     return Symbol(f"{owner}.{node.name}" if owner else node.name, module, kind, signature, ast.get_docstring(node) or "", docname)
 
 
-def exported(source: str, module: str, docname: str) -> list[Symbol]:
-    """The public names that the code of one exported cell defines."""
+def exported(source: str, module: str, docname: str, private: dict[str, ast.ClassDef]) -> list[Symbol]:
+    """The public names that the code of one exported cell defines.
+
+    `private` holds the private classes of the module's cells so far; those of this cell are added.
+    """
     found = []
     for node in ast.parse(source).body:
         if isinstance(node, ast.FunctionDef):
             found.append(_function(node, module, docname))
         elif isinstance(node, ast.ClassDef):
-            found.append(_class(node, module, docname))
+            if node.name.startswith("_"):
+                private[node.name] = node
+            else:
+                found.append(_class(node, module, docname, private))
         elif isinstance(node, (ast.Assign, ast.AnnAssign)):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             names = [t.id for t in targets if isinstance(t, ast.Name)]
@@ -135,5 +150,10 @@ def exported(source: str, module: str, docname: str) -> list[Symbol]:
 
 
 def only_imports(source: str) -> bool:
-    """Whether a cell only imports."""
-    return all(isinstance(node, (ast.Import, ast.ImportFrom)) for node in ast.parse(source).body)
+    """Whether a cell only imports, for running or for type checking."""
+    return all(isinstance(n, (ast.Import, ast.ImportFrom)) or (isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING") for n in ast.parse(source).body)
+
+
+def defined(source: str) -> list[str]:
+    """The functions and classes that a cell defines."""
+    return [n.name for n in ast.parse(source).body if isinstance(n, (ast.FunctionDef, ast.ClassDef))]

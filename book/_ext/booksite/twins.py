@@ -20,8 +20,6 @@ NOTEBOOK = re.compile(r"\]\(([\w./-]+)\.ipynb(#[^)]*)?\)")
 
 def note_images(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     """Remember which image files each cell shows; Sphinx names them only when it writes the page."""
-    if not hasattr(app, "cell_images"):
-        app.cell_images = {}
     for cell in doctree.findall(nodes.container):
         if cell.get("nb_element") == "cell_code":
             app.cell_images[docname, cell["cell_index"]] = [i["uri"] for i in cell.findall(nodes.image)]
@@ -51,10 +49,7 @@ def _twin(app: Sphinx, docname: str) -> str:
     if docname in book.chapters:
         text = _chapter(app, docname)
     else:
-        text = Path(app.env.doc2path(docname)).read_text(encoding="utf-8")
-        from . import GENERATED, MARK
-        if docname in GENERATED:
-            text = text.replace(MARK, GENERATED[docname](book))
+        text = pages.filled(Path(app.env.doc2path(docname)).read_text(encoding="utf-8"), docname, book)
     here = posixpath.dirname(docname)
 
     def ours(match: re.Match) -> str:

@@ -1,0 +1,29 @@
+"""`make bench`: every benchmark in one run, each in a process of its own; the figures go to benchmarks/results.json."""
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+
+def main() -> int:
+    results = {"machine": {"processor": platform.machine(), "python": platform.python_version()}}
+    for script in sorted(p for p in HERE.glob("*.py") if p.name != "__main__.py"):
+        print(f"== {script.stem}", flush=True)
+        done = subprocess.run([sys.executable, script], cwd=HERE.parent, env=dict(os.environ, PYTHONPATH=str(HERE.parent)), stdout=subprocess.PIPE, text=True)
+        if not done.stdout:
+            print(f"{script.name} failed (exit code {done.returncode}); its output is above")
+            return 1
+        print(done.stdout, flush=True)
+        results[script.stem] = json.loads(done.stdout)
+    (HERE / "results.json").write_text(json.dumps(results, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    missed = [name for name, result in results.items() if '"met": false' in json.dumps(result)]
+    print(f"marks missed in: {', '.join(missed)}" if missed else "every mark is met")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,395 @@
+"""fromfound.autograd against torch: every operation over random shapes, the engine's promises, its refusals."""
+import gc
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fromfound.autograd import Variable, draw_graph, recorded, unbroadcast
+
+SHAPES = [(), (1,), (3,), (2, 3), (4, 1), (2, 3, 4), (0,), (3, 0), (2, 0, 4)]
+PAIRS = [((), ()), ((3,), ()), ((), (2, 3)), ((3,), (2, 3)), ((2, 3), (2, 3)), ((2, 1), (1, 3)), ((4, 1, 3), (2, 3)), ((1,), (0,)), ((2, 1), (2, 0)), ((1, 1), (5, 1))]
+PRODUCTS = [((3,), (3,)), ((2, 3), (3,)), ((3,), (3, 4)), ((2, 3), (3, 4)), ((5, 2, 3), (3, 4)), ((3,), (5, 3, 4)), ((5, 2, 3), (3,)),
+            ((1, 2, 3), (5, 3, 4)), ((2, 1, 2, 3), (5, 3, 4)), ((0, 3), (3, 4)), ((2, 0), (0, 4)), ((0,), (0,))]
+
+UNARY = {
+    "neg": lambda x: -x, "square": lambda x: x ** 2, "power 0": lambda x: x ** 0, "power 1": lambda x: x ** 1, "power 3": lambda x: x ** 3,
+    "inverse": lambda x: (x * x + 0.5) ** -1.5, "number +": lambda x: 2 + x, "+ number": lambda x: x + 0.3, "number -": lambda x: 2 - x, "- number": lambda x: x - 0.3,
+    "number *": lambda x: 2.5 * x, "* number": lambda x: x * 2.5, "/ number": lambda x: x / 3, "number /": lambda x: 2 / (x * x + 0.5), "number **": lambda x: 1.7 ** x,
+    "exp": lambda x: x.exp(), "log": lambda x: (x * x + 0.5).log(), "relu": lambda x: x.relu(), "tanh": lambda x: x.tanh(), "sigmoid": lambda x: x.sigmoid(),
+    "sum": lambda x: x.sum() * 1.5, "mean": lambda x: x.mean() * 1.5, "shared": lambda x: x * x + x.exp() * x, "flat": lambda x: x.reshape(-1) * 2, "same shape": lambda x: x.reshape(x.shape) * 2,
+}
+BINARY = {
+    "+": lambda x, y: x + y, "-": lambda x, y: x - y, "*": lambda x, y: x * y, "/": lambda x, y: x / (y * y + 0.5), "**": lambda x, y: (x * x + 0.5) ** y,
+    "shared": lambda x, y: (x + y) * (x - y) + y,
+}
+DIMS = [None, 0, 1, -1, (0, 1), (-1, 0), (0, 2), (0, 1, 2)]
+INDICES = {
+    "integer": 1, "negative": -1, "slice": slice(1, None), "step": slice(None, None, 2), "ellipsis": (..., 0), "new dimension": (None, slice(None), None),
+    "list": [0, 2, 0], "list and slice": ([0, 2, 0], slice(1, 3)), "pairs": ([0, 1, 1], [2, 0, 0]), "table": torch.tensor([[0, 1], [1, 1]]),
+    "mask": torch.tensor([True, False, True]), "nothing": [], "everything": ...,
+}
+
+
+def random(*shape: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    return torch.randn(shape, dtype=torch.float64).to(dtype)
+
+
+def compare(mine, reference, *inputs: torch.Tensor, rtol: float = 1e-9, atol: float = 1e-9) -> None:
+    "Value and gradients of a function of Variables against the same of torch tensors, under a random cotangent."
+    variables = [Variable(x, requires_grad=True) for x in inputs]
+    tensors = [x.clone().requires_grad_() for x in inputs]
+    out, expected = mine(*variables), reference(*tensors)
+    cotangent = torch.randn(expected.shape, dtype=torch.float64).to(expected.dtype)
+    out.backward(cotangent)
+    expected.backward(cotangent)
+    torch.testing.assert_close(out.data, expected.detach(), rtol=rtol, atol=atol, equal_nan=True)
+    for v, t in zip(variables, tensors):
+        assert type(v.grad) is torch.Tensor
+        torch.testing.assert_close(v.grad, t.grad, rtol=rtol, atol=atol, equal_nan=True)
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
+# --- operations -------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("name", UNARY)
+def test_unary(name: str, shape: tuple[int, ...]) -> None:
+    compare(UNARY[name], UNARY[name], random(*shape))
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=str)
+@pytest.mark.parametrize("name", BINARY)
+def test_binary_with_broadcasting(name: str, pair: tuple) -> None:
+    for shapes in (pair, pair[::-1]):
+        compare(BINARY[name], BINARY[name], *(random(*s) for s in shapes))
+
+
+@pytest.mark.parametrize("pair", PRODUCTS, ids=str)
+def test_matmul(pair: tuple) -> None:
+    compare(lambda x, y: x @ y, lambda x, y: x @ y, *(random(*s) for s in pair))
+
+
+@pytest.mark.parametrize("keepdim", [False, True])
+@pytest.mark.parametrize("dim", DIMS, ids=str)
+def test_reductions(dim, keepdim: bool) -> None:
+    x = random(2, 3, 4)
+    for name in ("sum", "mean"):
+        compare(lambda v: getattr(v, name)(dim, keepdim), lambda t: getattr(t, name)(dim, keepdim), x)
+    every = () if dim is None else dim
+    compare(lambda v: v.max(dim, keepdim), lambda t: t.amax(every, keepdim), x)
+    ties = torch.randint(3, (2, 3, 4)).double()
+    compare(lambda v: v.max(dim, keepdim), lambda t: t.amax(every, keepdim), ties)
+
+
+@pytest.mark.parametrize("shape, dim", [((), None), ((), 0), ((), -1), ((0,), 0), ((3, 0), 1), ((3, 0), 0), ((0, 3), 0), ((1, 1), (0, 1))], ids=str)
+def test_reductions_at_the_edges(shape: tuple[int, ...], dim) -> None:
+    for name in ("sum", "mean"):
+        compare(lambda v: getattr(v, name)(dim), lambda t: getattr(t, name)(dim), random(*shape))
+
+
+def test_max_over_all_shares_among_equals_as_torch_max() -> None:
+    compare(lambda v: v.max(), lambda t: t.max(), torch.tensor([1., 3., 3., 2., 3.]).double())
+
+
+@pytest.mark.parametrize("name", INDICES)
+def test_index(name: str) -> None:
+    compare(lambda v: v[INDICES[name]] * 2, lambda t: t[INDICES[name]] * 2, random(3, 4))
+
+
+def test_moves() -> None:
+    compare(lambda v: v.reshape(3, -1) * 2, lambda t: t.reshape(3, -1) * 2, random(2, 3, 4))
+    compare(lambda v: v.reshape((4, 6)).transpose(0, 1), lambda t: t.reshape((4, 6)).transpose(0, 1), random(2, 3, 4))
+    compare(lambda v: v.transpose(-1, 0) @ v.transpose(0, 1), lambda t: t.transpose(-1, 0) @ t.transpose(0, 1), random(3, 3))
+    assert [row.shape for row in Variable(random(2, 5))] == [(5,), (5,)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", UNARY)
+def test_lower_precision(name: str, dtype: torch.dtype) -> None:
+    slack = 1e-5 if dtype == torch.float32 else 0.05
+    compare(UNARY[name], UNARY[name], random(3, 4, dtype=dtype), rtol=slack, atol=slack)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_lower_precision_of_the_rest(dtype: torch.dtype) -> None:
+    slack = 1e-5 if dtype == torch.float32 else 0.05
+    for name, fn in BINARY.items():
+        compare(fn, fn, random(3, 4, dtype=dtype) / 2, random(4, dtype=dtype) / 2, rtol=slack, atol=slack)
+    compare(lambda x, y: x @ y, lambda x, y: x @ y, random(3, 4, dtype=dtype), random(4, dtype=dtype), rtol=slack, atol=slack)
+    compare(lambda v: v[[0, 2, 0]], lambda t: t[[0, 2, 0]], random(3, 4, dtype=dtype), rtol=slack, atol=slack)
+    compare(lambda v: v.max(1), lambda t: t.amax(1), random(3, 4, dtype=dtype), rtol=slack, atol=slack)
+
+
+def test_mixed_precision_gradients_keep_the_type_of_their_value() -> None:
+    compare(lambda x, y: x * y, lambda x, y: x * y, random(3, dtype=torch.float32), random(3), rtol=1e-6)
+    x = Variable(random(3, dtype=torch.float32), requires_grad=True)
+    (x * random(3)).backward(random(3))
+    assert x.grad.dtype == torch.float32
+
+
+def test_relu_has_no_slope_at_zero() -> None:
+    compare(lambda v: v.relu(), lambda t: t.relu(), torch.tensor([-1., 0., -0., 2., math.inf, -math.inf]).double())
+
+
+def test_powers_at_zero() -> None:
+    zeros = torch.tensor([0., 0., 0., 2.]).double()
+    exponents = torch.tensor([0., 1., 2., 0.]).double()
+    compare(lambda x, y: x ** y, lambda x, y: x ** y, zeros, exponents)
+    for p in (0, 1, 2, 3):
+        compare(lambda x: x ** p, lambda x: x ** p, zeros)
+
+
+@pytest.mark.parametrize("name", BINARY)
+def test_plain_tensors_on_either_side(name: str) -> None:
+    x, y = random(2, 3), random(3)
+    compare(lambda v: BINARY[name](v, y), lambda t: BINARY[name](t, y), x)
+    compare(lambda v: BINARY[name](x, v), lambda t: BINARY[name](x, t), y)
+
+
+@pytest.mark.parametrize("pair", PRODUCTS, ids=str)
+def test_plain_tensors_in_products(pair: tuple) -> None:
+    x, y = (random(*s) for s in pair)
+    compare(lambda v: v @ y, lambda t: t @ y, x)
+    compare(lambda v: x @ v, lambda t: x @ t, y)
+
+
+def test_integer_operands_are_constants() -> None:
+    counts = torch.tensor([1, 2, 3])
+    compare(lambda v: v * counts + Variable(counts) / v, lambda t: t * counts + counts / t, random(3) + 3)
+
+
+# --- the engine -------------------------------------------------------------------------------------------------------
+
+def test_worked_example() -> None:
+    a, b = Variable(2., requires_grad=True), Variable(-3., requires_grad=True)
+    c = a * b
+    d = a + c
+    c.retain_grad()
+    (d * c).backward()
+    assert (a.grad.item(), b.grad.item(), c.grad.item(), d.grad) == (24, -20, -10, None)
+
+
+def test_gradients_add_up_over_calls_and_over_graphs() -> None:
+    x, g = random(4), random(4)
+    v = Variable(x, requires_grad=True)
+    out = (v * v).exp() * v.tanh()
+    out.backward(g)
+    once = v.grad
+    out.backward(g)
+    torch.testing.assert_close(v.grad, 2 * once)
+    (v * 3).backward(g)
+    torch.testing.assert_close(v.grad, 2 * once + 3 * g)
+
+
+def test_leaves_do_not_share_a_gradient() -> None:
+    g = random(3)
+    a, b = (Variable(random(3), requires_grad=True) for _ in range(2))
+    (a + b).backward(g)
+    a.grad.zero_()
+    torch.testing.assert_close(b.grad, g)
+    assert g.abs().min() > 0
+    c = Variable(random(2, 2), requires_grad=True)
+    c.reshape(4).backward(random(4))
+    c.grad.mul_(0)
+    d = Variable(random(3), requires_grad=True)
+    (d.sum() * 2).backward()
+    d.grad.mul_(0)  # in-place: fails on an expanded tensor
+
+
+def test_gradient_of_a_leaf_itself() -> None:
+    g = random(3)
+    v = Variable(random(3), requires_grad=True)
+    v.backward(g)
+    v.grad.zero_()
+    assert g.abs().min() > 0
+
+
+def test_who_takes_part() -> None:
+    x, y = Variable(random(3), requires_grad=True), Variable(random(3))
+    out = x * y + y * y
+    assert out.requires_grad and not (y * y).requires_grad
+    out.backward(random(3))
+    assert y.grad is None and [v.op for v in (y * y).history()] == [""]
+    assert [v.op for v in out.history()] == ["add", "mul", ""]
+
+
+def test_deep_chain_and_its_destruction() -> None:
+    x = Variable(torch.tensor(1., dtype=torch.float64), requires_grad=True)
+    y = x
+    for _ in range(10_000):
+        y = y * 1.0001
+    y.backward()
+    assert math.isclose(x.grad.item(), 1.0001 ** 10_000, rel_tol=1e-9)
+    del y
+    for _ in range(100_000):  # beyond any recursion limit, in C too
+        x = x + 1
+    del x
+
+
+def test_exponentially_many_routes() -> None:
+    v = Variable(torch.tensor(1., dtype=torch.float64), requires_grad=True)
+    x = v
+    for _ in range(60):
+        x = x + x
+    assert len(x.history()) == 61
+    x.backward()
+    assert v.grad.item() == 2.0 ** 60
+
+
+def test_wide_fan_out() -> None:
+    weights = random(2_000)
+
+    def fan(x):
+        return sum(w.item() * x.sigmoid() for w in weights)
+    compare(fan, fan, random(5))
+
+
+def test_newest_first_beats_depth() -> None:
+    def skip(x, y):
+        long = x
+        for _ in range(5):
+            long = long.tanh() + y
+        return long * x + x * y  # x is near the output and far from it
+    compare(skip, skip, random(3), random(3))
+
+
+def test_memory_is_freed_without_the_garbage_collector() -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        before = sum(type(o) is Variable for o in gc.get_objects())
+        x = Variable(random(3), requires_grad=True)
+        out = (x * x).exp().mean() + x.max()
+        out.backward()
+        del x, out
+        assert sum(type(o) is Variable for o in gc.get_objects()) == before
+    finally:
+        gc.enable()
+
+
+def test_own_operation() -> None:
+    def sine(v):
+        return recorded(v.data.sin(), (v, lambda g: g * v.data.cos()))
+    compare(lambda v: sine(v) * 2, lambda t: t.sin() * 2, random(4))
+    assert sine(Variable(1., requires_grad=True)).op == "sine"
+
+
+def test_mlp_in_lockstep_with_torch() -> None:
+    def loss_of(x, target, w1, b1, w2, b2):
+        return (((x @ w1 + b1).relu() @ w2 + b2 - target) ** 2).mean()
+    start = [random(20, 16, dtype=torch.float32) / 4, torch.zeros(16), random(16, 3, dtype=torch.float32) / 4, torch.zeros(3)]
+    mine, theirs = [Variable(p.clone(), requires_grad=True) for p in start], [p.clone().requires_grad_() for p in start]
+    for _ in range(200):
+        x, target = random(32, 20, dtype=torch.float32), random(32, 3, dtype=torch.float32)
+        for parameters in (mine, theirs):
+            loss = loss_of(x, target, *parameters)
+            loss.backward()
+            for p in parameters:
+                p.data -= 0.1 * p.grad
+                p.grad = None
+    for m, t in zip(mine, theirs):
+        torch.testing.assert_close(m.data, t.detach(), rtol=1e-5, atol=1e-6)
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------------
+
+def test_refusals() -> None:
+    x = Variable(random(2, 3), requires_grad=True)
+    with pytest.raises(RuntimeError, match=r"shape \(2, 3\) expected a gradient of that shape, got none"):
+        (x * 2).backward()
+    with pytest.raises(RuntimeError, match=r"expected a gradient of that shape, got \(3,\)"):
+        (x * 2).backward(random(3))
+    with pytest.raises(RuntimeError, match="requires_grad=True"):
+        Variable(random(2)).mean().backward()
+    with pytest.raises(RuntimeError, match="floating-point values have gradients, got torch.int64"):
+        Variable(3, requires_grad=True)
+    with pytest.raises(TypeError, match="got a Variable"):
+        Variable(x)
+    with pytest.raises(ValueError, match=r"gradient of shape \(4,\) for a tensor of shape \(3,\)"):
+        unbroadcast(random(4), (3,))
+    with pytest.raises(ValueError, match="can be broadcast"):
+        unbroadcast(random(4), (2, 4))
+    with pytest.raises(RuntimeError, match="3"):  # torch's own words name the sizes
+        x @ random(4, 2)
+
+
+@pytest.mark.parametrize("change", [lambda x, h, c: x.data.add_(1), lambda x, h, c: h.data.zero_(), lambda x, h, c: c.mul_(2)], ids=["leaf", "middle", "constant"])
+def test_values_changed_in_place_are_noticed(change) -> None:
+    x, c = Variable(random(3), requires_grad=True), random(3)
+    h = x.exp()
+    out = h * c
+    change(x, h, c)
+    with pytest.raises(RuntimeError, match="changed in place"):
+        out.backward(random(3))
+
+
+def test_a_step_between_two_runs_is_no_change_in_between() -> None:
+    w = Variable(random(3), requires_grad=True)
+    for _ in range(3):
+        (w * w).backward(random(3))
+        w.data -= 0.1 * w.grad
+        w.grad = None
+
+
+def test_variable_of_a_tracked_torch_tensor_starts_a_graph_of_its_own() -> None:
+    t = random(3).requires_grad_()
+    v = Variable(t * 2, requires_grad=True)
+    assert not v.data.requires_grad
+    (v * v).backward(random(3))
+    assert v.grad is not None and t.grad is None
+
+
+# --- unbroadcast ------------------------------------------------------------------------------------------------------
+
+@st.composite
+def broadcasts(draw) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    "A shape, and one that it can be broadcast to."
+    after = draw(st.lists(st.integers(0, 4), max_size=4))
+    before = [draw(st.sampled_from([1, n])) for n in after[draw(st.integers(0, len(after))):]]
+    return tuple(before), tuple(after)
+
+
+@settings(deadline=None)
+@given(broadcasts())
+def test_unbroadcast_is_the_adjoint_of_broadcasting(shapes: tuple) -> None:
+    before, after = shapes
+    x, g = random(*before), random(*after)
+    back = unbroadcast(g, before)
+    assert back.shape == x.shape
+    torch.testing.assert_close((back * x).sum(), (g * x.expand(after)).sum())
+
+
+@settings(deadline=None)
+@given(broadcasts())
+def test_unbroadcast_takes_shapes_as_lists(shapes: tuple) -> None:
+    before, after = shapes
+    g = random(*after)
+    assert torch.equal(unbroadcast(g, list(before)), unbroadcast(g, before))
+
+
+# --- pictures and words -----------------------------------------------------------------------------------------------
+
+def test_words() -> None:
+    a = Variable(2., requires_grad=True)
+    assert repr(a) == "Variable(2.0, requires_grad=True)"
+    assert repr(a * a) == "Variable(4.0, from mul)"
+    assert repr(Variable(1.)) == "Variable(1.0)"
+    ops = [-a, 2 - a, a / 2, 2 / a, a ** 2, 2 ** a, a.exp(), a.log(), a.relu(), a.tanh(), a.sigmoid(), a.sum(), a.mean(), a.max(), a.reshape(1), a[None], a.reshape(1, 1).transpose(0, 1)]
+    assert [v.op for v in ops] == ["neg", "sub", "div", "div", "pow", "pow", "exp", "log", "relu", "tanh", "sigmoid", "sum", "mean", "max", "reshape", "getitem", "transpose"]
+
+
+def test_picture_of_a_graph() -> None:
+    w, b = Variable(random(3, 4), requires_grad=True), Variable(random(4), requires_grad=True)
+    h = Variable(random(2, 3)) @ w + b
+    loss = (h * h).mean()
+    loss.backward()
+    svg = draw_graph(loss, {"w": w, "b": b})._repr_mimebundle_()["image/svg+xml"]
+    assert svg.startswith("<?xml")
+    draw_graph(w)._repr_mimebundle_()  # a leaf alone

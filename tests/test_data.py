@@ -1,0 +1,579 @@
+"""Data: downloads that break, archives that mean harm, disks that fill up, and stand-ins that are as hard as the real sets."""
+import errno
+import gzip
+import hashlib
+import io
+import lzma
+import os
+import re
+import socket
+import stat
+import tarfile
+import threading
+import time
+import zipfile
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from fromfound import data, files
+from fromfound.data import DATASETS, DataSet, fetch, is_real, load_mnist, read_images, stand_in
+from fromfound.files import DataError, RemoteFile, Unavailable, Unreachable, download, unpack
+from fromfound.standin import RECIPES, draw
+
+ROOT = Path(__file__).resolve().parents[1]
+REAL = Path(os.environ.get("FROMFOUND_DATA", ""))
+needs_real = pytest.mark.skipif(not (REAL / "mnist").is_dir(), reason="FROMFOUND_DATA names no folder of real data")
+CONTENT = bytes(range(256)) * 1000  # four reads long
+OTHER = bytes(len(CONTENT))
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def names(folder: Path) -> list[str]:
+    """All files and folders under `folder`, as relative paths."""
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*")) if folder.exists() else []
+
+
+@pytest.fixture(autouse=True)
+def clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty cache, no data, no memory of failures, and no network but this machine."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.delenv("FROMFOUND_DATA", raising=False)
+    monkeypatch.setattr(data, "_given_up", {})
+    look_up = socket.getaddrinfo
+
+    def local_only(host, *args, **options):
+        if host != "127.0.0.1":
+            raise socket.gaierror(f"a test asked for {host}")
+        return look_up(host, *args, **options)
+    monkeypatch.setattr(socket, "getaddrinfo", local_only)
+
+
+# --- a server that can misbehave -----------------------------------------------------------------------------------------
+
+class Server(ThreadingHTTPServer):
+    """Serves /HOW/NAME: `how` names the manner, `content` what is sent. It keeps the first byte asked for of each request."""
+    daemon_threads, content = True, CONTENT
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.asked, self.ended = [], threading.Event()
+
+    def url(self, how: str) -> str:
+        return f"http://127.0.0.1:{self.server_port}/{how}/numbers.bin"
+
+    def file(self, *how: str, name: str = "numbers.bin", content: bytes = CONTENT) -> RemoteFile:
+        return RemoteFile(name, len(content), sha256(content), tuple(map(self.url, how)))
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        how = self.path.split("/")[1]
+        start = int(re.fullmatch(r"bytes=(\d+)-", self.headers["Range"])[1])
+        self.server.asked.append(start)
+        if how == "hangs":
+            self.server.ended.wait(5)
+        elif how == "missing":
+            self.send_error(404)
+        else:
+            self.send(how, 0 if how in ("norange", "norange-breaks") else start)
+
+    def send(self, how: str, start: int) -> None:
+        content = {"wrong": OTHER, "page": b"<html>log in first</html>"}.get(how, self.server.content)
+        body = content[start:]
+        self.send_response(206 if how not in ("norange", "norange-breaks") else 200)
+        if how not in ("norange", "norange-breaks"):
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[:100_000] if "breaks" in how else b"" if how == "mute" else body)
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as running:
+        threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        yield running
+        running.ended.set()
+        running.shutdown()
+
+
+def register(monkeypatch: pytest.MonkeyPatch, *remote: RemoteFile, name: str = "toy") -> None:
+    monkeypatch.setitem(DATASETS, name, DataSet(name, remote, "none", "none"))
+
+
+# --- downloads -----------------------------------------------------------------------------------------------------------
+
+DELIVERED = [  # how each source behaves, what lies there from before, and the bytes that are asked for
+    (["good"], None, [0]),
+    (["norange"], None, [0]),
+    (["breaks"], None, [0, 100_000, 200_000]),
+    (["good"], CONTENT[:70_000], [70_000]),
+    (["norange"], CONTENT[:70_000], [70_000]),
+    (["good"], OTHER[:70_000], [70_000, 0]),  # the rest of another file: again from the start
+    (["good"], CONTENT + b"more", [0]),
+    (["missing", "good"], None, [0, 0]),
+    (["wrong", "good"], None, [0, 0]),
+    (["page", "good"], None, [0, 0]),
+    (["mute", "good"], None, [0] * 6),
+    (["norange-breaks", "good"], None, [0] + [100_000] * 5),  # the second source completes the first one's part
+]
+
+
+@pytest.mark.parametrize("sources, before, asked", DELIVERED)
+def test_download_delivers(server: Server, tmp_path: Path, sources: list[str], before: bytes | None, asked: list[int]) -> None:
+    if before:
+        (tmp_path / "numbers.bin.part").write_bytes(before)
+    download(server.file(*sources), tmp_path)
+    assert (tmp_path / "numbers.bin").read_bytes() == CONTENT
+    assert server.asked == asked and names(tmp_path) == ["numbers.bin"]
+
+
+FAILED = [  # how the sources behave, the error, what it says, and what is left
+    (["missing"], Unavailable, r"numbers\.bin: the server answers 404", []),
+    (["mute"], Unavailable, r"broke off: .*numbers\.bin\.part has 0 bytes instead of 256,000", ["numbers.bin.part"]),
+    (["norange-breaks"], Unavailable, r"broke off: .*numbers\.bin\.part has 100,000 bytes instead of 256,000", ["numbers.bin.part"]),
+    (["wrong"], DataError, rf"numbers\.bin.* has the sha256 {sha256(OTHER)} instead of {sha256(CONTENT)}.*none were kept", []),
+    (["page"], DataError, r"numbers\.bin offers 25 bytes instead of 256,000", []),
+    (["wrong", "missing"], DataError, "has the sha256 .*404", []),
+]
+
+
+@pytest.mark.parametrize("sources, error, says, left", FAILED)
+def test_download_fails(server: Server, tmp_path: Path, sources: list[str], error: type, says: str, left: list[str]) -> None:
+    with pytest.raises(DataError, match=says) as raised:
+        download(server.file(*sources), tmp_path)
+    assert raised.type is error and names(tmp_path) == left
+
+
+def test_nobody_answers(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_CONNECT_SECONDS", 0.2)
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        refusing = f"http://127.0.0.1:{closed.getsockname()[1]}/numbers.bin"
+        remote = RemoteFile("numbers.bin", 1, "", (server.url("hangs"), refusing, "http://nowhere.invalid/numbers.bin"))
+        started = time.monotonic()
+        with pytest.raises(Unreachable, match="(?s)no answer within 0.2 seconds.*refused.*nowhere.invalid"):
+            download(remote, tmp_path)
+    assert time.monotonic() - started < 2 and names(tmp_path) == []
+
+
+def test_interrupted_download_is_resumed(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, reads = files._read, []
+
+    def interrupted(answer: io.BufferedIOBase) -> bytes:
+        reads.append(answer)
+        if len(reads) == 3:
+            raise KeyboardInterrupt
+        return read(answer)
+    monkeypatch.setattr(files, "_read", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        download(server.file("good"), tmp_path)
+    assert names(tmp_path) == ["numbers.bin.part"]
+    download(server.file("good"), tmp_path)
+    assert server.asked == [0, 2 << 16] and names(tmp_path) == ["numbers.bin"]
+
+
+def test_two_downloads_at_once(server: Server, tmp_path: Path) -> None:
+    failures = []
+
+    def get() -> None:
+        try:
+            download(server.file("breaks"), tmp_path)
+        except DataError as error:
+            failures.append(error)
+    threads = [threading.Thread(target=get) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures and names(tmp_path) == ["numbers.bin"] and (tmp_path / "numbers.bin").read_bytes() == CONTENT
+
+
+# --- the order of places ---------------------------------------------------------------------------------------------------
+
+def test_fetch_downloads_once(server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    register(monkeypatch, server.file("good"))
+    folder = fetch("toy")
+    assert (folder / "numbers.bin").read_bytes() == CONTENT and is_real(folder)
+    assert fetch("toy") == folder == files.cache_dir() / "toy" and server.asked == [0]
+    assert capsys.readouterr() == ("", "")
+
+
+def test_own_folder_comes_first(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    register(monkeypatch, server.file("good"))
+    cached = fetch("toy")
+    own = tmp_path / "mine" / "toy"
+    own.mkdir(parents=True)
+    monkeypatch.setenv("FROMFOUND_DATA", str(own.parent))
+    assert fetch("toy") == cached, "an incomplete folder is passed over"
+    (own / "numbers.bin").write_bytes(CONTENT)
+    assert fetch("toy") == own and server.asked == [0]
+
+
+def test_files_are_checked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    register(monkeypatch, RemoteFile("numbers.bin", len(CONTENT), sha256(CONTENT)))
+    (tmp_path / "toy").mkdir()
+    (tmp_path / "toy" / "numbers.bin").write_bytes(CONTENT)
+    monkeypatch.setenv("FROMFOUND_DATA", str(tmp_path))
+    digest, taken = hashlib.file_digest, []
+    monkeypatch.setattr(hashlib, "file_digest", lambda *args: taken.append(args) or digest(*args))
+    fetch("toy"), fetch("toy")
+    assert len(taken) == 1
+    (tmp_path / "toy" / "numbers.bin").write_bytes(OTHER)
+    with pytest.raises(DataError, match=r"numbers\.bin has the sha256 .* instead of .*replace or delete it"):
+        fetch("toy")
+    (tmp_path / "toy" / "numbers.bin").write_bytes(CONTENT[:-1])
+    with pytest.raises(DataError, match=r"numbers\.bin has 255,999 bytes instead of 256,000"):
+        fetch("toy")
+
+
+def test_failure_is_remembered(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    register(monkeypatch, server.file("missing"))
+    register(monkeypatch, server.file("good"), name="toy2")
+    for says in (r"toy cannot be had: .*404.*Let FROMFOUND_DATA name a folder that holds toy/numbers\.bin", "restart Python to try again"):
+        with pytest.raises(DataError, match=says):
+            fetch("toy")
+    assert server.asked == [0]
+    assert fetch("toy2").is_dir(), "one dead link says nothing about other sets"
+
+
+def test_offline_is_remembered_for_all(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    register(monkeypatch, RemoteFile("numbers.bin", 1, "", ("http://nowhere.invalid/numbers.bin",)))
+    register(monkeypatch, server.file("good"), name="toy2")
+    for name in ("toy", "toy2"):
+        with pytest.raises(DataError, match="nowhere.invalid"):
+            fetch(name)
+    assert server.asked == []
+
+
+@pytest.mark.parametrize("name", sorted(set(DATASETS) - set(RECIPES)))
+def test_no_stand_in(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DataError, match=rf"(?s){name} cannot be had: .*Let FROMFOUND_DATA name a folder that holds {name}/"):
+        fetch(name)
+    monkeypatch.setenv("FROMFOUND_DATA", "standin")
+    with pytest.raises(DataError, match=f"{name} has no stand-in .*FROMFOUND_DATA"):
+        fetch(name)
+
+
+@pytest.mark.parametrize("call, given, expected", [(fetch, "mnits", DATASETS), (load_mnist, "cifar10", ("mnist", "fashion_mnist"))])
+def test_unknown_name_lists_the_known(call, given: str, expected: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match=f"expected one of {', '.join(expected)}; got '{given}'"):
+        call(given)
+
+
+def test_a_folder_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FROMFOUND_DATA", "/no/such/folder")
+    with pytest.raises(DataError, match="FROMFOUND_DATA names /no/such/folder, which is not a folder"):
+        fetch("mnist")
+
+
+# --- disks ---------------------------------------------------------------------------------------------------------------
+
+class Full(io.BytesIO):
+    def write(self, chunk: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def on_write(failure) -> object:
+    """An `open` that fails when it is to write, as `failure` says: at once, or with the first byte."""
+    def fake(path: Path, mode: str = "r") -> object:
+        if "w" not in mode and "+" not in mode:
+            return open(path, mode)
+        Path(path).touch()
+        return failure()
+    return fake
+
+
+def refused() -> None:
+    raise PermissionError(errno.EACCES, "Permission denied")
+
+
+@pytest.mark.parametrize("failure, says", [(Full, "No space left on device"), (refused, "Permission denied")])
+@pytest.mark.parametrize("packed", [False, True])
+def test_disk_refuses(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure, says: str, packed: bool) -> None:
+    if packed:
+        archive = tmp_path / "mine" / "toy" / "text.txt.xz"
+        archive.parent.mkdir(parents=True)
+        archive.write_bytes(lzma.compress(CONTENT))
+        register(monkeypatch, RemoteFile("text.txt.xz", archive.stat().st_size, sha256(archive.read_bytes())))
+        monkeypatch.setenv("FROMFOUND_DATA", str(tmp_path / "mine"))
+    else:
+        register(monkeypatch, server.file("good"))
+    monkeypatch.setattr(files, "open", on_write(failure), raising=False)
+    with pytest.raises(DataError, match=rf"cannot write to .*\({says}\): free space, permit writing, or let XDG_CACHE_HOME"):
+        fetch("toy")
+    assert not [name for name in names(tmp_path / "home") if not (tmp_path / "home" / name).is_dir()]
+
+
+def test_cache_that_is_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(DataError, match="cannot write to .*XDG_CACHE_HOME"):
+        stand_in("mnist")
+
+
+# --- archives --------------------------------------------------------------------------------------------------------------
+
+def make_zip(path: Path, members: dict[str, str | bytes], link: str | None = None) -> None:
+    with zipfile.ZipFile(path, "w") as pack:
+        for name, content in members.items():
+            info = zipfile.ZipInfo(name)
+            info.external_attr = (stat.S_IFLNK if name == link else stat.S_IFREG) << 16
+            pack.writestr(info, content)
+
+
+def make_tar(path: Path, members: dict[str, str | bytes], link: str | None = None, kind: bytes = tarfile.SYMTYPE) -> None:
+    with tarfile.open(path, "w:xz") as pack:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            if name == link:
+                info.type, info.linkname = kind, str(content)
+                pack.addfile(info)
+            else:
+                raw = content.encode() if isinstance(content, str) else content
+                info.size = len(raw)
+                pack.addfile(info, io.BytesIO(raw))
+
+
+HOSTILE = ["../evil", "cats/../../evil", "/etc/evil", "\\evil", "..\\evil", "C:\\evil", "C:evil", "//server/evil"]
+
+
+@pytest.mark.parametrize("make, suffix", [(make_zip, ".zip"), (make_tar, ".tar.xz")])
+@pytest.mark.parametrize("name", [*HOSTILE, "link"])
+def test_hostile_member(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make, suffix: str, name: str) -> None:
+    archive = tmp_path / "mine" / "toy" / f"cats{suffix}"
+    archive.parent.mkdir(parents=True)
+    make(archive, {"cats/good.txt": "meow", name: "/etc/passwd"}, link="link")
+    register(monkeypatch, RemoteFile(archive.name, archive.stat().st_size, sha256(archive.read_bytes())))
+    monkeypatch.setenv("FROMFOUND_DATA", str(tmp_path / "mine"))
+    before = names(tmp_path)
+    with pytest.raises(DataError, match=rf"cats{re.escape(suffix)} holds .*{re.escape(repr(name)[1:-1])}.*refused, nothing unpacked"):
+        fetch("toy")
+    assert sorted({*names(tmp_path)} - {*before}) == ["home", "home/fromfound", "home/fromfound/unpacked"]
+
+
+@pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE])
+def test_special_member(tmp_path: Path, kind: bytes) -> None:
+    make_tar(tmp_path / "cats.tar.xz", {"cats/good.txt": "meow", "odd": "cats/good.txt"}, link="odd", kind=kind)
+    with pytest.raises(DataError, match="holds 'odd', a link"):
+        unpack(tmp_path / "cats.tar.xz", tmp_path / "cats")
+
+
+@pytest.mark.parametrize("make, suffix", [(make_zip, ".zip"), (make_tar, ".tar.xz"), (None, ".xz")])
+def test_unpacks_beside_a_folder_it_may_not_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make, suffix: str) -> None:
+    archive = tmp_path / "mine" / "toy" / f"cats.txt{suffix}"
+    archive.parent.mkdir(parents=True)
+    make(archive, {"a/cats.txt": CONTENT, "a/b/none.txt": ""}) if make else archive.write_bytes(lzma.compress(CONTENT))
+    register(monkeypatch, RemoteFile(archive.name, archive.stat().st_size, sha256(archive.read_bytes())))
+    monkeypatch.setenv("FROMFOUND_DATA", str(tmp_path / "mine"))
+    archive.parent.chmod(0o555)
+    folder = fetch("toy")
+    archive.parent.chmod(0o755)
+    assert names(folder) == (["a", "a/b", "a/b/none.txt", "a/cats.txt"] if make else ["cats.txt"])
+    assert (folder / ("a/cats.txt" if make else "cats.txt")).read_bytes() == CONTENT
+    assert names(tmp_path / "mine") == ["toy", f"toy/cats.txt{suffix}"]
+    assert fetch("toy") == folder and folder.parent == files.cache_dir() / "unpacked" and names(folder.parent)[0] == folder.name
+
+
+@pytest.mark.parametrize("make, suffix", [(make_zip, ".zip"), (make_tar, ".tar.xz"), (None, ".xz")])
+@pytest.mark.parametrize("damage", ["truncated", "scrambled", "empty"])
+def test_damaged_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make, suffix: str, damage: str) -> None:
+    archive = tmp_path / "mine" / "toy" / f"cats.txt{suffix}"
+    archive.parent.mkdir(parents=True)
+    noise = torch.randint(256, (50_000,), generator=torch.Generator().manual_seed(0), dtype=torch.uint8).numpy().tobytes()
+    make(archive, {"cats.txt": noise}) if make else archive.write_bytes(lzma.compress(noise))
+    whole = archive.read_bytes()
+    broken = {"truncated": whole[:-20_000], "scrambled": whole[:20_000] + bytes(100) + whole[20_100:], "empty": b""}[damage]
+    archive.write_bytes(broken)
+    register(monkeypatch, RemoteFile(archive.name, len(broken), sha256(broken)))  # so that only the unpacker can find it
+    monkeypatch.setenv("FROMFOUND_DATA", str(tmp_path / "mine"))
+    with pytest.raises(DataError, match=rf"cats\.txt{re.escape(suffix)} is damaged"):
+        fetch("toy")
+    assert names(tmp_path / "home" / "fromfound" / "unpacked") == []
+
+
+# --- idx files -------------------------------------------------------------------------------------------------------------
+
+IDX = bytes([0, 0, 8, 1, 0, 0, 0, 5, 1, 2, 3, 4, 5])
+
+
+@pytest.mark.parametrize("content, says", [
+    (gzip.compress(IDX)[:-10], "is damaged"),
+    (IDX, "is damaged"),
+    (b"", "is not an idx file|is damaged"),
+    (gzip.compress(b"<html>"), "is not an idx file of bytes: it starts with b'<htm'"),
+    (gzip.compress(IDX[:6]), "is damaged"),
+    (gzip.compress(IDX[:-1]), "holds 4 bytes, its header promises 5"),
+    (gzip.compress(IDX + b"6"), "holds 6 bytes, its header promises 5"),
+])
+def test_damaged_idx(tmp_path: Path, content: bytes, says: str) -> None:
+    path = tmp_path / "train-images-idx3-ubyte.gz"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=rf"train-images-idx3-ubyte\.gz ({says})"):
+        read_images(tmp_path)
+
+
+# --- the registry ----------------------------------------------------------------------------------------------------------
+
+def test_registry() -> None:
+    cited = set(re.findall(r"^@\w+\{(\w+),", (ROOT / "book" / "references.bib").read_text(encoding="utf-8"), re.M))
+    for name, known in DATASETS.items():
+        assert name == known.name and known.files and known.license and known.homepage.startswith("http")
+        assert known.citation is None or known.citation in cited
+        assert known.note or all(file.urls for file in known.files), f"{name} has no download and no word about it"
+        for file in known.files:
+            assert re.fullmatch("[0-9a-f]{64}", file.sha256) and file.bytes > 0
+            assert all(url.startswith("http") and url.endswith(f"/{file.name}") for url in file.urls)
+
+
+@needs_real
+def test_registry_is_the_manifest() -> None:
+    listed = {f"{known.name}/{file.name}": file for known in DATASETS.values() for file in known.files}
+    sums = (line.split() for line in (REAL / "SHA256SUMS").read_text().splitlines())
+    assert {name: file.sha256 for name, file in listed.items()} == {name: sha for sha, name in sums}
+    assert all((REAL / name).stat().st_size == file.bytes for name, file in listed.items())
+
+
+@needs_real
+@pytest.mark.parametrize("name, inside", [
+    ("mnist", "t10k-labels-idx1-ubyte.gz"), ("eng_fra", "fra.txt"), ("wikitext2", "valid.txt"), ("hymenoptera", "hymenoptera_data"),
+    ("audio", "recordings"), ("photos", "cat1.jpg"), ("nietzsche", "nietzsche.txt"), ("human_numbers", "train.txt")])
+def test_real_sets(name: str, inside: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FROMFOUND_DATA", str(REAL))
+    folder = fetch(name)
+    assert (folder / inside).exists() and is_real(folder)
+
+
+# --- stand-ins -------------------------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stand-ins of a few pictures."""
+    monkeypatch.setattr(data, "draw", lambda name: draw(name, (300, 100)))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_stand_in_has_the_form_of_the_real_set(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FROMFOUND_DATA", "standin")
+    images = load_mnist(name)
+    for part, count in (("train", 60_000), ("test", 10_000)):
+        x, y = getattr(images, f"x_{part}"), getattr(images, f"y_{part}")
+        assert (x.shape, x.dtype, y.shape, y.dtype) == ((count, 28, 28), torch.float32, (count,), torch.int64)
+        assert (x.min(), x.max()) == (0, 1) and y.unique().tolist() == list(range(10))
+    assert not images.real and repr(images).startswith("STAND-IN") and len(images.classes) == 10
+    assert names(fetch(name)) == sorted(["STAND-IN.txt", *(file.name for file in DATASETS[name].files)])
+
+
+@needs_real
+@pytest.mark.parametrize("name", RECIPES)
+def test_real_images(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FROMFOUND_DATA", str(REAL))
+    images = load_mnist(name)
+    assert images.real and "STAND-IN" not in repr(images)
+    assert (images.x_train.shape, images.x_train.dtype, images.y_test.dtype) == ((60_000, 28, 28), torch.float32, torch.int64)
+    expected = {"mnist": [5, 0, 4, 1, 9, 2, 1, 3], "fashion_mnist": [9, 0, 0, 3, 0, 2, 7, 2]}[name]
+    assert images.y_train[:8].tolist() == expected and (images.x_train.min(), images.x_train.max()) == (0, 1)
+
+
+def test_stand_in_announces_itself(small: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    for says in ("nowhere|a test asked for", "restart Python"):
+        folder = fetch("mnist")
+        out, err = capsys.readouterr()
+        assert out == "" and re.fullmatch(rf"fromfound: the real mnist cannot be had: .*({says}).*STAND-IN.*\n", err)
+    assert not is_real(folder) and not (files.cache_dir() / "mnist" / "train-images-idx3-ubyte.gz").exists()
+    monkeypatch.setenv("FROMFOUND_DATA", "standin")
+    assert fetch("mnist") == folder and capsys.readouterr() == ("", "")
+
+
+def test_stand_in_gives_way_to_the_real_set(small: None, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend = stand_in("mnist")
+    register(monkeypatch, server.file("good"), name="mnist")
+    assert fetch("mnist") != pretend and is_real(fetch("mnist"))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_stand_in_is_always_the_same(name: str) -> None:
+    torch.manual_seed(1)
+    (first, labels), _ = draw(name, (300, 100))
+    after = torch.rand(1)
+    torch.manual_seed(1)
+    assert torch.equal(after, torch.rand(1)), "drawing leaves the reader's random numbers alone"
+    torch.manual_seed(2)
+    (again, same), _ = draw(name, (300, 100))
+    assert torch.equal(first, again) and torch.equal(labels, same)
+
+
+def test_half_drawn_stand_in_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(name: str) -> None:
+        raise KeyboardInterrupt
+    monkeypatch.setattr(data, "draw", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        stand_in("mnist")
+    assert names(files.cache_dir() / "standin") == []
+
+
+# --- how hard they are -----------------------------------------------------------------------------------------------------
+
+def trained(model: nn.Module, x: torch.Tensor, y: torch.Tensor, x_test: torch.Tensor, y_test: torch.Tensor) -> float:
+    """Accuracy on the test pictures after three epochs of AdamW, one cycle, in batches of 128."""
+    steps = torch.optim.AdamW(model.parameters())
+    cycle = torch.optim.lr_scheduler.OneCycleLR(steps, 0.01, epochs=3, steps_per_epoch=-(-len(x) // 128))
+    for _ in range(3):
+        for batch in torch.randperm(len(x)).split(128):
+            nn.functional.cross_entropy(model(x[batch]), y[batch]).backward()
+            steps.step()
+            steps.zero_grad()
+            cycle.step()
+    with torch.no_grad():
+        return (model(x_test).argmax(1) == y_test).float().mean().item()
+
+
+def scores(images: data.ImageData) -> dict[str, float]:
+    """Accuracies of a linear model, an MLP(50) and a small CNN, trained on 20,000 pictures."""
+    torch.manual_seed(0)
+    planes = (images.x_train[:20_000, None], images.y_train[:20_000], images.x_test[:, None], images.y_test)
+    models = {
+        "linear": nn.Sequential(nn.Flatten(), nn.Linear(784, 10)),
+        "mlp": nn.Sequential(nn.Flatten(), nn.Linear(784, 50), nn.ReLU(), nn.Linear(50, 10)),
+        "cnn": nn.Sequential(nn.Conv2d(1, 8, 5, 2, 2), nn.ReLU(), nn.Conv2d(8, 16, 3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(784, 10)),
+    }
+    return {name: trained(model, *planes) for name, model in models.items()}
+
+
+MARGIN = 0.02
+REACHED = {  # on the real sets, mean of seeds 0 to 2; the test below keeps these figures true where the sets are at hand
+    "mnist": {"linear": 0.917, "mlp": 0.949, "cnn": 0.975},
+    "fashion_mnist": {"linear": 0.834, "mlp": 0.847, "cnn": 0.861},
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("place", ["standin", pytest.param(str(REAL), marks=needs_real, id="real")])
+def test_models_score_as_on_the_real_set(name: str, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FROMFOUND_DATA", place)
+    assert scores(load_mnist(name)) == pytest.approx(REACHED[name], abs=MARGIN if place == "standin" else 0.01)
+
+
+@pytest.mark.parametrize("place", ["standin", pytest.param(str(REAL), marks=needs_real, id="real")])
+def test_simple_classifiers_score_as_on_mnist(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FROMFOUND_DATA", place)
+    images = load_mnist()
+    x, x_test, y = images.x_train.flatten(1), images.x_test.flatten(1), images.y_train
+    means = torch.stack([x[y == label].mean(0) for label in range(10)])
+    x, x_test = (nn.functional.pad(pictures, (0, 1), value=1).double() for pictures in (x, x_test))
+    weights = torch.linalg.pinv(x.T @ x, hermitian=True, rtol=1e-9) @ x.T @ nn.functional.one_hot(y).double()
+    found = (torch.cdist(x_test[:, :-1].float(), means).argmin(1), (x_test @ weights).argmax(1))
+    nearest, squares = ((labels == images.y_test).float().mean().item() for labels in found)
+    assert (nearest, squares) == pytest.approx((0.8203, 0.8603), abs=MARGIN if place == "standin" else 0.001)
