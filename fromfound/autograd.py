@@ -222,27 +222,42 @@ class _Arithmetic(_Engine):
 class _Functions(_Engine):
     "Functions of one number, applied to each."
     def exp(self) -> "Variable":
-        "e to the power of each entry."
+        """e to the power of each entry.
+
+        Source: torch.exp
+        """
         out = self.data.exp()
         return recorded(out, (self, lambda g: g * out))
 
     def log(self) -> "Variable":
-        "Natural logarithm of each entry."
+        """Natural logarithm of each entry.
+
+        Source: torch.log
+        """
         x = self.data
         return recorded(x.log(), (self, lambda g: g / x))
 
     def relu(self) -> "Variable":
-        "Each entry, or 0 where it is negative; the gradient at 0 is 0."
+        """Each entry, or 0 where it is negative; the gradient at 0 is 0.
+
+        Source: torch.relu
+        """
         out = self.data.relu()
         return recorded(out, (self, lambda g: g.masked_fill(out <= 0, 0)))
 
     def tanh(self) -> "Variable":
-        "Hyperbolic tangent of each entry."
+        """Hyperbolic tangent of each entry.
+
+        Source: torch.tanh
+        """
         out = self.data.tanh()
         return recorded(out, (self, lambda g: g * (1 - out * out)))
 
     def sigmoid(self) -> "Variable":
-        "1 / (1 + exp(-x)) of each entry."
+        """1 / (1 + exp(-x)) of each entry.
+
+        Source: torch.sigmoid
+        """
         out = self.data.sigmoid()
         return recorded(out, (self, lambda g: g * out * (1 - out)))
 
@@ -374,7 +389,7 @@ def draw_graph(output: Variable, names: Mapping[str, Variable] | None = None) ->
             ax.annotate("", places[v], places[source], zorder=0, arrowprops={
                 "arrowstyle": "->", "color": PALETTE["gray"], "lw": 1.1, "shrinkA": 2, "shrinkB": 2, "connectionstyle": f"arc3,rad={-0.35 * passes_over}",
                 "patchA": boxes[source].get_bbox_patch(), "patchB": boxes[v].get_bbox_patch()})
-    ax.set(xlim=(-0.5, right + 0.5), ylim=(low - 0.5, 0.75))
+    ax.set(xlim=(-0.5, right + 0.5), ylim=(low - 0.5, 0.65))
     ax.set_axis_off()
     return show(fig)
 

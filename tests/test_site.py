@@ -127,7 +127,7 @@ def test_twins_and_index_for_machines(html: Path) -> None:
     assert {"key", "title", "links", "cited_in", "implemented_by"} <= set(json.loads((html / "papers.json").read_text(encoding="utf-8"))[0])
 
 
-def test_addresses_of_one_paper_are_one() -> None:
+def test_addresses_of_one_paper_are_one(tmp_path: Path) -> None:
     from booksite.bib import Bibliography, UnknownPaper
 
     papers = Bibliography(site.ROOT / "book" / "references.bib")
@@ -138,6 +138,10 @@ def test_addresses_of_one_paper_are_one() -> None:
     assert papers.find("https://pytorch.org") is None
     with pytest.raises(UnknownPaper, match="references.bib"):
         papers.find("https://arxiv.org/abs/0000.00000")
+    twice = tmp_path / "twice.bib"
+    twice.write_text("".join(f"@misc{{{key}, author = {{Doe, Jo}}, title = {{T}}, year = {{2000}}, doi = {{10.1/x}}}}\n" for key in ("A", "B")), encoding="utf-8")
+    with pytest.raises(ValueError, match="A and B are one paper"):
+        Bibliography(twice)
 
 
 def test_signatures_are_read_as_python_reads_them() -> None:

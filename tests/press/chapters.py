@@ -15,7 +15,9 @@ PACKAGE = ROOT / "fromfound"
 RUNS = ROOT / "book" / "runs"
 BUDGET_SECONDS, BUDGET_MB = 120, 3000  # a chapter on two cores
 
-IMPORT = re.compile(r"^[ \t]*(?:from[ \t]+(fromfound[\w.]*)[ \t]+import[ \t]+(\([^)]*\)|[^\n#;]*)|import[ \t]+(fromfound[\w.]*))", re.M)
+IMPORT = re.compile(
+    r"^[ \t]*(?:from[ \t]+(fromfound[\w.]*)[ \t]+import[ \t]+(\([^)]*\)|[^\n#;]*)|import[ \t]+(fromfound[\w.]*))", re.M
+)
 
 
 def mode() -> str:
@@ -43,7 +45,8 @@ def imported_modules(code: str) -> set[str]:
     """Return the modules of the package that `code` imports, by dotted name without `fromfound.`."""
     found = set()
     for package, names, plain in IMPORT.findall(code):
-        dotted = [package or plain] + [f"{package}.{name.split()[0]}" for name in names.strip("() \n").split(",") if package and name.strip()]
+        parts = [name.split()[0] for name in names.strip("() \n").split(",") if name.strip()]
+        dotted = [package or plain, *(f"{package}.{part}" for part in parts)]
         found |= {name.removeprefix("fromfound").removeprefix(".") for name in dotted}
     return {name for name in found if name and module_path(name).is_file()}
 

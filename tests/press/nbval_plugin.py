@@ -157,10 +157,11 @@ class Cell(IPyNbCell):
     def over_budget(self) -> str | None:
         """Return what the chapter has spent beyond its budget, or None."""
         option, tally = self.config.option, self.parent.tally
+        advice = "do less here, or record the run (nbs/00d_record.ipynb)"
         if tally["seconds"] > option.budget_seconds:
-            return f"the chapter took {tally['seconds']:.1f} s up to here; its budget is {option.budget_seconds:g} s: make it do less, or record the run"
+            return f"the chapter took {tally['seconds']:.1f} s up to here; its budget is {option.budget_seconds:g} s: {advice}"
         if tally["peak_mb"] > option.budget_mb:
-            return f"the chapter held {tally['peak_mb']:.0f} MB; its budget is {option.budget_mb:g} MB: make it hold less, or record the run"
+            return f"the chapter held {tally['peak_mb']:.0f} MB; its budget is {option.budget_mb:g} MB: {advice}"
         return None
 
     def message(self, wrong: str | None) -> str:
@@ -173,7 +174,8 @@ class Cell(IPyNbCell):
         advice = f"if the new output is right, store it: make chapter N={number}"
         if not rules.masked:
             tolerance = f"{rules.tolerance:g}, as the cell says" if rules.tolerance else f"{RELATIVE:g}, the default"
-            advice += f"\nif its numbers vary between machines, say so in the cell: `#| tolerance: 0.02` (now {tolerance}), or `#| timing` for times"
+            advice += "\nif its numbers vary between machines, say so in the cell: "
+            advice += f"`#| tolerance: 0.02` (now {tolerance}), or `#| timing` for times"
         return "\n".join([head, *self.complaints, advice])
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo) -> str:

@@ -4,7 +4,6 @@ import argparse
 import hashlib
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -43,8 +42,9 @@ def tree() -> dict[str, str]:
 
 def stream(command: list, **options: object) -> tuple[int, str]:
     """Run `command`, pass its output on as it comes; return its exit code and last line."""
-    last = ""
-    with subprocess.Popen([str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace", **options) as process:
+    last, pipe = "", {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    text = {"text": True, "encoding": "utf-8", "errors": "replace"}
+    with subprocess.Popen([str(part) for part in command], **pipe, **text, **options) as process:
         for line in process.stdout:
             print(line, end="", flush=True)
             last = line.strip() or last
@@ -119,7 +119,8 @@ class Proof:
         self.report = json.loads(report.read_text(encoding="utf-8"))["chapters"]
         remember({name: mark for name, mark in marks.items() if self.report[name]["ok"]})
         totals = {key: sum(chapter[key] for chapter in self.report.values()) for key in COUNTED}
-        note = f"{len(self.report)} chapters, {totals['cells']} cells, {totals['comparisons']} comparisons, {totals['numbers']} numbers ({mode()} data)"
+        done = ", ".join(f"{total} {key}" for key, total in totals.items())
+        note = f"{len(self.report)} chapters, {done} ({mode()} data)"
         if code:
             bad = [name for name, chapter in self.report.items() if not chapter["ok"]]
             raise Failed(f"{note}; failures in {', '.join(bad) or 'the run itself'}")
@@ -159,7 +160,7 @@ class Proof:
 
     def suite(self) -> str:
         """Run the tests."""
-        quick = ["-m", "not slow"] if self.fast else []
+        quick = ["-m", "not slow", "--durations=5", "--durations-min=5"] if self.fast else []
         code, last = stream([sys.executable, "-m", "pytest", *quick, "tests"], cwd=ROOT, env=self.environment)
         if code:
             raise Failed(last)

@@ -83,7 +83,11 @@ class Bibliography(dict[str, Paper]):
 
     def __init__(self, path: Path) -> None:
         super().__init__({key: Paper.of(key, entry) for key, entry in parse_file(str(path)).entries.items()})
-        self._by_address = {address(url): paper for paper in self.values() for _, url in paper.links}
+        self._by_address: dict[str, Paper] = {}
+        for paper in self.values():
+            for _, url in paper.links:
+                if (other := self._by_address.setdefault(address(url), paper)) is not paper:
+                    raise ValueError(f"{path.name}: {other.key} and {paper.key} are one paper, {url}; keep one entry")
 
     def find(self, url: str) -> Paper | None:
         """The paper a link points to, or None for a link that is no citation.
