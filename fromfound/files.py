@@ -65,13 +65,12 @@ def cache_dir() -> Path:
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Make `folder`, and turn the system's refusal to write there (no space, no permission) into one clear error.
+    """Turn the system's refusal to write in `folder` (no space, no permission) into one clear error.
 
     Raises:
         DataError: in place of any OSError of the block.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         yield
     except OSError as error:
         raise DataError(f"cannot write to {folder} ({error.strerror or error}): "
@@ -85,6 +84,7 @@ def building(target: Path) -> Iterator[Path]:
         DataError: the system refuses to write.
     """
     with writing(target.parent):
+        target.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
         try:
             yield temporary
@@ -144,9 +144,10 @@ def _pull(url: str, part: Path, file: RemoteFile) -> None:
         size = start + int(answer.headers.get("Content-Length", file.bytes - start))
         if size != file.bytes:
             raise DataError(f"{url} offers {size:,} bytes instead of {file.bytes:,}")
+        part.parent.mkdir(parents=True, exist_ok=True)
         part.touch()  # not truncated: another process may be writing the same bytes
         with (open(part, "r+b") as out,
-              tqdm(total=size, initial=start, unit="B", unit_scale=True, desc=file.name, disable=not watched) as bar):
+              tqdm(total=size, initial=start, unit="B", unit_scale=True, desc=file.name, delay=1, disable=not watched) as bar):
             out.seek(start)
             for chunk in iter(lambda: _read(answer), b""):
                 bar.update(out.write(chunk))
@@ -154,8 +155,8 @@ def _pull(url: str, part: Path, file: RemoteFile) -> None:
 # %% ../nbs/00_files.ipynb #9afeec90
 def _bring(url: str, part: Path, file: RemoteFile) -> None:
     """Fill `part` with the registered bytes from one source; a connection that breaks gets several attempts."""
+    resumed = part.exists()
     for _ in range(_ATTEMPTS):
-        resumed = part.exists()
         _pull(url, part, file)
         wrong = fault(part, file)
         if wrong is None:
@@ -164,6 +165,7 @@ def _bring(url: str, part: Path, file: RemoteFile) -> None:
             part.unlink()
             if not resumed:  # else the wrong bytes may be those of an earlier attempt
                 raise DataError(f"{url}: {wrong}")
+            resumed = False
     raise Unavailable(f"{url} broke off: {wrong}")
 
 def download(file: RemoteFile, folder: Path) -> None:

@@ -25,7 +25,7 @@ BINARY = {
     "+": lambda x, y: x + y, "-": lambda x, y: x - y, "*": lambda x, y: x * y, "/": lambda x, y: x / (y * y + 0.5), "**": lambda x, y: (x * x + 0.5) ** y,
     "shared": lambda x, y: (x + y) * (x - y) + y,
 }
-DIMS = [None, 0, 1, -1, (0, 1), (-1, 0), (0, 2), (0, 1, 2)]
+DIMS = [None, 0, 1, -1, (0, 1), (-1, 0), (-2, -1), (0, 2), (0, 1, 2)]
 INDICES = {
     "integer": 1, "negative": -1, "slice": slice(1, None), "step": slice(None, None, 2), "ellipsis": (..., 0), "new dimension": (None, slice(None), None),
     "list": [0, 2, 0], "list and slice": ([0, 2, 0], slice(1, 3)), "pairs": ([0, 1, 1], [2, 0, 0]), "table": torch.tensor([[0, 1], [1, 1]]),
@@ -158,6 +158,11 @@ def test_plain_tensors_in_products(pair: tuple) -> None:
     x, y = (random(*s) for s in pair)
     compare(lambda v: v @ y, lambda t: t @ y, x)
     compare(lambda v: x @ v, lambda t: x @ t, y)
+
+
+def test_numpy_scalars_are_numbers() -> None:
+    y = random(2).numpy()
+    compare(lambda v: y[0] - v * y[1], lambda t: y[0] - t * y[1], random(2, 3))
 
 
 def test_integer_operands_are_constants() -> None:
@@ -320,12 +325,12 @@ def test_refusals() -> None:
         x @ random(4, 2)
 
 
-@pytest.mark.parametrize("change", [lambda x, h, c: x.data.add_(1), lambda x, h, c: h.data.zero_(), lambda x, h, c: c.mul_(2)], ids=["leaf", "middle", "constant"])
-def test_values_changed_in_place_are_noticed(change) -> None:
+@pytest.mark.parametrize("which", ["leaf", "middle", "constant", "result"])
+def test_values_changed_in_place_are_noticed(which: str) -> None:
     x, c = Variable(random(3), requires_grad=True), random(3)
-    h = x.exp()
-    out = h * c
-    change(x, h, c)
+    h = x.exp() * c
+    out = h.exp()
+    {"leaf": x.data, "middle": h.data, "constant": c, "result": out.data}[which].add_(1)
     with pytest.raises(RuntimeError, match="changed in place"):
         out.backward(random(3))
 

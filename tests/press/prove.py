@@ -56,7 +56,7 @@ class Proof:
 
     def __init__(self, folder: Path, fast: bool) -> None:
         self.folder, self.fast, self.lines, self.ok = folder, fast, [], True
-        self.environment = dict(os.environ, FROMFOUND_DATA=data_folder())
+        self.environment = dict(os.environ, FROMFOUND_DATA=data_folder(), CI="true")  # nobody watches: no progress bars
 
     def stage(self, name: str, run: Callable[[], str]) -> bool:
         """Run one stage and note how it ended; return whether it passed."""
