@@ -310,10 +310,10 @@ class Run:
                 f"`{r['command']}` · commit {r['commit']} · {r['device']} · torch {r['versions']['torch']} · {r['seconds']:.0f} seconds · {r['peak_mb']} MiB"]
 
     def __repr__(self) -> str:
-        return "\n".join(self._lines())
+        return "\n".join(line for line in self._lines() if line and not line.startswith("|--"))
 
     def _repr_markdown_(self) -> str:
-        return repr(self)
+        return "\n".join(self._lines())
 
 # %% ../nbs/00d_record.ipynb #3fc0690f
 def show_run(name: str) -> Run:
