@@ -6,7 +6,7 @@ IN = $(PYTHON) tests/press/env.py
 SITE = _build/html
 
 .DEFAULT_GOAL := help
-.PHONY: book serve test check chapter sync counts clean help
+.PHONY: book serve test check chapter sync counts bench clean help
 
 book:     ## build the website into _build/html and say where to open it
 	@$(IN) book -m tests.press.site build
@@ -28,6 +28,9 @@ sync:     ## rewrite the measured figures in the prose from the stored outputs
 
 counts:   ## record how much a run proves, so that a later one cannot prove less
 	@$(IN) dev -m tests.press.prove counts
+
+bench:    ## measure, side by side in one run; figures go to benchmarks/results.json
+	@$(IN) dev -m benchmarks
 
 clean:    ## remove the website and the environments
 	rm -rf _build .venv .venv-book .venv-run
