@@ -5,7 +5,7 @@ __all__ = ['unbroadcast', 'recorded', 'Variable', 'draw_graph']
 
 # %% ../nbs/02_backprop.ipynb #d3a16aa6
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -70,17 +70,18 @@ class _Memory:
     @property
     def op(self) -> str:
         "Name of the operation that computed it, '' for a leaf: the function in which its pullback was born."
-        return self.edges[0][1].__qualname__.rsplit(".<locals>", 1)[0].split(".")[-1].strip("_") if self.edges else ""
+        born_in = getattr(self.edges[0][1], "__qualname__", "operation") if self.edges else ""
+        return born_in.rsplit(".<locals>", 1)[0].split(".")[-1].strip("_")
 
     def history(self) -> list["Variable"]:
         "This Variable and all that it was computed from, newest first."
-        found, todo = {}, [self]
+        found, todo = set(), [self]
         while todo:
             v = todo.pop()
-            if v.born not in found:
-                found[v.born] = v
+            if v not in found:
+                found.add(v)
                 todo.extend(source for source, _ in v.edges)
-        return [found[birth] for birth in sorted(found, reverse=True)]
+        return sorted(found, key=lambda v: v.born, reverse=True)
 
     def item(self) -> float:
         "The value as a Python number, where there is only one."
@@ -132,12 +133,14 @@ class _Engine(_Memory):
             raise RuntimeError(f"backward() of a Variable of shape {tuple(self.shape)} expected a gradient of that shape, got none; give one, or reduce to a single number first, as with .mean()")
         if gradient is not None and gradient.shape != self.shape:
             raise RuntimeError(f"backward() of a Variable of shape {tuple(self.shape)} expected a gradient of that shape, got {tuple(gradient.shape)}")
-        return torch.ones_like(self.data) if gradient is None else gradient.to(self.data).clone()
+        return torch.ones_like(self.data) if gradient is None else gradient.detach().to(self.data).clone()
 
 # %% ../nbs/02_backprop.ipynb #64fac716
 def _value(x: object) -> object:
-    "The tensor in a Variable; anything else as it is."
-    return x.data if isinstance(x, _Memory) else x
+    "The tensor in a Variable, or a tensor without what PyTorch recorded of it; anything else as it is."
+    if isinstance(x, _Memory):
+        return x.data
+    return x.detach() if isinstance(x, Tensor) else x
 
 def recorded(result: Tensor, *operands: tuple[object, Callable[[Tensor], Tensor]]) -> "Variable":
     """The result of an operation as a Variable that remembers the way back; with this you can add operations of your own.
@@ -169,7 +172,7 @@ def _div(x: object, y: object) -> "Variable":
 def _pow(x: object, p: object) -> "Variable":
     a, n = _value(x), _value(p)
     out = a ** n
-    return recorded(out, (x, lambda g: g * n * a ** (n - (n != 0) * 1)), (p, lambda g: g * torch.xlogy(out * (a != 0), a)))
+    return recorded(out, (x, lambda g: g * n * a ** (n - (n != 0) * 1)), (p, lambda g: g * torch.xlogy(out.masked_fill((n == 0) & (a == 0), 0), a)))
 
 def _matmul(x: object, y: object) -> "Variable":
     if y.ndim == 1:
@@ -211,10 +214,10 @@ class _Arithmetic(_Engine):
         return _pow(other, self)
 
     def __matmul__(self, other: object) -> "Variable":
-        return _matmul(self, other)
+        return _matmul(self, other) if isinstance(other, (Variable, Tensor)) else NotImplemented
 
     def __rmatmul__(self, other: object) -> "Variable":
-        return _matmul(other, self)
+        return _matmul(other, self) if isinstance(other, Tensor) else NotImplemented
 
     __radd__, __rmul__ = __add__, __mul__
 
@@ -322,11 +325,16 @@ class _Moves(_Engine):
 
     def __getitem__(self, index: object) -> "Variable":
         x = self.data
+        places = torch.arange(x.numel(), device=x.device).reshape(x.shape)[index] if self.requires_grad else None
 
         def pull(g: Tensor) -> Tensor:
-            places = torch.arange(x.numel(), device=x.device).reshape(x.shape)[index]
             return g.new_zeros(x.numel()).index_add(0, places.flatten(), g.flatten()).reshape(x.shape)
         return recorded(x[index], (self, pull))
+
+    def __iter__(self) -> Iterator["Variable"]:
+        if self.ndim == 0:
+            raise TypeError("expected a Variable with rows to go through, got a single number; .item() gives it")
+        return (self[i] for i in range(len(self.data)))
 
 # %% ../nbs/02_backprop.ipynb #3118fe84
 class Variable(_Arithmetic, _Functions, _Reductions, _Moves):

@@ -301,9 +301,10 @@ class MutantHunt:
         self.name, self.right, self.mutants, self.need = name, right, dict(mutants), len(mutants) if need is None else need
 
     def _accepts(self, check: Callable[[Callable], bool], candidate: Callable) -> bool:
-        "A check accepts by returning True; returning anything else, or raising, rejects."
+        "A check accepts by returning True, or a tensor that holds nothing but True; returning anything else, or raising, rejects."
         try:
-            return check(candidate) is True
+            answer = check(candidate)
+            return answer is True or isinstance(answer, Tensor) and answer.dtype == torch.bool and answer.numel() == 1 and bool(answer)
         except Exception:  # a mutant may break the reader's check in any way
             return False
 

@@ -1,4 +1,6 @@
 """fromfound.autograd against torch: every operation over random shapes, the engine's promises, its refusals."""
+import copy
+import functools
 import gc
 import math
 
@@ -7,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fromfound.autograd import Variable, draw_graph, recorded, unbroadcast
+from fromfound.autograd import Variable, _caption, _layout, draw_graph, recorded, unbroadcast
+from fromfound.exercises import backprop as exercises
 
 SHAPES = [(), (1,), (3,), (2, 3), (4, 1), (2, 3, 4), (0,), (3, 0), (2, 0, 4)]
 PAIRS = [((), ()), ((3,), ()), ((), (2, 3)), ((3,), (2, 3)), ((2, 3), (2, 3)), ((2, 1), (1, 3)), ((4, 1, 3), (2, 3)), ((1,), (0,)), ((2, 1), (2, 0)), ((1, 1), (5, 1))]
@@ -103,11 +106,26 @@ def test_index(name: str) -> None:
     compare(lambda v: v[INDICES[name]] * 2, lambda t: t[INDICES[name]] * 2, random(3, 4))
 
 
+def test_index_changed_after_use() -> None:
+    x, index = Variable(random(3), requires_grad=True), torch.tensor([0, 1])
+    y = x[index] * 2
+    index.zero_()
+    y.backward(torch.tensor([1., 10.]).double())
+    assert x.grad.tolist() == [2, 20, 0]
+
+
+def test_iteration() -> None:
+    assert [row.shape for row in Variable(random(2, 5))] == [(5,), (5,)]
+    assert list(Variable(random(0, 5))) == []
+    with pytest.raises(TypeError, match="single number"):
+        iter(Variable(3.))
+    compare(lambda v: sum(row * i for i, row in enumerate(v)), lambda t: sum(row * i for i, row in enumerate(t)), random(3, 2))
+
+
 def test_moves() -> None:
     compare(lambda v: v.reshape(3, -1) * 2, lambda t: t.reshape(3, -1) * 2, random(2, 3, 4))
     compare(lambda v: v.reshape((4, 6)).transpose(0, 1), lambda t: t.reshape((4, 6)).transpose(0, 1), random(2, 3, 4))
     compare(lambda v: v.transpose(-1, 0) @ v.transpose(0, 1), lambda t: t.transpose(-1, 0) @ t.transpose(0, 1), random(3, 3))
-    assert [row.shape for row in Variable(random(2, 5))] == [(5,), (5,)]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -132,6 +150,10 @@ def test_mixed_precision_gradients_keep_the_type_of_their_value() -> None:
     x = Variable(random(3, dtype=torch.float32), requires_grad=True)
     (x * random(3)).backward(random(3))
     assert x.grad.dtype == torch.float32
+    for result in (lambda v: v, lambda v: v * 2):
+        x = Variable(random(3, dtype=torch.float32), requires_grad=True)
+        result(x).backward(random(3))
+        assert x.grad.dtype == torch.float32
 
 
 def test_relu_has_no_slope_at_zero() -> None:
@@ -140,8 +162,10 @@ def test_relu_has_no_slope_at_zero() -> None:
 
 def test_powers_at_zero() -> None:
     zeros = torch.tensor([0., 0., 0., 2.]).double()
-    exponents = torch.tensor([0., 1., 2., 0.]).double()
-    compare(lambda x, y: x ** y, lambda x, y: x ** y, zeros, exponents)
+    for exponents in ([0., 1., 2., 0.], [-1., -0.5, 0.5, -1.]):
+        exponents = torch.tensor(exponents).double()
+        compare(lambda x, y: x ** y, lambda x, y: x ** y, zeros, exponents)
+        compare(lambda y: 0. ** y, lambda y: 0. ** y, exponents)
     for p in (0, 1, 2, 3):
         compare(lambda x: x ** p, lambda x: x ** p, zeros)
 
@@ -191,6 +215,32 @@ def test_gradients_add_up_over_calls_and_over_graphs() -> None:
     torch.testing.assert_close(v.grad, 2 * once)
     (v * 3).backward(g)
     torch.testing.assert_close(v.grad, 2 * once + 3 * g)
+
+
+def test_a_retained_middle_hands_on_only_what_is_new() -> None:
+    a, b = Variable(2., requires_grad=True), Variable(-3., requires_grad=True)
+    c = a * b
+    c.retain_grad()
+    loss = (a + c) * c
+    for times in (1, 2):
+        loss.backward()
+        assert (a.grad.item(), b.grad.item(), c.grad.item()) == (24 * times, -20 * times, -10 * times)
+
+
+def test_copies_are_variables_of_their_own() -> None:
+    a = Variable(2., requires_grad=True)
+    b = copy.deepcopy(a)
+    (a * b * b).backward()
+    assert (a.grad.item(), b.grad.item()) == (4, 8)
+
+
+def test_gradients_are_plain_tensors_whatever_torch_tracks() -> None:
+    v, c = Variable(random(3), requires_grad=True), random(3).requires_grad_()
+    (v * c).backward(random(3).requires_grad_())
+    assert not v.grad.requires_grad and not (v ** c).data.requires_grad
+    v.grad = None
+    v.backward(random(3).requires_grad_())
+    assert not v.grad.requires_grad
 
 
 def test_leaves_do_not_share_a_gradient() -> None:
@@ -283,7 +333,10 @@ def test_own_operation() -> None:
     def sine(v):
         return recorded(v.data.sin(), (v, lambda g: g * v.data.cos()))
     compare(lambda v: sine(v) * 2, lambda t: t.sin() * 2, random(4))
-    assert sine(Variable(1., requires_grad=True)).op == "sine"
+    x = Variable(1., requires_grad=True)
+    assert sine(x).op == "sine"
+    partial = recorded(x.data * 2, (x, functools.partial(torch.mul, 2)))
+    assert repr(partial) == "Variable(2.0, from operation)"
 
 
 def test_mlp_in_lockstep_with_torch() -> None:
@@ -315,12 +368,20 @@ def test_refusals() -> None:
         Variable(random(2)).mean().backward()
     with pytest.raises(RuntimeError, match="floating-point values have gradients, got torch.int64"):
         Variable(3, requires_grad=True)
+    for kind in (torch.bool, torch.uint8, torch.int32, torch.complex64):
+        with pytest.raises(RuntimeError, match=f"got {kind}"):
+            Variable(torch.ones(2, dtype=kind), requires_grad=True)
     with pytest.raises(TypeError, match="got a Variable"):
         Variable(x)
     with pytest.raises(ValueError, match=r"gradient of shape \(4,\) for a tensor of shape \(3,\)"):
         unbroadcast(random(4), (3,))
     with pytest.raises(ValueError, match="can be broadcast"):
         unbroadcast(random(4), (2, 4))
+    with pytest.raises(ValueError, match="can be broadcast"):
+        unbroadcast(random(4), (4, 1))
+    for wrong in (lambda: x @ 2, lambda: 2 @ x, lambda: x @ "two"):
+        with pytest.raises(TypeError, match="unsupported operand"):
+            wrong()
     with pytest.raises(RuntimeError, match="3"):  # torch's own words name the sizes
         x @ random(4, 2)
 
@@ -383,6 +444,8 @@ def test_unbroadcast_takes_shapes_as_lists(shapes: tuple) -> None:
 
 def test_words() -> None:
     a = Variable(2., requires_grad=True)
+    assert a.item() == 2 and type(a.item()) is float
+    assert [Variable(random(*shape)).ndim for shape in [(), (3,), (2, 3)]] == [0, 1, 2]
     assert repr(a) == "Variable(2.0, requires_grad=True)"
     assert repr(a * a) == "Variable(4.0, from mul)"
     assert repr(Variable(1.)) == "Variable(1.0)"
@@ -398,3 +461,69 @@ def test_picture_of_a_graph() -> None:
     svg = draw_graph(loss, {"w": w, "b": b})._repr_mimebundle_()["image/svg+xml"]
     assert svg.startswith("<?xml")
     draw_graph(w)._repr_mimebundle_()  # a leaf alone
+
+
+def test_places_in_the_picture() -> None:
+    a, b, late = (Variable(x, requires_grad=True) for x in (2., -3., 1.))
+    c = a * b
+    d = a + c
+    out = d * c * late
+    places = _layout(out.history())
+    columns = {v: x for v, (x, _) in places.items()}
+    assert [columns[v] for v in (a, b, c, d, out)] == [0, 0, 1, 2, 4]
+    assert columns[late] == 3, "a leaf stands just left of its first use"
+    assert len(set(places.values())) == len(places) == 7, "no two in one place"
+    assert places[c][1] == 0 > places[b][1], "results above leaves"
+
+
+def test_captions() -> None:
+    x = Variable(torch.tensor([3., 4.]), requires_grad=True)
+    y = (x * 1).sum()
+    assert (_caption(x, "x"), _caption(x, ""), _caption(y, "")) == ("x\n(2,)", "leaf\n(2,)", "sum\n7")
+    y.retain_grad()
+    (y * -2.5).backward()
+    assert _caption(x, "x") == "x\n(2,)\n|grad| 3.5"
+    assert _caption(y, "y") == "y = sum\n7\ngrad −2.5"
+
+
+# --- exercises --------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("answer", [(True, [0, 0]), (1, [False, False]), (10 ** 13, [0, 0]), (1., [0, 0]), (0, []), (2, [2, 2]), (2, [])], ids=str)
+def test_smallest_index_refuses_what_is_no_example(answer) -> None:
+    assert "Expected a length from 1 to 100" in str(exercises.ex_2_4.judge(answer))
+
+
+def test_smallest_index_accepts_any_spelling_of_the_place() -> None:
+    assert all(exercises.ex_2_4.judge((1, places)).passed for places in ([0, 0], [-1, 0], [-1, -1]))
+
+
+def test_forgotten_middle_in_numbers() -> None:
+    a, b, grads = 2., -3., {"a": 0., "c": 0., "d": 0.}
+    c, total = a * b, []
+    for _ in range(2):  # kept totals, handed on as exercise 2.5 supposes
+        grads["d"] += c
+        grads["c"] += (a + c) + grads["d"]
+        grads["a"] += grads["d"] + grads["c"] * b
+        total.append(grads["a"])
+    assert (grads["d"], grads["c"], total) == (-12, -26, [24, 24 + 66])
+    assert all(figure in exercises.ex_2_5.because for figure in ("-12", "-26", "66"))
+
+
+def test_measured_steps_pass() -> None:
+    for exponent in (-3, -2.7, -2.5, -2.2, -2):
+        assert exercises.ex_2_6.judge(exponent).passed
+    assert not any(exercises.ex_2_6.judge(exponent).passed for exponent in (-1.5, -3.6, -5.5, -7))
+
+
+def test_a_hunt_may_demand_the_refusal() -> None:
+    def check(candidate):
+        try:
+            candidate(torch.ones(4), (3,))
+        except ValueError:
+            g, x = random(2, 2, 3), random(1, 3)
+            back = candidate(g, (1, 3))
+            square = random(3, 3)
+            same = torch.isclose((back * x).sum(), (g * x).sum()) & torch.allclose(candidate(square, (3,)), square.sum(0))
+            return same & (back.shape == x.shape)
+        return False
+    assert exercises.ex_2_7.judge(check).passed

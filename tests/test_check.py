@@ -225,3 +225,6 @@ def test_mutant_hunt():
     assert "rejects a correct" in str(hunt.judge(lambda f: False))
     assert "1 of 2" in str(hunt.judge(lambda f: f([0, 0]) == 0)) and "stops short" in str(hunt.judge(lambda f: f([0, 0]) == 0))
     assert "rejects a correct" in str(hunt.judge(lambda f: 1)), "only True accepts"
+    assert hunt.judge(lambda f: torch.isclose(torch.tensor(float(f([1, 2]))), torch.tensor(3.))).passed, "a tensor of one True accepts"
+    for answer in (torch.tensor(1), torch.tensor([True, True]), torch.tensor(False)):
+        assert "rejects a correct" in str(hunt.judge(lambda f: answer))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ..autograd import Variable
+from ..autograd import Variable, unbroadcast
 from ..check import Exercise, MutantHunt, Prediction, Verdict
 
 # %% ../../nbs/exercises/02_backprop.ipynb #887ba393
@@ -38,6 +38,8 @@ ex_2_2 = Exercise("2.2", _cumsum_pullback, [(_random(2),), (_random(3),), (_rand
     "the sums are right, but in reverse order: flip once more": lambda g: g.flip(0).cumsum(0),
     "you flip before and after nothing: the running sum is missing": lambda g: g.flip(0),
     "entry i leaves out the result at i itself": lambda g: _cumsum_pullback(g) - g,
+    "you sum over whole rows; each column of a table has its own running sum": lambda g: torch.stack([g[i:].sum() for i in range(len(g))]),
+    "in a table you run along the rows; the sums run down each column": lambda g: g.flip(-1).cumsum(-1).flip(-1),
     "every entry gets the sum of all; the first result does not depend on the second input": lambda g: g.sum(0).expand(g.shape).clone(),
 }, read="How a nudge travels")
 
@@ -59,7 +61,7 @@ class _SmallestIndex:
     "The check of exercise 2.4: a length and a list of places for which assigning gradients loses one, three numbers in all."
     name = "2.4"
     wrong = {
-        "Expected a length of at least 1 and a list of places within it, as (3, [0, 2]).": (0, []),
+        "Expected a length from 1 to 100 and a list of places within it, as (3, [0, 2]).": (0, []),
         "There the careless way back is right: every place gets at most one gradient.": (3, [0, 2]),
         "It is wrong there, silently. But fewer numbers and places are enough.": (3, [0, 1, 0]),
     }
@@ -69,7 +71,8 @@ class _SmallestIndex:
         malformed, right, larger = self.wrong
         reply = None
         n, places = answer if isinstance(answer, tuple) and len(answer) == 2 else (0, [])
-        if not isinstance(n, int) or not isinstance(places, list) or not places or not all(isinstance(i, int) and -n <= i < n for i in places):
+        fits = type(n) is int and n <= 100 and isinstance(places, list) and all(type(i) is int and -n <= i < n for i in places)
+        if not fits or not places:
             reply = malformed
         elif torch.equal(*self._ways_back(n, places)):
             reply = right
@@ -94,13 +97,13 @@ ex_2_4 = _SmallestIndex()
 
 # %% ../../nbs/exercises/02_backprop.ipynb #309286e5
 ex_2_5 = Prediction("2.5", right="b", wrong={
-    "a: that is what happens now, and it is right. With kept totals, c would hold the gradient of the first call plus that of the second, and pass on both.": "a",
+    "a: that is what happens now, and it is right. With kept totals, c and d would hold the gradient of the first call when the second begins, and pass it on again.": "a",
     "c: nothing checks for it. The numbers are wrong without a word.": "c",
-    "d: backward starts from 1 at L in both calls, but c would not start from nothing in the second.": "d",
-}, because="c keeps -10, collects -10 more, and passes on -20: with that, a second call alone adds more than 24 to a.")
+    "d: both calls start from 1 at L, so new parts arrive at c and d, and what they hold grows.": "d",
+}, because="d holds -12 once L has spoken and hands on all of it; c then holds -10 - 4 - 12 = -26. The second call adds -12 + 78 = 66 to a, where 24 would be right.")
 
 # %% ../../nbs/exercises/02_backprop.ipynb #5ddcd4ed
-ex_2_6 = Prediction("2.6", right=-2.2, tol=0.3, wrong={
+ex_2_6 = Prediction("2.6", right=-2.5, tol=0.26, wrong={
     "That is near the best step for stepping forward only. Both ways, the error shrinks with h², so a larger step does better.": -3.6,
     "That is where float64 is best. Is your x in float32?": -5.2,
     "At steps that small the two values agree in nearly all their digits. Did you plot or print the error for larger steps, too?": -7.,
@@ -108,24 +111,19 @@ ex_2_6 = Prediction("2.6", right=-2.2, tol=0.3, wrong={
 }, because="Theory: rounding grows as eps/h, curvature as h²; the sum is smallest where h is about the cube root of eps, 0.005.")
 
 # %% ../../nbs/exercises/02_backprop.ipynb #8f03dd06
-def _unbroadcast(g: Tensor, shape: Sequence[int]) -> Tensor:
-    missing = g.ndim - len(shape)
-    copied = [i for i in range(g.ndim) if i < missing or shape[i - missing] != g.shape[i]]
-    return (g.sum(copied) if copied else g).reshape(tuple(shape))
-
 def _counted(g: Tensor, shape: Sequence[int]) -> float:
     "How many copies were made of each entry."
-    return g.numel() / max(1, _unbroadcast(g, shape).numel())
+    return g.numel() / max(1, unbroadcast(g, shape).numel())
 
 def _left_aligned(g: Tensor, shape: Sequence[int]) -> Tensor:
     square = g.ndim == 2 and len(shape) == 1 and g.shape[0] == g.shape[1]
-    return g.sum(1) if square else _unbroadcast(g, shape)
+    return g.sum(1) if square else unbroadcast(g, shape)
 
 def _missing_only(g: Tensor, shape: Sequence[int]) -> Tensor:
     return g.sum(list(range(g.ndim - len(shape)))) if g.ndim > len(shape) else g
 
 def _squeezed(g: Tensor, shape: Sequence[int]) -> Tensor:
-    return _unbroadcast(g, shape).squeeze()
+    return unbroadcast(g, shape).squeeze()
 
 def _first_copy(g: Tensor, shape: Sequence[int]) -> Tensor:
     missing = g.ndim - len(shape)
@@ -133,18 +131,18 @@ def _first_copy(g: Tensor, shape: Sequence[int]) -> Tensor:
     return g[tuple(index)].reshape(tuple(shape))
 
 def _spread_total(g: Tensor, shape: Sequence[int]) -> Tensor:
-    share = g.sum() / max(1, _unbroadcast(g, shape).numel())
+    share = g.sum() / max(1, unbroadcast(g, shape).numel())
     return share.expand(tuple(shape)).clone()
 
 def _double_for_two(g: Tensor, shape: Sequence[int]) -> Tensor:
     missing = g.ndim - len(shape)
     copied = [i for i in range(g.ndim) if i < missing or shape[i - missing] != g.shape[i]]
-    return _unbroadcast(g, shape) * max(1, len(copied))
+    return unbroadcast(g, shape) * max(1, len(copied))
 
 # %% ../../nbs/exercises/02_backprop.ipynb #48d1059d
-ex_2_7 = MutantHunt("2.7", _unbroadcast, {
+ex_2_7 = MutantHunt("2.7", unbroadcast, {
     "returns zeros of the right shape": lambda g, shape: g.new_zeros(tuple(shape)),
-    "averages the copies instead of summing them": lambda g, shape: _unbroadcast(g, shape) / _counted(g, shape),
+    "averages the copies instead of summing them": lambda g, shape: unbroadcast(g, shape) / _counted(g, shape),
     "keeps the gradient of the first copy only": _first_copy,
     "spreads the total evenly over all entries": _spread_total,
     "sums the missing dimensions, and forgets those of size 1": _missing_only,
