@@ -19,7 +19,7 @@ import threading
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from http.client import HTTPException
@@ -168,6 +168,18 @@ def _bring(url: str, part: Path, file: RemoteFile) -> None:
             resumed = False
     raise Unavailable(f"{url} broke off: {wrong}")
 
+@contextmanager
+def _claimed(part: Path) -> Iterator[Path]:
+    """Take over the part that an earlier attempt left, under a name of our own: two downloads must not write into one file."""
+    own = part.with_name(f".{os.getpid()}-{threading.get_ident()}-{part.name}")
+    with suppress(FileNotFoundError):
+        os.replace(part, own)
+    try:
+        yield own
+    finally:
+        if own.exists():
+            os.replace(own, part)
+
 def download(file: RemoteFile, folder: Path) -> None:
     """Get one file into a folder from the first source that has it whole and right.
 
@@ -183,9 +195,9 @@ def download(file: RemoteFile, folder: Path) -> None:
     part, failures = folder / f"{file.name}.part", []
     for url in file.urls:
         try:
-            with writing(folder):
-                _bring(url, part, file)
-                os.replace(part, folder / file.name)
+            with writing(folder), _claimed(part) as own:
+                _bring(url, own, file)
+                os.replace(own, folder / file.name)
             return
         except DataError as failure:
             if (folder / file.name).is_file():  # another process was faster
