@@ -92,6 +92,13 @@ def test_directives_and_machine_outputs_are_not_printed(html: Path) -> None:
 
 
 @pytest.mark.slow
+def test_imports_and_drawing_helpers_are_folded(html: Path) -> None:
+    folds = {f for page in (html / "nbs").glob("0*.html") for f in re.findall(r"<details><summary>(The (?:imports|code).*?)</summary>", page.read_text(encoding="utf-8"))}
+    assert {"The imports of this module", "The code of <code>_draw_ladder</code>"} <= folds
+    assert not {f for f in folds if "_Registry" in f}, "a private class that teaches is folded"
+
+
+@pytest.mark.slow
 def test_chapter_card_and_addresses_come_from_settings(html: Path) -> None:
     parser = configparser.ConfigParser()
     parser.read(site.ROOT / "settings.ini", encoding="utf-8")
@@ -217,6 +224,8 @@ def test_phone_and_accessibility(html: Path, browser: Browser, dark: bool) -> No
         if (width := browser.run("document.documentElement.scrollWidth")) > 390:
             found.append(f"{page.name}: {width} pixels wide on a phone of 390")
         browser.show(1280, dark=dark)
+        if cut := browser.run("[...document.querySelectorAll('.cell_input pre')].filter(p => p.scrollWidth > p.clientWidth && p.clientWidth).length"):
+            found.append(f"{page.name}: {cut} cells of code are wider than their column")
         browser.run(axe + "; true")
         report = browser.run("axe.run(document, {runOnly: RULES, resultTypes: ['violations']}).then(r => r.violations.map(v => v.id + ': ' + v.nodes.map(n => n.target.join(' ') + ' ' + n.failureSummary.split('\\n')[1]).slice(0, 3).join(' | ')))".replace("RULES", json.dumps(rules)))
         found += [f"{page.name}: {line}" for line in report]

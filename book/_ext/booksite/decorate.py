@@ -1,6 +1,7 @@
 """What the site adds to a parsed page: anchors, cards, citations, previews."""
 
 import posixpath
+import re
 from html import escape
 from urllib.parse import quote
 
@@ -166,6 +167,18 @@ class Page:
 
     def _link(self, uri: str, kind: str, html: str) -> str:
         return f'<a class="{kind}" href="{escape(self.href(uri))}" data-preview="{uri.partition(":")[2]}">{html}</a>'
+
+
+PYTHON = re.compile(r'(<div class="highlight-python[^>]*><div class="highlight"><pre>)(?:<span></span>)?(.*?)(</pre>)', re.DOTALL)
+
+
+def hanging(body: str) -> str:
+    """Each line of code in an element that knows its indentation, so that the style can wrap a long one below itself."""
+    def line(html: str) -> str:
+        text = re.sub("<[^>]*>", "", html)
+        return f'<span class="line" style="--indent: {len(text) - len(text.lstrip(" "))}ch">{html}</span>'
+
+    return PYTHON.sub(lambda m: m[1] + "".join(map(line, m[2].splitlines(keepends=True))) + m[3], body)
 
 
 def paper_preview(paper: Paper) -> str:

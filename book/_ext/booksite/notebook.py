@@ -30,9 +30,10 @@ def _code_cell(cell: dict, marks: dict[str, str], code: str, docname: str, book:
     outputs = [o for o in cell["outputs"] if QUOTE not in o.get("data", {})]
     module = book.chapters[docname].module
     drawn = any(kind in o.get("data", {}) for o in outputs for kind in PICTURES)
-    fold = ""
-    if "fold" in marks:
-        fold = "The code of " + listed([f"<code>{name}</code>" for name in defined(code)] or ["this cell"])
+    fold, names = "", defined(code)
+    drawing = "export" in marks and names and all(name.startswith("_draw") for name in names)  # the figure is the point
+    if "fold" in marks or drawing:
+        fold = "The code of " + listed([f"<code>{name}</code>" for name in names] or ["this cell"])
     elif "export" in marks and only_imports(code):
         fold = "The imports of this module"
     facts = {"fold": fold, "alt": "" if drawn else marks.get("fig-alt", "")}
