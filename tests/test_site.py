@@ -99,6 +99,13 @@ def test_imports_and_drawing_helpers_are_folded(html: Path) -> None:
 
 
 @pytest.mark.slow
+def test_recorded_runs_are_tables(html: Path) -> None:
+    page = (html / "nbs" / "00a_data.html").read_text(encoding="utf-8")
+    assert re.search(r"<table.*?cnn_real.*?</table>", page, re.DOTALL)
+    assert not [page.name for page in html.rglob("*.html") if re.search(r"^(<p>)?\| .* \|$", page.read_text(encoding="utf-8"), re.MULTILINE)]
+
+
+@pytest.mark.slow
 def test_chapter_card_and_addresses_come_from_settings(html: Path) -> None:
     parser = configparser.ConfigParser()
     parser.read(site.ROOT / "settings.ini", encoding="utf-8")

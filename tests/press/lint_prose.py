@@ -140,7 +140,7 @@ SITE_ONLY = (
 
 
 def portable_markdown(root: Path) -> list[Finding]:
-    "Chapters hold nothing that only Jupyter Book understands."
+    "Chapters hold nothing that only Jupyter Book understands, and no list by accident."
     cure = "write portable Markdown: an ordinary link, a block quote, <details>"
     found = []
     for cell in (c for n in notebooks(root) for c in n.markdown):
@@ -150,6 +150,8 @@ def portable_markdown(root: Path) -> list[Finding]:
         for what, m in [("a role", m) for m in roles] + [("a directive", m) for m in fences] + others:
             if m:
                 found.append(cell.finding(f"{what} that only Jupyter Book understands, '{m[0].strip()}'", cure))
+        found += [cell.finding(f"a paragraph that becomes item {m[1]} of a list, '{m[0].strip()}'", "begin it with a word")
+                  for m in re.finditer(r"(?:\A|\n[ \t]*\n)(\d+)[.)] .{,30}", masked(cell.source, "fence")) if int(m[1]) > 1]
     return found
 
 

@@ -87,7 +87,7 @@ def page_context(app: Sphinx, docname: str, template: str, context: dict, doctre
     context["css_files"] = [css for css in context["css_files"] if "thebe" not in str(css.filename)]
     context["book_settings"], context["book_commit"] = app.book.settings, app.book.commit
     if doctree is not None:
-        context["body"] = decorate.hanging(context["body"])
+        context["body"] = decorate.kept_together(decorate.hanging(context["body"]))
         context["report_url"] = decorate.report_link(app.book, docname, context["title"])
         context["twin"] = docname.split("/")[-1] + ".md"
         context["metatags"] += f'<link rel="alternate" type="text/markdown" href="{context["twin"]}" />'

@@ -2,7 +2,7 @@
 
 import posixpath
 import re
-from html import escape
+from html import escape, unescape
 from urllib.parse import quote
 
 from docutils import nodes
@@ -172,13 +172,24 @@ class Page:
 PYTHON = re.compile(r'(<div class="highlight-python[^>]*><div class="highlight"><pre>)(?:<span></span>)?(.*?)(</pre>)', re.DOTALL)
 
 
+COLUMNS = 82  # characters of code beside each other on a desktop
+MATH = re.compile(r'(<span class="math notranslate nohighlight">[^<]*</span>)([,.;:!?)]+)')
+
+
 def hanging(body: str) -> str:
     """Each line of code in an element that knows its indentation, so that the style can wrap a long one below itself."""
     def line(html: str) -> str:
-        text = re.sub("<[^>]*>", "", html)
+        text = unescape(re.sub("<[^>]*>", "", html))
+        if len(text) > COLUMNS:  # a comment that stands far to the right comes nearer before it wraps
+            html = re.sub(r'   +(?=<span class="c1">)', "  ", html)
         return f'<span class="line" style="--indent: {len(text) - len(text.lstrip(" "))}ch">{html}</span>'
 
     return PYTHON.sub(lambda m: m[1] + "".join(map(line, m[2].splitlines(keepends=True))) + m[3], body)
+
+
+def kept_together(body: str) -> str:
+    """Inline mathematics and the punctuation behind it, on one line."""
+    return MATH.sub(r'<span class="together">\1\2</span>', body)
 
 
 def paper_preview(paper: Paper) -> str:
