@@ -161,7 +161,7 @@ class Proof:
     def suite(self) -> str:
         """Run the tests."""
         quick = ["-m", "not slow", "--durations=5", "--durations-min=5"] if self.fast else []
-        code, last = stream([sys.executable, "-m", "pytest", *quick, "tests"], cwd=ROOT, env=self.environment)
+        code, last = stream([sys.executable, "-m", "pytest", "-rs", *quick, "tests"], cwd=ROOT, env=self.environment)
         if code:
             raise Failed(last)
         return last
