@@ -1,4 +1,7 @@
-"""`make bench`: every benchmark in one run, each in a process of its own; the figures go to benchmarks/results.json."""
+"""`make bench`: every benchmark in one run, each in a process of its own; the figures go to benchmarks/results.json.
+
+`python -m benchmarks learner` measures only what is named and keeps the other figures; it may run in an environment that has the peers.
+"""
 import json
 import os
 import platform
@@ -9,9 +12,14 @@ from pathlib import Path
 HERE = Path(__file__).parent
 
 
-def main() -> int:
-    results = {"machine": {"processor": platform.machine(), "python": platform.python_version()}}
-    for script in sorted(p for p in HERE.glob("*.py") if p.name != "__main__.py"):
+def main(names: list[str]) -> int:
+    known = sorted(p.stem for p in HERE.glob("*.py") if p.name != "__main__.py")
+    if unknown := set(names) - set(known):
+        print(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+        return 2
+    results = json.loads((HERE / "results.json").read_text(encoding="utf-8")) if names else {}
+    results["machine"] = {"processor": platform.machine(), "python": platform.python_version()}
+    for script in (HERE / f"{name}.py" for name in names or known):
         print(f"== {script.stem}", flush=True)
         done = subprocess.run([sys.executable, script], cwd=HERE.parent, env=dict(os.environ, PYTHONPATH=str(HERE.parent)), stdout=subprocess.PIPE, text=True)
         if not done.stdout:
@@ -26,4 +34,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from fromfound.check import Exercise, MutantHunt, Prediction, agree, gradient_check, same_as
+from fromfound.check import Exercise, MutantHunt, Prediction, Search, agree, gradient_check, same_as
 
 
 class BatchNorm(nn.Module):
@@ -210,6 +210,8 @@ def test_blind_exercises_cannot_be_built():
         Exercise("9.3", total, [([2],)], wrong={"you take the last": lambda xs: xs[-1]})
     with pytest.raises(ValueError, match="within the tolerance"):
         Prediction("9.4", 1.0, {"almost": 1.0001}, because="")
+    with pytest.raises(ValueError, match="within the tolerance"):
+        Prediction("9.4", "c", {"in capitals": "C"}, because="")
 
 
 def test_prediction():
@@ -217,6 +219,18 @@ def test_prediction():
     assert guess.judge((3, 1)).passed
     assert "the other way round" in str(guess.judge((1, 3)))
     assert not guess.judge((9, 9)).passed
+
+
+@pytest.mark.parametrize("right, answer", [(6.9, torch.tensor(6.9, dtype=torch.float64)), (6.9, torch.tensor([6.9])), (3, torch.tensor(3)), ("c", "C"), ("c", " c\n"), ("Adam", "adam")])
+def test_a_prediction_is_read_kindly(right, answer):
+    guess = Prediction("9.5", right, {"too small": 2.0, "that is b": "b"}, because="so it is.")
+    assert guess.judge(answer).passed
+    assert "too small" in str(guess.judge(torch.tensor([2.0]))) and "that is b" in str(guess.judge("B "))
+
+
+@pytest.mark.parametrize("right, answer", [(6.9, torch.tensor([6.9, 6.9])), (6.9, "6.9"), ("c", "a"), ((3, 1), torch.tensor(3))])
+def test_a_prediction_stays_a_prediction(right, answer):
+    assert not Prediction("9.5", right, {}, because="").judge(answer).passed
 
 
 def test_mutant_hunt():
@@ -228,3 +242,15 @@ def test_mutant_hunt():
     assert hunt.judge(lambda f: torch.isclose(torch.tensor(float(f([1, 2]))), torch.tensor(3.))).passed, "a tensor of one True accepts"
     for answer in (torch.tensor(1), torch.tensor([True, True]), torch.tensor(False)):
         assert "rejects a correct" in str(hunt.judge(lambda f: answer))
+
+
+def test_search_replies_and_accepts_any_right_answer():
+    find = Search("9.7", lambda n: "that is odd" if n % 2 else None, {"that is odd": 3}, "two divides it")
+    assert not find.judge(5).passed and find.judge(5).lines == ["9.7: not 5", "  that is odd"]
+    assert find.judge(4).passed and find.judge(10).lines == ["9.7: correct. two divides it"]
+
+
+@pytest.mark.parametrize("wrong", [{"that is odd": 4}, {"that is negative": -3}])
+def test_search_refuses_examples_of_another_mistake(wrong):
+    with pytest.raises(ValueError, match="gets another one"):
+        Search("9.8", lambda n: "that is odd" if n % 2 else None, wrong, "")

@@ -280,6 +280,7 @@ FAULTS: list[tuple[str, str, Plant, list[str]]] = [
     ("marks", "code block", say("so:\n\n```\n<!-- v slow -->2.5<!-- /v -->\n```\n"), ["inside code"]),
     ("marks", "summary", say("<details><summary>It took <!-- v slow -->2.5<!-- /v --></summary>\n\nok</details>"), ["<summary>", "body of the fold"]),
     ("marks", "unknown letter", say("a <!-- x slow -->2.5<!-- /x -->"), ["no number mark"]),
+    ("marks", "no space at its end", say("a <!-- v slow:.1f-->2.5<!-- /v -->"), ["no number mark"]),
     ("marks", "not closed", say("a <!-- v slow -->2.5"), ["no number mark"]),
     ("marks", "unknown key", say("a <!-- c Nobody1999 -->5%<!-- /c -->"), ["Nobody1999", "references.bib"]),
     ("prose_figures", "stale", replace(LESSON_FILE, "-->2.5<", "-->2.4<"), ["'2.4'", "'2.5'", "Run make sync"]),

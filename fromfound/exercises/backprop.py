@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..autograd import Variable, unbroadcast
-from ..check import Exercise, MutantHunt, Prediction, Verdict
+from ..check import Exercise, MutantHunt, Prediction, Search
 
 # %% ../../nbs/exercises/02_backprop.ipynb #887ba393
 _generator = torch.Generator().manual_seed(2)
@@ -57,43 +57,28 @@ ex_2_3 = Exercise("2.3", _center_pullback, [(_random(2, 1),), (_random(3, 2),), 
 }, read="How a nudge travels")
 
 # %% ../../nbs/exercises/02_backprop.ipynb #2245d072
-class _SmallestIndex:
-    "The check of exercise 2.4: a length and a list of places for which assigning gradients loses one, three numbers in all."
-    name = "2.4"
-    wrong = {
-        "Expected a length from 1 to 100 and a list of places within it, as (3, [0, 2]).": (0, []),
-        "There the careless way back is right: every place gets at most one gradient.": (3, [0, 2]),
-        "It is wrong there, silently. But fewer numbers and places are enough.": (3, [0, 1, 0]),
-    }
+def _ways_back(n: int, places: list[int]) -> tuple[Tensor, Tensor]:
+    "The gradient of `x[places]` by assigning, and by adding."
+    g = torch.arange(1., len(places) + 1)
+    assigned, x = torch.zeros(n), Variable(torch.zeros(n), requires_grad=True)
+    assigned[places] = g
+    x[places].backward(g)
+    return assigned, x.grad
 
-    def judge(self, answer: object) -> Verdict:
-        "The verdict on a pair of a length and a list."
-        malformed, right, larger = self.wrong
-        reply = None
-        n, places = answer if isinstance(answer, tuple) and len(answer) == 2 else (0, [])
-        fits = type(n) is int and n <= 100 and isinstance(places, list) and all(type(i) is int and -n <= i < n for i in places)
-        if not fits or not places:
-            reply = malformed
-        elif torch.equal(*self._ways_back(n, places)):
-            reply = right
-        elif n + len(places) > 3:
-            reply = larger
-        if reply:
-            return Verdict(False, [f"2.4: not {answer}", f"  {reply}"])
-        return Verdict(True, ["2.4: correct. One number, picked twice: it should get 1 + 2 = 3, and gets 2. Picking copies, so the way back must add."])
+def _nothing_lost(answer: object) -> str | None:
+    "What keeps an answer from being a length and a list of places for which assigning loses a gradient, three numbers in all."
+    n, places = answer if isinstance(answer, tuple) and len(answer) == 2 else (0, [])
+    if type(n) is not int or n > 100 or not isinstance(places, list) or not places or not all(type(i) is int and -n <= i < n for i in places):
+        return "Expected a length from 1 to 100 and a list of places within it, as (3, [0, 2])."
+    if torch.equal(*_ways_back(n, places)):
+        return "There the careless way back is right: every place gets at most one gradient."
+    return "It is wrong there, silently. But fewer numbers and places are enough." if n + len(places) > 3 else None
 
-    def _ways_back(self, n: int, places: list[int]) -> tuple[Tensor, Tensor]:
-        "The gradient by assigning, and by adding."
-        g = torch.arange(1., len(places) + 1)
-        assigned, x = torch.zeros(n), Variable(torch.zeros(n), requires_grad=True)
-        assigned[places] = g
-        x[places].backward(g)
-        return assigned, x.grad
-
-    def __call__(self, answer: object) -> None:
-        print(self.judge(answer))
-
-ex_2_4 = _SmallestIndex()
+ex_2_4 = Search("2.4", _nothing_lost, wrong={
+    "Expected a length from 1 to 100 and a list of places within it, as (3, [0, 2]).": (0, []),
+    "There the careless way back is right: every place gets at most one gradient.": (3, [0, 2]),
+    "It is wrong there, silently. But fewer numbers and places are enough.": (3, [0, 1, 0]),
+}, because="One number, picked twice: it should get 1 + 2 = 3, and gets 2. Picking copies, so the way back must add.")
 
 # %% ../../nbs/exercises/02_backprop.ipynb #309286e5
 ex_2_5 = Prediction("2.5", right="b", wrong={

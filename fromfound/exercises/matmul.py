@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..check import Exercise, MutantHunt, Prediction, Verdict
+from ..check import Exercise, MutantHunt, Prediction, Search
 
 # %% ../../nbs/exercises/01_matmul.ipynb #e4a280e3
 _generator = torch.Generator().manual_seed(1)
@@ -61,37 +61,22 @@ ex_1_3 = Exercise("1.3", _last_count, [(torch.bfloat16,), (torch.float16,), (tor
 }, read="Equal, up to what?", tol=0)
 
 # %% ../../nbs/exercises/01_matmul.ipynb #41d48dea
-class _SmallestBreak:
-    "The check of exercise 1.4: an input on which `x / x.sum(1)` runs and is wrong, with two numbers."
-    name = "1.4"
-    wrong = {
-        "That is no table of positive numbers, as torch.tensor([[1., 2.]]) is.": torch.tensor([1., 2.]),
-        "There it raises an error, which is the good case. Find an input on which it runs.": torch.tensor([[1., 2., 3.], [4., 5., 6.]]),
-        "There the result is right: every row adds up to 1.": torch.tensor([[1., 2.]]),
-        "It breaks there, silently. But fewer numbers are enough: which other shapes does (n,) fit?": torch.tensor([[1., 2.], [3., 4.]]),
-    }
+def _unbroken(answer: object) -> str | None:
+    "What keeps an answer from being an input on which `x / x.sum(1)` runs and is wrong, with two numbers."
+    if not isinstance(answer, Tensor) or answer.ndim != 2 or answer.numel() == 0 or not (answer > 0).all():
+        return "That is no table of positive numbers, as torch.tensor([[1., 2.]]) is."
+    if answer.shape[0] != answer.shape[1] and 1 not in answer.shape:
+        return "There it raises an error, which is the good case. Find an input on which it runs."
+    if answer.shape[0] == 1 or torch.equal(answer / answer.sum(1), answer / answer.sum(1, keepdim=True)):
+        return "There the result is right: every row adds up to 1."
+    return "It breaks there, silently. But fewer numbers are enough: which other shapes does (n,) fit?" if answer.numel() > 2 else None
 
-    def judge(self, answer: object) -> Verdict:
-        "The verdict on an input."
-        no_table, raises, right, larger = self.wrong
-        reply = None
-        if not isinstance(answer, Tensor) or answer.ndim != 2 or answer.numel() == 0 or not (answer > 0).all():
-            reply = no_table
-        elif answer.shape[0] != answer.shape[1] and 1 not in answer.shape:
-            reply = raises
-        elif answer.shape[0] == 1 or torch.equal(answer / answer.sum(1), answer / answer.sum(1, keepdim=True)):
-            reply = right
-        elif answer.numel() > 2:
-            reply = larger
-        if reply:
-            shape = f" of shape {tuple(answer.shape)}" if isinstance(answer, Tensor) else ""
-            return Verdict(False, [f"1.4: not this input{shape}", f"  {reply}"])
-        return Verdict(True, ["1.4: correct. (2, 1) against (2,) is (2, 2): two numbers in, four out. The cure is x.sum(1, keepdim=True)."])
-
-    def __call__(self, answer: object) -> None:
-        print(self.judge(answer))
-
-ex_1_4 = _SmallestBreak()
+ex_1_4 = Search("1.4", _unbroken, wrong={
+    "That is no table of positive numbers, as torch.tensor([[1., 2.]]) is.": torch.tensor([1., 2.]),
+    "There it raises an error, which is the good case. Find an input on which it runs.": torch.tensor([[1., 2., 3.], [4., 5., 6.]]),
+    "There the result is right: every row adds up to 1.": torch.tensor([[1., 2.]]),
+    "It breaks there, silently. But fewer numbers are enough: which other shapes does (n,) fit?": torch.tensor([[1., 2.], [3., 4.]]),
+}, because="(2, 1) against (2,) is (2, 2): two numbers in, four out. The cure is x.sum(1, keepdim=True).")
 
 # %% ../../nbs/exercises/01_matmul.ipynb #cfbe8d68
 def _distances(x: Tensor, c: Tensor) -> Tensor:

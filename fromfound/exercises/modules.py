@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from ..check import Exercise, MutantHunt, Prediction, Verdict
+from ..check import Exercise, MutantHunt, Prediction, Search, Verdict
 from ..module import Buffer, Linear, Module, Parameter, Sequential
 
 # %% ../../nbs/exercises/03_modules.ipynb #5f208f55
@@ -115,32 +115,29 @@ ex_3_3 = _Through(_seen, "3.3", lambda x, w: (x * w).clamp(min=0), [(torch.tenso
 }, read="Layers of your own")
 
 # %% ../../nbs/exercises/03_modules.ipynb #6bbfa8a9
-class _Fooling:
-    "Judges a tensor that a careless loader should accept for a weight of shape (2, 2)."
-    name = "3.4"
-    wrong = {"That is the right shape; it is meant to fit": torch.zeros(2, 2), "A row is copied to every row": torch.zeros(2), "the careless line fails too": torch.zeros(3, 2),
-             "No numbers cannot fill four places": torch.zeros(0), "A column is copied to every column": torch.zeros(2, 1)}
+def _not_fooled(answer: object) -> str | None:
+    "What keeps an answer from being one number that a careless loader accepts for a weight of shape (2, 2)."
+    if not isinstance(answer, Tensor):
+        return "Expected a tensor, as torch.zeros(3, 2)."
+    if answer.shape == (2, 2):
+        return "That is the right shape; it is meant to fit. Find another one."
+    try:
+        torch.empty(2, 2).copy_(answer)
+    except RuntimeError:
+        return "No numbers cannot fill four places." if answer.numel() == 0 else "With this shape the careless line fails too, and an error is what we want."
+    if answer.numel() > 1:
+        what = "A column is copied to every column" if answer.shape[-1] == 1 else "A row is copied to every row"
+        return f"It is fooled. {what}. Fewer numbers are enough."
+    return None
 
-    def judge(self, answer: object) -> Verdict:
-        "The verdict on a tensor."
-        if not isinstance(answer, Tensor):
-            return Verdict(False, ["3.4: expected a tensor, as torch.zeros(3, 2)"])
-        if answer.shape == (2, 2):
-            return Verdict(False, ["3.4: That is the right shape; it is meant to fit. Find another one"])
-        try:
-            torch.empty(2, 2).copy_(answer)
-        except RuntimeError:
-            reason = "No numbers cannot fill four places" if answer.numel() == 0 else "with this shape the careless line fails too, and an error is what we want"
-            return Verdict(False, [f"3.4: {reason}"])
-        if answer.numel() > 1:
-            what = "A column is copied to every column" if answer.shape[-1] == 1 else "A row is copied to every row"
-            return Verdict(False, [f"3.4: it is fooled. {what}. Fewer numbers are enough"])
-        return Verdict(True, ["3.4: correct. One number fills the layer, and nothing complains: copy_ broadcasts"])
-
-    def __call__(self, answer: object) -> None:
-        print(self.judge(answer))
-
-ex_3_4 = _Fooling()
+ex_3_4 = Search("3.4", _not_fooled, wrong={
+    "Expected a tensor, as torch.zeros(3, 2).": 4,
+    "That is the right shape; it is meant to fit. Find another one.": torch.zeros(2, 2),
+    "No numbers cannot fill four places.": torch.zeros(0),
+    "With this shape the careless line fails too, and an error is what we want.": torch.zeros(3, 2),
+    "It is fooled. A row is copied to every row. Fewer numbers are enough.": torch.zeros(2),
+    "It is fooled. A column is copied to every column. Fewer numbers are enough.": torch.zeros(2, 1),
+}, because="One number fills the layer, and nothing complains: copy_ broadcasts.")
 
 # %% ../../nbs/exercises/03_modules.ipynb #a8954c81
 ex_3_5 = Prediction("3.5", right="b", wrong={

@@ -133,7 +133,7 @@ def git_url(root: Path) -> str:
 
 # --- Markdown ---------------------------------------------------------------------------------------------------------
 
-MARK = r"<!-- (?P<letter>[vc]) (?P<key>[^>]*?) ?-->(?P<literal>.*?)<!-- /(?P=letter) -->"
+MARK = r"<!-- (?P<letter>[vc]) (?P<key>[^>]*?) -->(?P<literal>.*?)<!-- /(?P=letter) -->"
 _TOKENS = re.compile(
     r"(?P<fence>^[ \t>]*(?P<ticks>`{3,}|~{3,})[^\n]*(?:\n.*?(?:^[ \t>]*(?P=ticks)[`~]*[ \t]*$|\Z)|\Z))"
     r"|(?P<code>(?<!`)(?P<tick>`+)(?!`).+?(?<!`)(?P=tick)(?!`))"

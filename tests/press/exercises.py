@@ -89,7 +89,7 @@ def _answer(card: Card, names: dict[str, Any], solution: str = "") -> tuple[Any,
 def frame_problems(card: Card, check: Any) -> list[str]:
     "A check has a name, known mistakes and a verdict."
     missing = [f".{part}" for part in ("name", "judge") if not hasattr(check, part)] + ([] if hasattr(check, "wrong") or hasattr(check, "mutants") else [".wrong"])
-    return [f"check.{card.check} has no {', '.join(missing)}. Build it with Exercise, Prediction or MutantHunt, or give it a name, a dictionary of named wrong answers, and judge(answer) -> Verdict."] if missing else []
+    return [f"check.{card.check} has no {', '.join(missing)}. Build it with Exercise, Prediction, Search or MutantHunt, or give it a name, a dictionary of named wrong answers, and judge(answer) -> Verdict."] if missing else []
 
 
 def _feedback(check: Any, answer: Any) -> tuple[bool, list[str]]:

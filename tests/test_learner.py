@@ -1,0 +1,865 @@
+"""Chapter 05: the Learner against hand-written loops, its events and exceptions, metrics, and a checkpoint that survives kill -9."""
+import copy
+import io
+import math
+import os
+import pickle
+import random
+import signal
+import subprocess
+import sys
+from contextlib import redirect_stderr
+from dataclasses import dataclass
+from functools import partial
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.data import DataLoader, IterableDataset, RandomSampler, TensorDataset
+
+from fromfound import dataloader
+from fromfound.learner import (EVENTS, Callback, CancelBatchException, CancelEpochException, CancelFitException, CancelStepException, Checkpoint, DataBunch, EarlyStopping,
+                               GradientClip, Learner, Metric, ProgressBar, Recorder, StopOnNaN, show_training_loop)
+
+X = torch.randn(100, 6, generator=torch.Generator().manual_seed(0))
+Y = (X[:, 0] > 0).long()
+BATCHES = list(zip(X.split(16), Y.split(16)))  # seven, the last one of four
+
+
+def accuracy(pred, target):
+    return (pred.argmax(1) == target).float().mean()
+
+
+def net(seed=0, dropout=0.2):
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(dropout), nn.Linear(8, 2))
+    nn.init.normal_(model[1].weight)
+    return model
+
+
+def learner(train=BATCHES, valid=None, seed=0, **options):
+    return Learner(net(seed), DataBunch(train, valid), F.cross_entropy, **{"lr": 0.1, "default_cbs": False} | options)
+
+
+def same(a, b):
+    return all(torch.equal(v, b.state_dict()[k]) for k, v in a.state_dict().items())
+
+
+class Log(Callback):
+    def __init__(self, at=None, error=None):
+        self.lines, self.at, self.error = [], at, error
+
+
+def _log(event):
+    def method(self):
+        self.lines.append(event)
+        if event == self.at and (self.learn.training or event not in TRAIN):
+            self.at = None
+            raise self.error
+    return method
+
+
+TRAIN, VALID = EVENTS[2:10], ["before_batch", "after_pred", "after_loss", "after_batch"]
+for _event in EVENTS:
+    setattr(Log, _event, _log(_event))
+
+
+# --- events and exceptions --------------------------------------------------------------------------------------------
+
+@settings(max_examples=15, deadline=None)
+@given(epochs=st.integers(0, 3), train=st.integers(1, 3), valid=st.integers(0, 2))
+def test_events_come_in_their_order(epochs, train, valid):
+    log = Log()
+    learner(BATCHES[:train], BATCHES[:valid], cbs=[log]).fit(epochs)
+    assert log.lines == ["before_fit", *(["before_epoch"] + TRAIN * train + VALID * valid + ["after_epoch"]) * epochs, "after_fit"]
+
+
+REACH = {CancelStepException: ("before_backward", "after_step"), CancelBatchException: ("before_batch", "after_batch"), CancelEpochException: ("before_epoch", "after_batch"), CancelFitException: ("before_fit", "after_epoch")}
+
+
+@pytest.mark.parametrize("kind", REACH)
+@pytest.mark.parametrize("event", EVENTS)
+def test_what_is_begun_is_ended_and_gradients_are_cleared(kind, event):
+    log, order = Log(event, kind), EVENTS.index
+    learn = learner(BATCHES[:3], cbs=[log])
+    first, last = REACH[kind]
+    inside = order(first) <= order(event) <= order(last) and not (kind is CancelFitException and event == "after_fit")
+    if inside:
+        learn.fit(2)
+    else:
+        with pytest.raises(kind):  # a scope that is not there to leave
+            learn.fit(2)
+    assert log.lines[-1] == "after_fit" and all(p.grad is None for p in learn.model.parameters())
+    for part in ("fit", "epoch", "batch"):
+        assert log.lines.count(f"before_{part}") == log.lines.count(f"after_{part}")
+    if inside:
+        epochs = 2 if kind is not CancelFitException else 0 if event == "before_fit" else 1
+        assert log.lines.count("before_epoch") == epochs
+        if kind in (CancelStepException, CancelBatchException):
+            assert log.lines.count("before_batch") == 6
+
+
+def test_cancelling_the_step_skips_only_the_step():
+    class Skip(Callback):
+        def before_step(self):
+            raise CancelStepException
+
+    learn = learner(cbs=[Skip(), log := Log()])
+    before = {k: v.clone() for k, v in learn.model.named_parameters()}
+    learn.fit(1)
+    assert all(torch.equal(v, before[k]) for k, v in learn.model.named_parameters()) and log.lines.count("after_step") == len(BATCHES)
+    assert learn.model[1].num_batches_tracked == len(BATCHES)
+
+
+def test_a_real_error_is_not_swallowed_and_the_fit_is_ended():
+    log = Log("after_loss", ZeroDivisionError("mine"))
+    learn = learner(cbs=[log])
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        learn.fit(2)
+    assert log.lines[-3:] == ["after_batch", "after_epoch", "after_fit"] and not learn.complete
+    learn.fit(1)
+    assert learn.complete and learn.cbs == [log]
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("mine"), KeyboardInterrupt()])
+@pytest.mark.parametrize("order", [-100, 0, 200])
+def test_an_error_before_the_fit_is_not_hidden_by_what_never_began(order, error, capsys):
+    bad = Log("before_fit", error)
+    bad.order = order
+    learn = learner(valid=BATCHES, default_cbs=True, cbs=[EarlyStopping(restore=True), bad])
+    if isinstance(error, KeyboardInterrupt):
+        learn.fit(1)
+        assert "stopped by Ctrl-C" in capsys.readouterr().out
+    else:
+        with pytest.raises(ZeroDivisionError, match="mine"):
+            learn.fit(1)
+    assert bad.lines[-1] == "after_fit"
+    learn.fit(1)
+    assert learn.complete and len(learn.recorder.rows) == 1
+
+
+def test_a_failing_optimizer_leaves_no_callback_behind():
+    learn = learner(opt_func=lambda params, lr: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        learn.fit(1, cbs=[GradientClip(1.0)])
+    assert learn.cbs == []
+
+
+@pytest.mark.parametrize("ask", ["validate", "get_preds", "fit"])
+def test_a_pass_within_a_pass_is_an_error(ask):
+    class Ask(Callback):
+        def after_batch(self):
+            if self.learn.training:
+                self.learn.fit(1) if ask == "fit" else getattr(self.learn, ask)()
+
+    learn = learner(valid=BATCHES, cbs=[Ask()])
+    with pytest.raises(RuntimeError, match="in the middle of a pass.*Learner of its own"):
+        learn.fit(1)
+    assert learn.dl is None and learn.validate()["valid_loss"] > 0
+
+
+def test_predictions_between_two_passes_change_nothing():
+    class Ask(Callback):
+        def after_epoch(self):
+            self.seen = self.learn.get_preds()[0]
+
+    learn = learner(valid=BATCHES, cbs=[Ask()])
+    learn.fit(2)
+    plain = learner(valid=BATCHES)
+    plain.fit(2)
+    assert same(learn.model, plain.model) and learn.results == plain.results and learn.cbs[0].seen.shape == (100, 2)
+
+
+@pytest.mark.parametrize("copy_of", [copy.deepcopy, lambda learn: pickle.loads(pickle.dumps(learn))])
+def test_a_copy_is_a_learner_of_its_own(copy_of, capsys):
+    learn = learner(valid=BATCHES, default_cbs=True, cbs=[GradientClip(1.0)])
+    learn.fit(1)
+    other, before = copy_of(learn), {k: v.clone() for k, v in learn.model.state_dict().items()}
+    learn.loss = torch.tensor(1e6)
+    other.fit(1)
+    assert all(cb.learn is other for cb in other.cbs) and all(torch.equal(v, before[k]) for k, v in learn.model.state_dict().items())
+    assert other.results["valid_loss"] == pytest.approx(F.cross_entropy(*other.get_preds()).item(), abs=1e-5)
+
+
+def test_callbacks_that_cannot_be_hashed():
+    @dataclass
+    class Count(Callback):
+        n: int = 0
+
+        def after_batch(self):
+            self.n += 1
+
+    count = Count()
+    learner(cbs=[count, count]).fit(1)
+    assert count.n == len(BATCHES)
+
+
+@pytest.mark.parametrize("valid", [None, []])
+def test_predictions_need_a_batch(valid):
+    with pytest.raises(ValueError, match="get_preds found no batch.*valid_dl"):
+        learner(valid=valid).get_preds()
+    with pytest.raises(ValueError, match="get_preds found no batch"):
+        learner(valid=BATCHES, cbs=[EveryBatch()]).get_preds()
+
+
+class EveryBatch(Callback):
+    def before_batch(self):
+        raise CancelBatchException
+
+
+def test_what_is_no_mean_of_a_batch_is_refused():
+    for loss, metrics, name in [(partial(F.cross_entropy, reduction="none"), [], "train_loss"), (F.cross_entropy, [Metric(lambda pred, yb: pred.argmax(1) == yb, "hits")], "hits")]:
+        with pytest.raises(ValueError, match=rf"{name} expected one number.*\(16,\).*mean"):
+            Learner(net(), DataBunch(BATCHES, BATCHES), loss, metrics=metrics).fit(1)
+
+
+@pytest.mark.parametrize("wrap", [lambda y: {"a": y}, lambda y: {"a": (y, y)}, lambda y: [y, y]])
+def test_targets_in_containers(wrap):
+    batches, first = [(x, wrap(y)) for x, y in BATCHES], lambda t: t if isinstance(t, torch.Tensor) else first(next(iter(t.values() if isinstance(t, dict) else t)))
+    learn = Learner(net(), DataBunch(batches, batches), lambda pred, t: F.cross_entropy(pred, first(t)), lr=0.1, default_cbs=False)
+    learn.fit(1)
+    plain = learner(valid=BATCHES)
+    plain.fit(1)
+    assert same(learn.model, plain.model) and learn.results == plain.results
+
+
+@pytest.mark.parametrize("target", [1, torch.tensor(1), ["a"] * 16, []])
+def test_targets_that_do_not_tell_how_many(target):
+    with pytest.raises(TypeError, match="train_loss is weighted by sample.*entry for each"):
+        Learner(net(), DataBunch([(BATCHES[0][0], target)]), lambda pred, t: pred.mean()).fit(1)
+
+
+def test_a_figure_that_never_was_a_number(capsys):
+    learner(valid=[(X * math.nan, Y)], cbs=[EarlyStopping(patience=2)]).fit(9)
+    assert "valid_loss was never a number" in capsys.readouterr().out
+
+
+def test_a_checkpoint_before_lazy_layers_are_built(tmp_path, capsys):
+    def fit(epochs, build):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.LazyLinear(8), nn.ReLU(), nn.Linear(8, 2))
+        if build:
+            model(X)
+        Learner(model, DataBunch(BATCHES), F.cross_entropy, default_cbs=False).fit(epochs, cbs=[Checkpoint(tmp_path / "run.pt")])
+        return model
+
+    fit(1, False)
+    with pytest.raises(ValueError, match="lazy layers are not built yet: call the model once before"):
+        fit(2, False)
+    resumed = fit(2, True)
+    (tmp_path / "run.pt").unlink(), (tmp_path / "run.pt.previous").unlink()
+    assert same(resumed, fit(2, True))
+
+
+def test_ctrl_c_keeps_the_weights(capsys):
+    class Press(Callback):
+        def after_batch(self):
+            if self.learn.step == 2:
+                signal.raise_signal(signal.SIGINT)
+
+    learn = learner(BATCHES, cbs=[Press(), log := Log()])
+    learn.fit(5)
+    expected = learner(BATCHES[:3])
+    expected.fit(1)
+    assert same(learn.model, expected.model) and log.lines[-1] == "after_fit" and log.lines.count("before_epoch") == 1
+    assert "Ctrl-C in epoch 0, batch 2" in capsys.readouterr().out
+
+
+def test_the_message_of_a_cancel_is_printed(capsys):
+    learner(cbs=[Log("after_epoch", CancelFitException("enough"))]).fit(3)
+    learner(cbs=[Log("after_epoch", CancelFitException)]).fit(3)
+    assert capsys.readouterr().out == "enough\n"
+
+
+def test_order_and_callbacks_of_one_fit():
+    heard = []
+
+    class Say(Callback):
+        def __init__(self, name, order):
+            self.name = name
+            self.order = order
+
+        def before_fit(self):
+            heard.append((self.name, len(self.learn.cbs)))
+
+    learn = learner(cbs=[Say("b", 1), Say("a", -1)])
+    learn.fit(1, cbs=[Say("c", 0)])
+    learn.fit(0)
+    assert heard == [("a", 3), ("c", 3), ("b", 3), ("a", 2), ("b", 2)]
+
+
+# --- mistakes ---------------------------------------------------------------------------------------------------------
+
+class Misspelled(Callback):
+    def after_barch(self):
+        pass
+
+
+class Hidden(Callback):
+    loss = None
+
+
+class Assigned(Callback):
+    def after_loss(self):
+        self.pred = 2
+
+
+class Rate(Callback):
+    owns = "lr"
+
+
+class Cycle(Callback):
+    owns = ("lr", "momentum")
+
+
+@pytest.mark.parametrize("cbs, error, words", [
+    ([Misspelled()], AttributeError, "after_barch is no event.*after_batch"),
+    ([Hidden()], AttributeError, "self.learn.loss"),
+    ([Assigned()], AttributeError, "self.learn.pred"),
+    ([Rate(), Cycle()], ValueError, "Rate and Cycle both own 'lr'"),
+    ([Checkpoint("a"), Checkpoint("b")], ValueError, "own 'checkpoint'"),
+    ([Recorder], TypeError, r"write Recorder\(\)"),
+    ([print], TypeError, "Callback objects, got <built-in function print>"),
+])
+def test_mistakes_with_callbacks(cbs, error, words):
+    with pytest.raises(error, match=words):
+        learner(cbs=cbs).fit(1)
+    with pytest.raises(error, match=words):
+        (learn := learner()).fit(1, cbs=cbs)
+    assert learn.cbs == []
+
+
+def test_mistakes_with_data():
+    with pytest.raises(TypeError, match="again in every epoch"):
+        DataBunch(iter(BATCHES))
+    with pytest.raises(TypeError, match="again in every epoch"):
+        DataBunch(BATCHES, (b for b in BATCHES))
+    with pytest.raises(ValueError, match="gave no batch"):
+        learner([]).fit(1)
+
+
+# --- the same bits as a loop written by hand --------------------------------------------------------------------------
+
+def by_hand(opt, model, train, valid, epochs):
+    for _ in range(epochs):
+        model.train()
+        for *xb, yb in train:
+            F.cross_entropy(model(*xb), yb).backward()
+            opt.step()
+            opt.zero_grad()
+        model.eval()
+        with torch.no_grad():
+            for *xb, yb in valid:
+                model(*xb)
+    return model
+
+
+def loaders(kind):
+    generator = torch.Generator().manual_seed(5)
+    if kind == "list":
+        return BATCHES, BATCHES[:2]
+    if kind == "torch":
+        return DataLoader(TensorDataset(X, Y), 16, shuffle=True, generator=generator), DataLoader(TensorDataset(X, Y), 30)
+    if kind == "sampler":
+        return DataLoader(TensorDataset(X, Y), 16, sampler=RandomSampler(X, generator=generator)), []
+    if kind == "torch, global":
+        return DataLoader(TensorDataset(X, Y), 16, shuffle=True), DataLoader(TensorDataset(X, Y), 30)
+    return dataloader.DataLoader(dataloader.TensorDataset(X, Y), 16, shuffle=True, generator=generator), []
+
+
+OPTIMIZERS = {"sgd": torch.optim.SGD, "momentum": partial(torch.optim.SGD, momentum=0.9, nesterov=True), "adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "rmsprop": torch.optim.RMSprop, "adagrad": torch.optim.Adagrad,
+              "groups": lambda params, lr: torch.optim.SGD([{"params": list(params)[:2], "lr": lr / 10}, {"params": []}], lr=lr)}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("kind", ["list", "torch", "torch, global", "ours"])
+@pytest.mark.parametrize("callbacks", [False, True])
+def test_bit_equal_to_the_loop_by_hand(name, kind, callbacks):
+    opt_func = OPTIMIZERS[name]
+    model, (train, valid) = net(), loaders(kind)
+    by_hand(opt_func(model.parameters(), lr=0.01), model, train, valid, 3)
+    train, valid = loaders(kind)
+    options = {"default_cbs": True, "metrics": [accuracy], "cbs": [Log(), EarlyStopping("train_loss", patience=99)]} if callbacks else {}
+    learn = Learner(net(), DataBunch(train, valid), F.cross_entropy, opt_func, **{"lr": 0.01, "default_cbs": False} | options)
+    learn.fit(3)
+    assert same(model, learn.model)
+
+
+def test_rates_of_groups_and_of_a_fit():
+    learn = learner(opt_func=OPTIMIZERS["groups"], lr=0.2)
+    assert learn.opt is None
+    learn.fit(1, lr=0.5)
+    assert [g["lr"] for g in learn.opt.param_groups] == [0.05, 0.5]
+    learn.fit(1)
+    assert [g["lr"] for g in learn.opt.param_groups] == [0.02, 0.2]
+
+
+def test_schedulers_scalers_and_compiled_models_of_torch_fit_in():
+    class Scheduled(Callback):
+        def before_fit(self):
+            self.scheduler = torch.optim.lr_scheduler.StepLR(self.learn.opt, 1, 0.5)
+
+        def after_epoch(self):
+            self.scheduler.step()
+
+    learn = learner(cbs=[Scheduled(), recorder := Recorder()])
+    learn.fit(3)
+    assert sorted(set(recorder.lrs)) == [0.025, 0.05, 0.1] and len(recorder.lrs) == 21
+    learn = Learner(torch.compile(net(), backend="eager"), BATCHES, F.cross_entropy, default_cbs=False, lr=0.1)
+    learn.fit(1)
+    other = learner()
+    other.fit(1)
+    assert all(torch.equal(a, b) for a, b in zip(learn.model.parameters(), other.model.parameters()))
+
+
+class Waits(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += "_local_scalar_dense" in str(func)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("cbs, expected", [([], 0), ([GradientClip(1.0)], 0), ([EarlyStopping(restore=True)], 0), ([StopOnNaN()], 14)])
+def test_no_step_waits_for_the_device(cbs, expected):
+    with Waits() as mode:
+        learner(BATCHES, BATCHES, default_cbs=True, metrics=[accuracy], cbs=cbs).fit(2)
+    assert mode.count == expected
+
+
+# --- metrics, results, predictions ------------------------------------------------------------------------------------
+
+@settings(max_examples=30, deadline=None)
+@given(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=6), seed=st.integers(0, 99))
+def test_means_are_weighted_by_sample(sizes, seed):
+    generator = torch.Generator().manual_seed(seed)
+    x, y = torch.randn(sum(sizes), 6, generator=generator), torch.randint(2, (sum(sizes),), generator=generator)
+    learn = learner(valid=list(zip(x.split(sizes), y.split(sizes))), metrics=[accuracy])
+    results = learn.validate()
+    pred = learn.predict(x)
+    assert math.isclose(results["valid_loss"], F.cross_entropy(pred, y).item(), rel_tol=1e-5) and math.isclose(results["accuracy"], accuracy(pred, y).item(), abs_tol=1e-6)
+    assert list(results) == ["valid_loss", "accuracy"]
+
+
+def test_metric_takes_tensors_numbers_and_several_targets():
+    metric = Metric(lambda pred, target: 0.5, "half")
+    assert math.isnan(metric.compute()) and metric.floats() == []
+    metric.update(torch.zeros(3), torch.zeros(3))
+    metric.update(torch.zeros(3), (torch.zeros(2), torch.zeros(2), 0.1))
+    assert metric.sizes == [3, 2] and metric.compute() == 0.5 and metric.name == "half"
+    assert Metric(accuracy).name == "accuracy" and Metric(partial(accuracy)).name == "partial"
+    low = Metric(lambda pred, target: pred.mean(), "low")
+    low.update(torch.ones(2, dtype=torch.bfloat16, requires_grad=True), torch.zeros(2))
+    assert not low.values[0].requires_grad and low.compute() == low.compute() == 1.0
+
+
+def test_a_metric_that_is_no_mean():
+    class Largest:
+        name = "largest"
+
+        def reset(self):
+            self.value = torch.tensor(-math.inf)
+
+        def update(self, pred, target):
+            self.value = torch.maximum(self.value, pred.max())
+
+        def compute(self):
+            return self.value
+
+    learn = learner(valid=BATCHES, metrics=[Largest()])
+    assert learn.validate()["largest"] == pytest.approx(learn.get_preds()[0].max().item())
+
+
+@pytest.mark.parametrize("valid", [None, [], DataLoader(TensorDataset(X[:0], Y[:0]), 4)])
+def test_no_or_empty_validation(valid, capsys):
+    learn = learner(valid=valid, default_cbs=True, metrics=[accuracy])
+    learn.fit(2)
+    assert list(learn.recorder.rows[0]) == ["epoch", "train_loss"] and learn.validate() == {}
+
+
+def test_streams_and_lengths():
+    class Stream(IterableDataset):
+        def __iter__(self):
+            return iter(zip(X, Y))
+
+    lengths = []
+
+    class Length(Callback):
+        def after_batch(self):
+            lengths.append((self.learn.n_batches, self.learn.step, self.learn.epoch))
+
+    expected = Learner(net(dropout=0.0), BATCHES, F.cross_entropy, lr=0.1)
+    expected.fit(2)
+    learn = Learner(net(dropout=0.0), DataLoader(Stream(), 16), F.cross_entropy, lr=0.1, cbs=[Length()])
+    learn.fit(2)
+    assert lengths == [(None, i, e) for e in range(2) for i in range(7)]
+    assert same(learn.model, expected.model)
+
+
+def test_several_inputs_and_no_target():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(6, 2)
+
+        def forward(self, a, b):
+            return self.layer(a - b)
+
+    learn = Learner(Two(), DataBunch([(x, x.flip(0), y) for x, y in BATCHES]), F.cross_entropy, default_cbs=False)
+    learn.fit(1)
+    assert learn.predict((X, X.flip(0))).shape == (100, 2)
+    preds, targets = learn.get_preds([(x, x, None) for x, _ in BATCHES])
+    assert preds.shape == (100, 2) and targets is None
+    preds, targets = learn.get_preds([(x, x.flip(0), y) for x, y in BATCHES])
+    assert torch.equal(targets, Y) and not preds.requires_grad
+
+
+def test_predictions_pass_through_callbacks_and_in_evaluation_mode():
+    class Double(Callback):
+        def after_pred(self):
+            self.learn.pred = 2 * self.learn.pred
+
+    learn = learner(cbs=[Double()])
+    learn.model.train()
+    expected = 2 * net().eval()(X)
+    assert torch.equal(learn.predict(X), expected.detach()) and torch.equal(learn.get_preds(BATCHES)[1], Y)
+
+
+def test_batches_follow_the_model():
+    learn = Learner(nn.Linear(6, 2).to("meta"), BATCHES, F.cross_entropy, default_cbs=False)
+    preds, targets = learn.get_preds(BATCHES)
+    assert preds.device.type == targets.device.type == "meta" and preds.shape == (100, 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_dtypes(dtype):
+    learn = Learner(nn.Linear(6, 2).to(dtype), [(x.to(dtype), y) for x, y in BATCHES], F.cross_entropy)
+    learn.fit(1)
+    assert len(learn.recorder.losses) == 7 and all(map(math.isfinite, learn.recorder.losses))
+
+
+# --- recorder, bar, loop ----------------------------------------------------------------------------------------------
+
+def test_recorder_and_table(capsys):
+    learn = learner(BATCHES, BATCHES, default_cbs=True, metrics=[accuracy], opt_func=partial(torch.optim.Adam, betas=(0.8, 0.99)))
+    learn.fit(2)
+    recorder = learn.recorder
+    assert len(recorder.losses) == len(recorder.lrs) == 14 and recorder.ends == [7, 14] and set(recorder.momenta) == {0.8}
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["epoch", "train_loss", "valid_loss", "accuracy"] and len(lines) == 3 and len(set(map(len, lines))) == 1
+    sizes = [len(y) for _, y in BATCHES]
+    assert recorder.rows[1]["train_loss"] == pytest.approx(sum(v * n for v, n in zip(recorder.losses[7:], sizes)) / 100)
+    panels = recorder.plot().fig.axes
+    assert [ax.get_ylabel() for ax in panels] == ["learning rate", "momentum", "loss"] and list(panels[2].lines[1].get_xdata()) == [7, 14]
+    learn.fit(1)
+    assert len(recorder.rows) == 1
+
+
+def test_own_recorder_replaces_the_default():
+    learn = learner(default_cbs=True, cbs=[recorder := Recorder()])
+    assert learn.recorder is recorder and [type(cb) for cb in learn.cbs] == [Recorder, ProgressBar]
+
+
+@pytest.mark.parametrize("watched", [True, False])
+def test_the_bar_is_seen_only_where_somebody_watches(watched, monkeypatch, capsys):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return watched
+
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+    with redirect_stderr(Terminal()) as seen:
+        learner(BATCHES, BATCHES, default_cbs=True).fit(2)
+    assert ("train_loss" in seen.getvalue()) == watched and bool(seen.getvalue()) == watched
+    monkeypatch.setenv("CI", "true")
+    with redirect_stderr(Terminal()) as seen:
+        learner(default_cbs=True).fit(1)
+    assert seen.getvalue() == ""
+
+
+def test_the_loop_is_shown_with_its_callbacks(capsys):
+    learn = learner(default_cbs=True, cbs=[GradientClip(1.0)])
+    show_training_loop(learn)
+    shown = capsys.readouterr().out
+    learn.show_training_loop()
+    assert shown == capsys.readouterr().out and len(shown.splitlines()) == 7
+    assert "step      before: GradientClip" in shown
+
+
+def test_the_import_is_light():
+    code = "import sys, safetensors.torch; before = set(sys.modules); import fromfound.learner; print([m for m in ('matplotlib', 'tqdm', 'PIL') if m in set(sys.modules) - before])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+# --- clipping, nan, early stopping ------------------------------------------------------------------------------------
+
+def test_clipping_is_torchs():
+    learn = learner(cbs=[GradientClip(0.1)])
+    learn.fit(2)
+    model = net()
+    opt = torch.optim.SGD(model.parameters(), lr=0.1)
+    for xb, yb in BATCHES * 2:
+        F.cross_entropy(model(xb), yb).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+        opt.step()
+        opt.zero_grad()
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), learn.model.parameters()))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_stop_on_nan_names_the_batch_and_spares_the_weights(value, capsys):
+    batches = [*BATCHES[:3], (BATCHES[3][0] * value, BATCHES[3][1]), *BATCHES[4:]]
+    learn = Learner(nn.Linear(6, 2), batches, F.cross_entropy, lr=0.1, cbs=[StopOnNaN()], default_cbs=False)
+    learn.fit(2)
+    assert "is nan in epoch 0, batch 3" in capsys.readouterr().out
+    assert all(p.isfinite().all() for p in learn.model.parameters()) and not learn.complete
+
+
+class Say(Callback):
+    "Puts losses of our choice in place of the validation's."
+    order = 10
+
+    def __init__(self, values):
+        self.values = values
+
+    def after_epoch(self):
+        self.learn.valid_loss.read, self.learn.valid_loss.sizes = [float(self.values[self.learn.epoch])], [1]
+
+
+@pytest.mark.parametrize("values, options, epochs, best", [
+    ([3, 2, 2, 5, 1], {"patience": 2}, 4, 1), ([3, 2, 1, 0], {"patience": 1}, 4, 3), ([1, 1, 1, 1], {"patience": 3}, 4, 0), ([1, 2, 3, 4, 5], {"patience": 2, "maximize": True}, 5, 4),
+    ([2, 1.9, 1.8, 1.7], {"patience": 2, "min_delta": 0.5}, 3, 0), ([2, math.nan, math.nan, 1], {"patience": 2}, 3, 0), ([-1, -2, -1, -3], {"patience": 2}, 4, 3),
+])
+def test_early_stopping(values, options, epochs, best, capsys):
+    learn = learner(BATCHES[:2], cbs=[Say(values), stopper := EarlyStopping(**options), recorder := Recorder()])
+    recorder.order = 60
+    learn.fit(len(values))
+    assert len(recorder.rows) == epochs and stopper.best_epoch == best
+    learn.fit(1)
+    assert stopper.best_epoch == 0
+
+
+def test_early_stopping_restores_and_names_what_there_is():
+    states = []
+
+    class Keep(Callback):
+        order = 20
+
+        def after_epoch(self):
+            states.append({k: v.clone() for k, v in self.learn.model.state_dict().items()})
+
+    learn = learner(BATCHES[:2], cbs=[Say([3, 1, 2, 4]), Keep(), EarlyStopping(patience=2, restore=True)])
+    learn.fit(4)
+    assert all(torch.equal(v, states[1][k]) for k, v in learn.model.state_dict().items())
+    with pytest.raises(LookupError, match="watches 'acuracy'; this training has train_loss"):
+        learner(cbs=[EarlyStopping("acuracy")]).fit(1)
+
+
+# --- checkpoints ------------------------------------------------------------------------------------------------------
+
+class Wobble(Callback):
+    "Depends on everything that a checkpoint has to carry: random numbers of three kinds, and a count of its own."
+    keeps = ("seen",)
+
+    def before_fit(self):
+        self.seen = 0
+
+    def before_batch(self):
+        if self.learn.training:
+            self.seen += 1
+            self.learn.xb = (self.learn.xb[0] * (1 + 0.01 * random.random() + 0.01 * np.random.randn()) + 0.001 * self.seen,)
+
+
+class Break(Callback):
+    def __init__(self, epoch):
+        self.when = epoch
+
+    def after_batch(self):
+        if (self.learn.epoch, self.learn.step) == (self.when, 3):
+            raise RuntimeError("power cut")
+
+
+def run(epochs, *cbs, kind="torch", seed=0, opt="momentum"):
+    random.seed(seed), np.random.seed(seed), torch.manual_seed(seed)
+    train, valid = loaders(kind)
+    learn = Learner(net(), DataBunch(train, valid), F.cross_entropy, OPTIMIZERS[opt], lr=0.05, metrics=[accuracy], cbs=[Wobble(), EarlyStopping("train_loss", patience=99, restore=True), Recorder()], default_cbs=False)
+    learn.fit(epochs, cbs=cbs)
+    return learn
+
+
+@pytest.mark.parametrize("kind", ["list", "torch", "torch, global", "sampler", "ours"])
+@pytest.mark.parametrize("opt", ["momentum", "adam"])
+def test_a_resumed_training_is_bit_equal(kind, opt, tmp_path):
+    whole = run(4, kind=kind, opt=opt)
+    with pytest.raises(RuntimeError, match="power cut"):
+        run(4, Checkpoint(tmp_path / "new" / "run.pt"), Break(2), kind=kind, opt=opt)
+    again = run(4, Checkpoint(tmp_path / "new" / "run.pt"), kind=kind, seed=9, opt=opt)
+    assert same(whole.model, again.model) and whole.recorder.losses == again.recorder.losses and whole.recorder.rows == again.recorder.rows
+    assert same(whole.model, run(4, Checkpoint(tmp_path / "new" / "run.pt"), kind=kind, opt=opt).model)  # nothing left to do
+    assert sorted(p.name for p in (tmp_path / "new").iterdir()) == ["run.pt", "run.pt.previous"]
+
+
+@pytest.mark.parametrize("left_out", ["random", "optimizer", "callbacks"])
+def test_the_bits_differ_where_something_is_left_out(left_out, tmp_path):
+    whole, put = run(4), {"random": "fromfound.learner._random_sources", "optimizer": "torch.optim.SGD.load_state_dict", "callbacks": "fromfound.learner.Callback.load_state_dict"}
+    run(2, Checkpoint(tmp_path / "run.pt"))
+    with patch(put[left_out], lambda *args: []):
+        assert not same(whole.model, run(4, Checkpoint(tmp_path / "run.pt"), seed=9).model)
+
+
+def test_a_second_fit_has_a_file_of_its_own(tmp_path):
+    def two_fits(path):
+        torch.manual_seed(0)
+        learn = learner(cbs=[Checkpoint(path)])
+        learn.fit(2)
+        learn.fit(3, lr=0.01)
+        return learn.model
+
+    first = two_fits(tmp_path / "run.pt")
+    assert {"run.pt", "run-2.pt"} < {p.name for p in tmp_path.iterdir()} and same(first, two_fits(tmp_path / "run.pt")) and same(first, two_fits(tmp_path / "other.pt"))
+
+
+def test_an_epoch_that_was_stopped_is_not_saved(tmp_path):
+    learner(cbs=[Checkpoint(tmp_path / "run.pt"), Log("after_loss", CancelFitException)]).fit(1)
+    assert not (tmp_path / "run.pt").exists()
+    learner(cbs=[Checkpoint(tmp_path / "run.pt"), Log("after_loss", CancelEpochException)]).fit(1)
+    assert (tmp_path / "run.pt").exists()
+
+
+def test_a_training_that_was_stopped_early_stays_stopped(tmp_path):
+    def fit():
+        learn = learner(BATCHES[:2], cbs=[Say([3, 1, 2, 4, 0, 0]), EarlyStopping(patience=2), Checkpoint(tmp_path / "run.pt")])
+        learn.fit(6)
+        return learn
+
+    first = fit()
+    assert same(first.model, fit().model)
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "pickle", "weights", "other model", "other optimizer", "other callbacks"])
+def test_a_file_that_does_not_fit_is_refused_and_the_previous_one_used(damage, tmp_path, capsys):
+    def fit(epochs, **options):
+        learn = learner(**options)
+        learn.fit(epochs, cbs=[Checkpoint(tmp_path / "run.pt")])
+        return learn
+
+    class Trap:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    fit(2)
+    file = tmp_path / "run.pt"
+    if damage in ("cut", "empty"):
+        file.write_bytes(file.read_bytes()[:2000 if damage == "cut" else 0])
+    elif damage == "pickle":
+        torch.save({"format": "fromfound checkpoint 1", "model": Trap()}, file)
+    elif damage == "weights":
+        torch.save(net().state_dict(), file)
+    else:
+        other = {"other model": {}, "other optimizer": {"opt_func": torch.optim.Adam}, "other callbacks": {"cbs": [Recorder()]}}[damage]
+        learn = Learner(nn.Linear(6, 2), BATCHES, F.cross_entropy, default_cbs=False) if damage == "other model" else learner(**other)
+        learn.fit(1, cbs=[Checkpoint(tmp_path / "other.pt")])
+        os.replace(tmp_path / "other.pt", file)
+    foreign = file.read_bytes()
+    capsys.readouterr()
+    again = fit(4)
+    whole = learner()
+    whole.fit(4)
+    said = capsys.readouterr().out
+    assert same(again.model, whole.model) and "run.pt is refused" in said and "1 of 4 epochs" in said and not (tmp_path / "ran").exists()
+    for name in ("run.pt", "run.pt.previous"):
+        (tmp_path / name).write_bytes(foreign)
+    learn = learner()
+    before = {k: v.clone() for k, v in learn.model.state_dict().items()}
+    with pytest.raises(ValueError, match="is refused.*Move it away"):
+        learn.fit(4, cbs=[Checkpoint(file)])
+    assert all(torch.equal(v, before[k]) for k, v in learn.model.state_dict().items()) and file.read_bytes() == foreign
+
+
+def test_a_refused_file_never_becomes_the_previous_one(tmp_path):
+    file = tmp_path / "run.pt"
+    learner().fit(2, cbs=[Checkpoint(file)])
+    file.write_bytes(b"broken")
+    with patch("fromfound.learner.save", side_effect=KeyboardInterrupt):  # killed when writing the next one
+        learner().fit(4, cbs=[Checkpoint(file)])
+    assert file.read_bytes() == b"broken"
+    again = learner()
+    again.fit(4, cbs=[Checkpoint(file)])
+    whole = learner()
+    whole.fit(4)
+    assert same(again.model, whole.model)
+
+
+KILLED = '''
+import os, random, signal, sys, time
+from pathlib import Path
+import numpy, torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+from fromfound.learner import Callback, Checkpoint, DataBunch, EarlyStopping, Learner
+
+torch.set_num_threads(1)
+folder, pause = Path(sys.argv[1]), 0.004
+
+class Noise(Callback):
+    def before_batch(self):
+        time.sleep(pause)
+        self.learn.xb = (self.learn.xb[0] + 0.1 * numpy.random.randn() + 0.1 * random.random(),)
+
+def training(name):
+    torch.manual_seed(0), numpy.random.seed(0), random.seed(0)
+    x = torch.randn(320, 10)
+    y = (x[:, :3].sum(1) > 0).long()
+    data = DataLoader(TensorDataset(x, y), 32, shuffle=True, generator=torch.Generator().manual_seed(1))
+    model = nn.Sequential(nn.Linear(10, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 2))
+    learn = Learner(model, DataBunch(data, [(x, y)]), nn.functional.cross_entropy, lambda p, lr: torch.optim.SGD(p, lr=lr, momentum=0.9), lr=0.05)
+    sys.stdout = open(os.devnull, "w")
+    learn.fit(6, cbs=[Checkpoint(folder / f"{name}.pt"), Noise(), EarlyStopping(patience=9)])
+    torch.save([learn.model.state_dict(), learn.recorder.losses, learn.recorder.rows], folder / f"{name}.end")
+
+def child(name):
+    pid = os.fork()
+    if pid == 0:
+        try:
+            training(name)
+        finally:
+            os._exit(0)
+    return pid
+
+os.waitpid(child("whole"), 0)
+whole = torch.load(folder / "whole.end")
+moments, kills, runs = random.Random(int(sys.argv[2])), 0, 0
+while kills < 20:
+    pid = child(f"run{runs}")
+    end = time.monotonic() + moments.uniform(0.02, 0.35)
+    while (done := os.waitpid(pid, os.WNOHANG)[0]) == 0 and time.monotonic() < end:
+        time.sleep(0.001)
+    if done == 0:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        kills += 1
+    else:
+        runs += 1
+    if done or kills == 20:
+        if not done:
+            os.waitpid(child(f"run{runs}"), 0)
+            runs += 1
+        again = torch.load(folder / f"run{runs - 1}.end")
+        assert all(torch.equal(v, again[0][k]) for k, v in whole[0].items()) and whole[1:] == again[1:], f"run {runs - 1} differs after {kills} kills"
+print(kills, "kills,", runs, "runs equal")
+'''
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked children")
+def test_killed_at_twenty_random_moments_it_ends_in_the_same_bits(tmp_path):
+    done = subprocess.run([sys.executable, "-c", KILLED, tmp_path, str(random.randrange(10**6))], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0 and done.stdout.startswith("20 kills"), done.stdout + done.stderr
