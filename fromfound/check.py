@@ -7,6 +7,7 @@ __all__ = ['same_as', 'gradient_check', 'Verdict', 'agree', 'Exercise', 'Predict
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -225,19 +226,23 @@ class Exercise:
         wrong: the sentence that describes a mistake, and a function that makes it.
         read: where to read on.
         tol: tolerance for floats.
+        probe: called with the function and a case where calling the function itself would not show enough, as `probe(fn, *case)`.
 
     Raises:
         ValueError: a wrong variant agrees with the right one on every case, so the cases are blind to it.
     """
-    def __init__(self, name: str, right: Callable, cases: Sequence[tuple], wrong: Mapping[str, Callable], read: str = "", tol: float = 1e-5) -> None:
-        self.name, self.right, self.cases, self.wrong, self.read, self.tol = name, right, list(cases), dict(wrong), read, tol
-        self.expected = [_call(right, case)[0] for case in self.cases]
+    def __init__(self, name: str, right: Callable, cases: Sequence[tuple], wrong: Mapping[str, Callable], read: str = "", tol: float = 1e-5, probe: Callable | None = None) -> None:
+        self.name, self.right, self.cases, self.wrong, self.read, self.tol, self.probe = name, right, list(cases), dict(wrong), read, tol, probe
+        self.expected = self._answers(right)
         blind = [m for m, fn in self.wrong.items() if self._first_failure(self._answers(fn)) is None]
         if blind:
             raise ValueError(f"exercise {name}: its cases cannot tell the right answer from: {'; '.join(blind)}")
 
+    def _calls(self, fn: Callable) -> list[tuple[object, tuple]]:
+        return [_call(fn if self.probe is None else partial(self.probe, fn), case) for case in self.cases]
+
     def _answers(self, fn: Callable) -> list[object]:
-        return [_call(fn, case)[0] for case in self.cases]
+        return [answer for answer, _ in self._calls(fn)]
 
     def _first_failure(self, answers: list[object]) -> int | None:
         return next((i for i, (a, e) in enumerate(zip(answers, self.expected)) if not agree(a, e, self.tol)), None)
@@ -247,8 +252,8 @@ class Exercise:
         answers = self._answers(fn)
         at = self._first_failure(answers)
         if at is None:
-            changed = next((case for case in self.cases if not agree(list(_call(fn, case)[1]), list(case), 0.0)), None)
-            if changed is not None:
+            changed = any(not agree(list(after), list(case), 0.0) for (_, after), case in zip(self._calls(fn), self.cases))
+            if changed:
                 return Verdict(False, [f"{self.name}: right values, but your function changes its input; compute a new result instead"])
             return Verdict(True, [f"{self.name}: correct on all {len(self.cases)} inputs"])
         lines = [f"{self.name}: not yet", "  called with  " + ", ".join(map(_show, self.cases[at])), "  yours        " + _show(answers[at]), "  expected     " + _show(self.expected[at])]

@@ -205,6 +205,31 @@ def test_exercise_expects_the_refusal():
     assert "you return nan" in str(root.judge(lambda x: positive(x) if x >= 0 else float("nan")))
 
 
+def _yielded(fn, *values):
+    return list(fn(values))
+
+
+EVENS = Exercise("9.10", lambda xs: (x for x in xs if x % 2 == 0), [(1, 2, 4), (3,)], wrong={"you yield the odd ones": lambda xs: (x for x in xs if x % 2)}, probe=_yielded)
+
+
+def test_a_probe_calls_the_answer_with_each_case():
+    assert EVENS.judge(lambda xs: filter(lambda x: x % 2 == 0, xs)).passed, "called directly, no two generators are equal"
+    wrong = EVENS.judge(lambda xs: (x for x in xs if x % 2))
+    assert not wrong.passed and "you yield the odd ones" in str(wrong)
+    assert "called with  1, 2, 4" in str(wrong), "the case is shown, not the answer under test"
+    raising = EVENS.judge(lambda xs: 1 / 0)
+    assert not raising.passed and "ZeroDivisionError" in str(raising)
+
+
+def test_a_probe_sees_a_changed_input():
+    double = Exercise("9.11", lambda xs: [2 * x for x in xs], [([1, 2],)], wrong={"unchanged": list}, probe=lambda fn, xs: fn(xs))
+
+    def in_place(xs):
+        xs[:] = [2 * x for x in xs]
+        return list(xs)
+    assert "changes its input" in str(double.judge(in_place))
+
+
 def test_blind_exercises_cannot_be_built():
     with pytest.raises(ValueError, match="cannot tell"):
         Exercise("9.3", total, [([2],)], wrong={"you take the last": lambda xs: xs[-1]})

@@ -6,7 +6,7 @@ __all__ = ['ex_5a_1', 'ex_5a_2', 'ex_5a_3', 'ex_5a_4', 'ex_5a_5', 'ex_5a_6', 'ex
 # %% ../../nbs/exercises/05a_anneal.ipynb #038dcca8
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import accumulate
 
@@ -30,15 +30,6 @@ def _values(make: Callable, *arguments: float) -> list[float]:
     sched = make(*arguments)
     return [round(sched(pos), 6) for pos in _POSITIONS]
 
-
-class _Makes(Exercise):
-    "An exercise whose answer makes a schedule: its values at nine positions are compared."
-    def __init__(self, name: str, right: Callable, cases: list[tuple], wrong: Mapping[str, Callable], read: str = "") -> None:
-        super().__init__(name, partial(_values, right), cases, wrong, read)
-
-    def _answers(self, fn: Callable) -> list[object]:
-        return super()._answers(partial(_values, fn))
-
 # %% ../../nbs/exercises/05a_anneal.ipynb #21ef1579
 def _trapezoid(top: float, warm: float, cool: float, *, leave_out: bool | float = True, curve: Callable = sched_lin) -> Callable:
     hold = 1 - warm - cool
@@ -47,7 +38,7 @@ def _trapezoid(top: float, warm: float, cool: float, *, leave_out: bool | float 
     return combine_scheds([warm, hold, cool], [curve(0, top), sched_lin(top, top), curve(top, 0)])
 
 
-ex_5a_2 = _Makes("5a.2", _trapezoid, [(1.0, 0.1, 0.2), (0.5, 0.3, 0.3), (1.0, 0.5, 0.5), (2.0, 0.9, 0.1)], wrong={
+ex_5a_2 = Exercise("5a.2", _trapezoid, [(1.0, 0.1, 0.2), (0.5, 0.3, 0.3), (1.0, 0.5, 0.5), (2.0, 0.9, 0.1)], wrong={
     "it never holds: two phases, where there should be three": lambda top, warm, cool: combine_scheds([warm, 1 - warm], [sched_lin(0, top), sched_lin(top, 0)]),
     "cool is taken as the position where the cooling begins; it is how long it takes": lambda top, warm, cool: combine_scheds([warm, cool - warm, 1 - cool], [sched_lin(0, top), sched_lin(top, top), sched_lin(top, 0)]),
     "three phases also where nothing is left for the middle one: leave it out there": partial(_trapezoid, leave_out=math.nan),
@@ -55,7 +46,7 @@ ex_5a_2 = _Makes("5a.2", _trapezoid, [(1.0, 0.1, 0.2), (0.5, 0.3, 0.3), (1.0, 0.
     "it goes up to 1 whatever the top is": lambda top, warm, cool: _trapezoid(1.0, warm, cool),
     "the lines are cosines": partial(_trapezoid, curve=sched_cos),
     "warm and cool are exchanged": lambda top, warm, cool: _trapezoid(top, cool, warm),
-}, read="Phases")
+}, read="Phases", probe=_values)
 
 # %% ../../nbs/exercises/05a_anneal.ipynb #73e9c8ba
 def _phase(pos: float, fractions: Sequence[float], *, patch: bool = False, ends: int = -1, before: bool = False) -> tuple[int, float]:

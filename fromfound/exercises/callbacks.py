@@ -4,14 +4,13 @@
 __all__ = ['ex_5_1', 'ex_5_2', 'ex_5_3', 'ex_5_4', 'ex_5_5', 'ex_5_6']
 
 # %% ../../nbs/exercises/05_callbacks.ipynb #b8de8901
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from itertools import product
 
 import torch
 from torch import Tensor, nn
 
-from ..check import Exercise, MutantHunt, Prediction, Verdict
+from ..check import Exercise, MutantHunt, Prediction
 from ..learner import Callback, CancelStepException, DataBunch, Learner
 
 # %% ../../nbs/exercises/05_callbacks.ipynb #01cb4d0c
@@ -33,19 +32,6 @@ def _asked(fn: Callable, answers: Sequence[bool | None]) -> dict[str, object]:
     return {"skip": fn([callback(i) for i in range(len(answers))]), "called": calls}
 
 
-class _Through(Exercise):
-    "An exercise whose answer is not called directly: a probe runs it and reports what it sees."
-    def __init__(self, probe: Callable, name: str, right: object, cases: list[tuple], wrong: Mapping[str, object], read: str = "") -> None:
-        self.probe = probe
-        super().__init__(name, partial(probe, right), cases, wrong, read)
-
-    def _answers(self, fn: object) -> list[object]:
-        return super()._answers(partial(self.probe, fn))
-
-    def judge(self, fn: object) -> Verdict:
-        "The verdict on an answer."
-        verdict = super().judge(fn) if self._first_failure(self._answers(fn)) is not None else None
-        return verdict or Verdict(True, [f"{self.name}: correct on all {len(self.cases)} inputs"])
 
 
 def _with_and(callbacks: Sequence[Callable]) -> object:
@@ -83,14 +69,14 @@ def _eager_any(callbacks: Sequence[Callable]) -> object:
     return any([callback() is True for callback in callbacks])
 
 
-ex_5_2 = _Through(_asked, "5.2", _eager_any, [(answers,) for n in range(4) for answers in product((False, True, None), repeat=n)], wrong={
+ex_5_2 = Exercise("5.2", _eager_any, [(answers,) for n in range(4) for answers in product((False, True, None), repeat=n)], wrong={
     "the answers are still combined with and, which is False from the start": _with_and,
     "or stops calling at the first True, and what is returned may be None": _with_or,
     "only the last answer counts": _last,
     "everybody is called, but None comes out where nobody says True": _or_called,
     "everybody has to agree: all instead of any": _truth_of_all,
     "any stops calling at the first True: make a list of the answers first": _lazy_any,
-}, read="Who may stop what")
+}, read="Who may stop what", probe=_asked)
 
 # %% ../../nbs/exercises/05_callbacks.ipynb #a1be3ded
 class _Weight(nn.Module):
@@ -155,13 +141,13 @@ class _LastDivided(_Accumulate):
     adds = False
 
 # %% ../../nbs/exercises/05_callbacks.ipynb #bd772093
-ex_5_3 = _Through(_accumulated, "5.3", _Accumulate, [(1, (2., 5.)), (2, (1., 3., 5., 7.)), (2, (1., 3., 5.)), (3, (1., 2., 4., 8., 16., 32., 64.))], wrong={
+ex_5_3 = Exercise("5.3", _Accumulate, [(1, (2., 5.)), (2, (1., 3., 5., 7.)), (2, (1., 3., 5.)), (3, (1., 2., 4., 8., 16., 32., 64.))], wrong={
     "the steps use only the last gradient: those of the batches before are cleared, so the callback has to hold them": _LastOnly,
     "the steps use the sum of the gradients, not their mean": _Sum,
     "the remainder of an epoch is added to the first step of the next": _Leaky,
     "you step at the first batch of each group instead of the last": _Early,
     "the steps use the last gradient, divided by k": _LastDivided,
-}, read="Leaving")
+}, read="Leaving", probe=_accumulated)
 
 # %% ../../nbs/exercises/05_callbacks.ipynb #3128c5f9
 ex_5_4 = Prediction("5.4", right="c", wrong={

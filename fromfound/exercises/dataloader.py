@@ -6,28 +6,12 @@ __all__ = ['ex_4a_1', 'ex_4a_2', 'ex_4a_3', 'ex_4a_4', 'ex_4a_5', 'ex_4a_6', 'ex
 # %% ../../nbs/exercises/04a_dataloader.ipynb #a325366c
 import copy, math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import partial
 
 import torch
 from torch import Generator, Tensor
 
-from ..check import Exercise, MutantHunt, Prediction, Verdict
+from ..check import Exercise, MutantHunt, Prediction
 from ..dataloader import RandomSampler, SequentialSampler
-
-# %% ../../nbs/exercises/04a_dataloader.ipynb #31dc2025
-class _Probed(Exercise):
-    "An exercise whose answer is called by a probe, with the case as the other arguments."
-    def __init__(self, name: str, probe: Callable, right: Callable, cases: list[tuple], wrong: Mapping[str, Callable], read: str = "") -> None:
-        self.probe = probe
-        super().__init__(name, partial(probe, right), cases, wrong, read)
-
-    def _answers(self, fn: Callable) -> list[object]:
-        return super()._answers(partial(self.probe, fn))
-
-    def judge(self, fn: Callable) -> Verdict:
-        "The verdict on an answer."
-        verdict = super().judge(fn) if self._first_failure(self._answers(fn)) is not None else None
-        return verdict or Verdict(True, [f"{self.name}: correct on all {len(self.cases)} inputs"])
 
 # %% ../../nbs/exercises/04a_dataloader.ipynb #6f0040dd
 ex_4a_1 = Prediction("4a.1", right=40, wrong={
@@ -77,7 +61,7 @@ def _sentences(*lengths: int) -> list[tuple[Tensor, int]]:
     return [(torch.arange(10 * k + 1, 10 * k + n + 1), k % 2) for k, n in enumerate(lengths, 1)]
 
 
-ex_4a_3 = _Probed("4a.3", _plain, _padded, [(2, 1), (1, 2), (3, 3), (2, 4, 1), (1, 0, 2)], wrong={
+ex_4a_3 = Exercise("4a.3", _padded, [(2, 1), (1, 2), (3, 3), (2, 4, 1), (1, 0, 2)], wrong={
     "the first sentence decides the width, and longer ones are cut": lambda samples: _padded(samples, len(samples[0][0])),
     "the shortest sentence decides the width": lambda samples: _padded(samples, min(len(words) for words, _ in samples)),
     "the zeros stand in front of the words": lambda samples: _padded(samples, front=True),
@@ -85,7 +69,7 @@ ex_4a_3 = _Probed("4a.3", _plain, _padded, [(2, 1), (1, 2), (3, 3), (2, 4, 1), (
     "you sort the sentences by length: then the order of a batch is not the sampler's": lambda samples: _padded(sorted(samples, key=lambda sample: -len(sample[0]))),
     "the table is there and the lengths are missing: nobody can tell a zero from padding": lambda samples: _padded(samples)[::2],
     "the result is a list of rows; stack them": lambda samples: (list(_padded(samples)[0]), *_padded(samples)[1:]),
-}, read="From samples to a batch")
+}, read="From samples to a batch", probe=_plain)
 
 # %% ../../nbs/exercises/04a_dataloader.ipynb #ab7a3701
 ex_4a_4 = Prediction("4a.4", right="c", wrong={
@@ -248,11 +232,11 @@ class _Living(_Resumable):
         self.start, self.done = state["start"], state["done"]
 
 # %% ../../nbs/exercises/04a_dataloader.ipynb #27c150bd
-ex_4a_7 = _Probed("4a.7", _resumed, _Resumable, [(4, 0, 2), (4, 0, 0), (5, 3, 1), (3, 7, 4), (6, 1, 11)], wrong={
+ex_4a_7 = Exercise("4a.7", _Resumable, [(4, 0, 2), (4, 0, 0), (5, 3, 1), (3, 7, 4), (6, 1, 11)], wrong={
     "the generator's state is taken after the order was drawn, so the rest of the epoch is lost": _Late,
     "the interrupted epoch starts from its beginning: count what was yielded": _Again,
     "the count is not set back to zero, so the epoch after the resumed one is cut, too": _NeverReset,
     "the order is drawn from the new sampler's own seed, and only the count is loaded": _OwnOrder,
     "a sample is counted after it is yielded; the one at which it stopped comes twice": _CountsLate,
     "the state is the sampler's own dictionary, which changes as the sampler goes on": _Living,
-}, read="Epochs, seeds, and going on")
+}, read="Epochs, seeds, and going on", probe=_resumed)

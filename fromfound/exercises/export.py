@@ -4,8 +4,7 @@
 __all__ = ['ex_5b_1', 'ex_5b_2', 'ex_5b_3', 'ex_5b_4', 'make_reference']
 
 # %% ../../nbs/exercises/05b_export.ipynb #fc0ee544
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -41,15 +40,6 @@ def _by_graph(fn: Callable[[Tensor], Tensor], x: Tensor) -> object:
         return "not traced"
     return program.module()(x)
 
-
-class _Traced(Exercise):
-    "An exercise whose answer is traced first."
-    def __init__(self, name: str, right: Callable, cases: list[tuple], wrong: Mapping[str, Callable], read: str = "") -> None:
-        super().__init__(name, partial(_by_graph, right), cases, wrong, read)
-
-    def _answers(self, fn: Callable) -> list[object]:
-        return super()._answers(partial(_by_graph, fn))
-
 # %% ../../nbs/exercises/05b_export.ipynb #a19b4175
 def _row_by_row(x: Tensor) -> Tensor:
     return torch.stack([row / row.norm() if row.norm().item() > 1 else row for row in x])
@@ -58,13 +48,13 @@ def _limited(x: Tensor) -> Tensor:
     norm = x.norm(dim=1, keepdim=True)
     return torch.where(norm > 1, x / norm, x)
 
-ex_5b_2 = _Traced("5b.2", _limited, [(torch.tensor([[3., 4.], [0.3, 0.4]]),), (torch.tensor([[0., 0.]]),), (torch.tensor([[1., 1.], [0., -2.], [0.1, 0.], [-6., 8.], [0.6, 0.8]]),)], wrong={
+ex_5b_2 = Exercise("5b.2", _limited, [(torch.tensor([[3., 4.], [0.3, 0.4]]),), (torch.tensor([[0., 0.]]),), (torch.tensor([[1., 1.], [0., -2.], [0.1, 0.], [-6., 8.], [0.6, 0.8]]),)], wrong={
     "it still decides by a value or goes through the rows in Python, and cannot be traced for any batch": _row_by_row,
     "every row is divided by its norm, the short ones too": lambda x: x / x.norm(dim=1, keepdim=True),
     "the whole batch has one norm; each row wants its own": lambda x: x / x.norm().clamp(min=1),
     "the two choices are exchanged": lambda x: torch.where(x.norm(dim=1, keepdim=True) > 1, x, x / x.norm(dim=1, keepdim=True)),
     "single numbers are limited, and not rows": lambda x: x.clamp(-1, 1),
-}, read="What is lost")
+}, read="What is lost", probe=_by_graph)
 
 # %% ../../nbs/exercises/05b_export.ipynb #d9914920
 ex_5b_3 = Prediction("5b.3", right="b", wrong={

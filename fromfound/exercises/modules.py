@@ -4,14 +4,13 @@
 __all__ = ['ex_3_1', 'ex_3_2', 'ex_3_3', 'ex_3_4', 'ex_3_5', 'ex_3_6', 'ex_3_7', 'ex_3_8']
 
 # %% ../../nbs/exercises/03_modules.ipynb #880abbed
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from ..check import Exercise, MutantHunt, Prediction, Search, Verdict
+from ..check import Exercise, MutantHunt, Prediction, Search
 from ..module import Buffer, Linear, Module, Parameter, Sequential
 
 # %% ../../nbs/exercises/03_modules.ipynb #5f208f55
@@ -39,21 +38,6 @@ ex_3_1 = Prediction("3.1", right=34, wrong={
     "The weight is tied, the bias is not: the second layer keeps its own.": 30,
     "That counts parameters, not the numbers in them.": 5,
 }, because="16 + 4 for the first layer, 4 for the second, whose weight is the first one's, 8 + 2 for the last; the constant is a buffer.")
-
-# %% ../../nbs/exercises/03_modules.ipynb #d0c5a036
-class _Through(Exercise):
-    "An exercise whose answer is not called directly: a probe runs it and reports what it sees."
-    def __init__(self, probe: Callable, name: str, right: object, cases: list[tuple], wrong: Mapping[str, object], read: str = "") -> None:
-        self.probe = probe
-        super().__init__(name, partial(probe, right), cases, wrong, read)
-
-    def _answers(self, fn: object) -> list[object]:
-        return super()._answers(partial(self.probe, fn))
-
-    def judge(self, fn: object) -> Verdict:
-        "The verdict on an answer."
-        verdict = super().judge(fn) if self._first_failure(self._answers(fn)) is not None else None
-        return verdict or Verdict(True, [f"{self.name}: correct on all {len(self.cases)} inputs"])
 
 # %% ../../nbs/exercises/03_modules.ipynb #058b07d1
 def _with_buffer() -> Sequential:
@@ -86,7 +70,7 @@ _MODELS: dict[str, Callable[[], Sequential]] = {
 def _on_model(fn: Callable[[Module], list[str]], name: str) -> list[str]:
     return fn(_MODELS[name]())
 
-ex_3_2 = _Through(_on_model, "3.2", lambda m: sorted(n for n, p in m.named_parameters() if p.requires_grad), [(name,) for name in _MODELS], wrong={
+ex_3_2 = Exercise("3.2", lambda m: sorted(n for n, p in m.named_parameters() if p.requires_grad), [(name,) for name in _MODELS], wrong={
     "you list the whole state: buffers are saved, and not learned": lambda m: sorted(m.state_dict()),
     "you list all parameters: frozen ones want no gradient": lambda m: sorted(n for n, p in m.named_parameters()),
     "you list a tied parameter under each of its paths": lambda m: sorted(n for n, p in m.named_parameters(remove_duplicate=False) if p.requires_grad),
@@ -95,7 +79,7 @@ ex_3_2 = _Through(_on_model, "3.2", lambda m: sorted(n for n, p in m.named_param
     "the paths are right, but not sorted": lambda m: [n for n, p in m.named_parameters() if p.requires_grad],
     "you ask the weight and list the whole layer; a bias can be frozen alone":
         lambda m: sorted(n for n, p in m.named_parameters() if m.state_dict(keep_vars=True)[n.rsplit(".", 1)[0] + ".weight"].requires_grad),
-}, read="Walking through")
+}, read="Walking through", probe=_on_model)
 
 # %% ../../nbs/exercises/03_modules.ipynb #bf1a4379
 def _seen(fn: Callable, x: Tensor, weight: Tensor, g: Tensor) -> dict[str, list | None]:
@@ -106,13 +90,13 @@ def _seen(fn: Callable, x: Tensor, weight: Tensor, g: Tensor) -> dict[str, list 
         y.backward(g)
     return {"gradient of weight": _rounded(weight.grad), "of x": _rounded(x.grad), "output": _rounded(y)}
 
-ex_3_3 = _Through(_seen, "3.3", lambda x, w: (x * w).clamp(min=0), [(torch.tensor([[1., -2.]]), torch.tensor([3., 4.]), torch.tensor([[1., 1.]])), (_random(2, 3), _random(3), _random(2, 3)), (_random(5, 2), _random(2), _random(5, 2))], wrong={
+ex_3_3 = Exercise("3.3", lambda x, w: (x * w).clamp(min=0), [(torch.tensor([[1., -2.]]), torch.tensor([3., 4.]), torch.tensor([[1., 1.]])), (_random(2, 3), _random(3), _random(2, 3)), (_random(5, 2), _random(2), _random(5, 2))], wrong={
     "the weights are still taken with .data, so no gradient reaches them": lambda x, w: (x * w.data).clamp(min=0),
     "now the input is cut off: the layers before this one would not learn": lambda x, w: (x.data * w).clamp(min=0),
     "the whole result is cut off from the weights and the input": lambda x, w: (x * w).data.clamp(min=0),
     "the cut at zero is missing": lambda x, w: x * w,
     "the cut at zero comes before the product; the result can be negative": lambda x, w: x.clamp(min=0) * w,
-}, read="Layers of your own")
+}, read="Layers of your own", probe=_seen)
 
 # %% ../../nbs/exercises/03_modules.ipynb #6bbfa8a9
 def _not_fooled(answer: object) -> str | None:
@@ -293,7 +277,7 @@ class _NotSaved(_Average):
         self.register_buffer(name, value, persistent=False)
 
 # %% ../../nbs/exercises/03_modules.ipynb #23773c7c
-ex_3_8 = _Through(_average_trace, "3.8", _Average, [(torch.tensor([1., 2., 3., 4.]), 0.9), (torch.tensor([2., -1., 0.5, 3.]), 0.5), (torch.tensor([0., 1., 0., 2.]), 0.75)], wrong={
+ex_3_8 = Exercise("3.8", _Average, [(torch.tensor([1., 2., 3., 4.]), 0.9), (torch.tensor([2., -1., 0.5, 3.]), 0.5), (torch.tensor([0., 1., 0., 2.]), 0.75)], wrong={
     "the first copy is no copy: it shares its memory with the parameter, so the average follows it at once": _Shared,
     "the averages start from zero instead of the first values": _FromZero,
     "decay and 1 - decay are exchanged": _Swapped,
@@ -301,4 +285,4 @@ ex_3_8 = _Through(_average_trace, "3.8", _Average, [(torch.tensor([1., 2., 3., 4
     "the averages are parameters, and an optimizer would learn them": _Learned,
     "the averages remember how they were computed, so memory grows with each update: use p.data or torch.no_grad()": _Recorded,
     "the averages are not saved: a plain tensor, a list, or persistent=False": _NotSaved,
-}, read="A constant that stays at home")
+}, read="A constant that stays at home", probe=_average_trace)

@@ -5,7 +5,7 @@ __all__ = ['ex_4_1', 'ex_4_2', 'ex_4_3', 'ex_4_4', 'ex_4_5', 'ex_4_6', 'ex_4_7']
 
 # %% ../../nbs/exercises/04_training.ipynb #eb5cd9bd
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from statistics import mean
 
@@ -45,13 +45,7 @@ _ACROSS = "the softmax runs across the scores; each is a question of its own, ag
 
 
 class _WithGradient(Exercise):
-    "An exercise whose answer is called inside `_with_gradient`; the last case has large scores, the first a single one."
-    def __init__(self, name: str, right: Callable, cases: list[tuple], wrong: Mapping[str, Callable], read: str = "") -> None:
-        super().__init__(name, partial(_with_gradient, right), cases, wrong, read)
-
-    def _answers(self, fn: Callable) -> list[object]:
-        return super()._answers(partial(_with_gradient, fn))
-
+    "An exercise probed by `_with_gradient`; the last case has large scores, the first a single one."
     def _symptom(self, answers: list) -> str | None:
         "A mistake that is known by what it does, however it is written."
         if not all(isinstance(a, dict) for a in answers):
@@ -91,7 +85,7 @@ ex_4_2 = _WithGradient("4.2", _yes_no, [
     "the sign is missing: a loss is positive": lambda s, t: -_yes_no(s, t),
     "the sigmoid is taken twice": lambda s, t: _yes_no(s.sigmoid(), t),
     "you compare each score with itself, not with 0": lambda s, t: _yes_no(s - s, t),
-}, read="When not to use softmax")
+}, read="When not to use softmax", probe=_with_gradient)
 
 # %% ../../nbs/exercises/04_training.ipynb #c0fcfa13
 class _Once:
