@@ -37,6 +37,12 @@ def html(built: tuple[Path, float]) -> Path:
 
 
 @pytest.fixture(scope="session")
+def parsed(html: Path) -> site.Site:
+    """Its pages, parsed once."""
+    return site.Site(html)
+
+
+@pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     program = find()
     if program is None:
@@ -84,8 +90,8 @@ def test_build_time(built: tuple[Path, float]) -> None:
 
 
 @pytest.mark.slow
-def test_directives_and_machine_outputs_are_not_printed(html: Path) -> None:
-    for path, page in site.Site(html).pages.items():
+def test_directives_and_machine_outputs_are_not_printed(parsed: site.Site) -> None:
+    for path, page in parsed.pages.items():
         code = "\n".join(block.get_text() for block in page.select("div.cell pre"))
         assert not re.search(r"^#\|", code, re.M), f"{path.name} prints a directive"
         assert "vnd.fromfound.quote" not in "".join(block.get_text() for block in page.select("div.cell_output")), f"{path.name} prints a quote"
@@ -106,11 +112,11 @@ def test_recorded_runs_are_tables(html: Path) -> None:
 
 
 @pytest.mark.slow
-def test_chapter_card_and_addresses_come_from_settings(html: Path) -> None:
+def test_chapter_card_and_addresses_come_from_settings(parsed: site.Site) -> None:
     parser = configparser.ConfigParser()
     parser.read(site.ROOT / "settings.ini", encoding="utf-8")
     s = parser["DEFAULT"]
-    pages = {path: page for path, page in site.Site(html).pages.items() if path.parent.name == "nbs"}
+    pages = {path: page for path, page in parsed.pages.items() if path.parent.name == "nbs"}
     assert pages
     for path, page in pages.items():
         ways = {a.get_text(): a["href"] for a in page.select("aside.card p.ways a")}
@@ -122,19 +128,18 @@ def test_chapter_card_and_addresses_come_from_settings(html: Path) -> None:
 
 
 @pytest.mark.slow
-def test_symbols_lead_to_their_cell_and_back(html: Path) -> None:
-    pages = site.Site(html)
+def test_symbols_lead_to_their_cell_and_back(html: Path, parsed: site.Site) -> None:
     listed = json.loads((html / "symbols.json").read_text(encoding="utf-8"))
     assert listed
     for symbol in listed:
         for address in (symbol["defined_in"], symbol["page"]):
             path, anchor = address.split("#")
-            assert anchor in pages.anchors[(html / path).resolve()], f"{symbol['name']} is not at {address}"
+            assert anchor in parsed.anchors[(html / path).resolve()], f"{symbol['name']} is not at {address}"
 
 
 @pytest.mark.slow
-def test_twins_and_index_for_machines(html: Path) -> None:
-    pages = [path for path in site.Site(html).pages if path.name not in ("index.html", "search.html")]
+def test_twins_and_index_for_machines(html: Path, parsed: site.Site) -> None:
+    pages = [path for path in parsed.pages if path.name not in ("index.html", "search.html")]
     assert all(path.with_suffix(".md").is_file() for path in pages)
     index = (html / "llms.txt").read_text(encoding="utf-8")
     assert index.startswith("# ") and all(f"({path.relative_to(html.resolve()).with_suffix('.md').as_posix()})" in index for path in pages if path.parent.name == "nbs")
@@ -212,18 +217,25 @@ def troubles(browser: Browser, page: Path) -> list[str]:
 
 
 @pytest.mark.slow
-def test_no_console_error_and_no_other_host(html: Path, browser: Browser) -> None:
+def test_no_console_error_and_no_other_host(parsed: site.Site, browser: Browser) -> None:
     browser.show(1280)
-    assert [t for page in site.Site(html).pages if page.name != "index.html" for t in troubles(browser, page)] == []
+    assert [t for page in parsed.pages if page.name != "index.html" for t in troubles(browser, page)] == []
+
+
+def colors_of_code(browser: Browser) -> set[str]:
+    """The colors of all code on a page, as `#rrggbb`, and of what it stands on where that has one of its own."""
+    found = browser.run("""[...new Set([...document.querySelectorAll('.highlight pre, .highlight pre span')].flatMap(e =>
+        [getComputedStyle(e).color, getComputedStyle(e).backgroundColor]))].filter(c => c !== 'rgba(0, 0, 0, 0)')""")
+    return {"#" + "".join(f"{int(channel):02x}" for channel in re.findall(r"\d+", color)) for color in found}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_phone_and_accessibility(html: Path, browser: Browser, dark: bool) -> None:
+def test_phone_and_accessibility(parsed: site.Site, browser: Browser, dark: bool) -> None:
     axe = AXE.read_text(encoding="utf-8")
     rules = ["color-contrast"] if dark else ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]
     found = []
-    for page in site.Site(html).pages:
+    for page in parsed.pages:
         if page.name == "index.html":
             continue
         browser.show(390, dark=dark)
@@ -234,7 +246,10 @@ def test_phone_and_accessibility(html: Path, browser: Browser, dark: bool) -> No
         if cut := browser.run("[...document.querySelectorAll('.cell_input pre')].filter(p => p.scrollWidth > p.clientWidth && p.clientWidth).length"):
             found.append(f"{page.name}: {cut} cells of code are wider than their column")
         browser.run(axe + "; true")
-        report = browser.run("axe.run(document, {runOnly: RULES, resultTypes: ['violations']}).then(r => r.violations.map(v => v.id + ': ' + v.nodes.map(n => n.target.join(' ') + ' ' + n.failureSummary.split('\\n')[1]).slice(0, 3).join(' | ')))".replace("RULES", json.dumps(rules)))
+        if strange := colors_of_code(browser) - set(palettes()["dark" if dark else "light"].values()):
+            found.append(f"{page.name}: code in {strange}, which are not in the palette whose contrast is tested")
+        # ten thousand spans of code would take axe minutes: their colors are compared with the palette above
+        report = browser.run("axe.run({exclude: [['.highlight pre']]}, {runOnly: RULES, resultTypes: ['violations']}).then(r => r.violations.map(v => v.id + ': ' + v.nodes.map(n => n.target.join(' ') + ' ' + n.failureSummary.split('\\n')[1]).slice(0, 3).join(' | ')))".replace("RULES", json.dumps(rules)))
         found += [f"{page.name}: {line}" for line in report]
     assert found == []
 
@@ -337,3 +352,7 @@ def test_a_browser_sees_what_a_script_does(small: Path, browser: Browser) -> Non
     for script, said in {'fetch("https://host.invalid/data")': "asked for https://host.invalid/data", "undefined_name()": "undefined_name is not defined"}.items():
         page.write_text(good.replace("</article>", f"<script>{script}</script></article>"), encoding="utf-8")
         assert any(said in trouble for trouble in troubles(browser, page)), f"{script} was not seen"
+    assert colors_of_code(browser) and colors_of_code(browser) <= set(palettes()["light"].values())
+    page.write_text(good.replace("<pre>", '<pre><span style="color: #abcdef">x</span>', 1), encoding="utf-8")
+    browser.visit(page.as_uri())
+    assert colors_of_code(browser) - set(palettes()["light"].values()) == {"#abcdef"}
