@@ -6,6 +6,7 @@ __all__ = ['QUOTE_MIME', 'Quoted', 'quote', 'stored_quotes', 'fill_marks', 'sync
 
 # %% ../nbs/00d_record.ipynb #37a03e1a
 import ast
+import difflib
 import hashlib
 import importlib
 import json
@@ -101,7 +102,8 @@ def fill_marks(text: str, values: dict[str, int | float | str], where: str) -> s
     def fill(mark: re.Match) -> str:
         key, spec = mark["key"], mark["format"] or ""
         if key not in values:
-            raise LookupError(f"{where}: the text names {key!r}, which no stored output quotes; known: {', '.join(sorted(values)) or 'none'}")
+            near = difflib.get_close_matches(key, values)
+            raise LookupError(f"{where}: the text names {key!r}, which no stored output quotes" + (f"; near to it: {', '.join(near)}" if near else ""))
         return f"<!-- v {key}{':' + spec if spec else ''} -->{format(values[key], spec)}<!-- /v -->"
 
     pieces, last = [], 0

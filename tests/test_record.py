@@ -42,8 +42,10 @@ def test_fill_marks(before, after):
 
 
 def test_unknown_name_is_an_error():
-    with pytest.raises(LookupError, match="here: the text names 'y'"):
+    with pytest.raises(LookupError, match="here: the text names 'y', which no stored output quotes$"):
         fill_marks("<!-- v y -->1<!-- /v -->", {"x": 0.5}, "here")
+    with pytest.raises(LookupError, match="no stored output quotes; near to it: accuracy$"):
+        fill_marks("<!-- v acuracy -->1<!-- /v -->", {"accuracy": 1, "seconds": 2}, "here")
 
 
 def test_sync_rewrites_and_check_only_reports(tmp_path):

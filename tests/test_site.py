@@ -58,6 +58,7 @@ def small(tmp_path: Path) -> Path:
     root = tmp_path / "tree"
     shutil.copytree(site.ROOT / "book", root / "book", ignore=shutil.ignore_patterns("__pycache__", "intro.md"))
     shutil.copy(site.ROOT / "settings.ini", root)
+    (root / "book" / "claims.md").write_text("# Claims\n\n## He2015Delving\n\n**Says** that depth wants variance.\n\n**Here** <!-- v x -->2<!-- /v --> layers.\n", encoding="utf-8")
     (root / "book" / "intro.md").write_text("# A small book\n", encoding="utf-8")
     (root / "_toc.yml").write_text("format: jb-book\nroot: book/intro\nchapters:\n- file: nbs/01_small\n- file: book/papers\n- file: book/results\n- file: book/api\n  sections:\n  - glob: book/api/*\n", encoding="utf-8")
     write_chapter(root, "The point is an ordinary citation, [He et al., 2015](https://arxiv.org/abs/1502.01852).")
@@ -309,6 +310,25 @@ def test_a_faulty_chapter_stops_the_build(small: Path) -> None:
     said = str(failure.value)
     for part in ("9999.99999 is cited, and no entry of book/references.bib", "02_missing", "Source: Nobody1900 §1", "a figure without alt text"):
         assert part in said
+
+
+@pytest.mark.slow
+def test_every_cited_paper_has_its_claim(small: Path) -> None:
+    html = site.build(small, small.parent)
+    assert "<strong>Says</strong> that depth wants variance." in (html / "book" / "papers.html").read_text(encoding="utf-8")
+    [he] = [p for p in json.loads((html / "papers.json").read_text(encoding="utf-8")) if p["key"] == "He2015Delving"]
+    assert (he["says"], he["here"]) == ("that depth wants variance.", "2 layers.")
+    claims = small / "book" / "claims.md"
+    good = claims.read_text(encoding="utf-8")
+    planted = {
+        good.replace("He2015Delving", "Ioffe2015"): ["does not say what He2015Delving claims, which nbs/01_small cites", "speaks of Ioffe2015, which nobody cites"],
+        good + "\n## Nobody1900\n\n**Says** nothing.\n": ["speaks of Nobody1900, which is no key", "the section Nobody1900 lacks a paragraph that begins with **Here**"],
+    }
+    for text, said in planted.items():
+        claims.write_text(text, encoding="utf-8")
+        with pytest.raises(site.BuildFailed) as failure:
+            site.build(small, small.parent)
+        assert all(part in str(failure.value) for part in said)
 
 
 @pytest.mark.slow

@@ -18,6 +18,8 @@ from .symbols import LIBRARY, PAPER_KEY, Symbol, directives, exported
 QUOTE = "application/vnd.fromfound.quote+json"
 MARKDOWN = MarkdownIt("commonmark")
 IMPORT = re.compile(r"^from (fromfound\.[\w.]+) import (\([^)]*\)|.*)$", re.M)
+CLAIMS = "book/claims.md"
+CLAIM = re.compile(r"^## (\w+)\n(.*?)(?=^## |\Z)", re.M | re.S)
 NAMED = re.compile(r"^(\d\d)([a-z]?)_")
 
 
@@ -70,8 +72,10 @@ class Book:
             if (path := root / f"{docname}.ipynb").is_file():
                 self.chapters[docname] = self._chapter(docname, json.loads(path.read_text(encoding="utf-8")))
         self.symbols = {s.full: s for c in self.chapters.values() for s in c.symbols}
+        self.claims = {key: text.strip() for key, text in CLAIM.findall((root / CLAIMS).read_text(encoding="utf-8"))}
         for symbol in self._with_methods():
             self._check_sources(symbol)
+        self._check_claims()
 
     def _chapter(self, docname: str, notebook: dict) -> Chapter:
         chapter, private = Chapter(docname, notebook), {}
@@ -109,6 +113,16 @@ class Book:
             key = PAPER_KEY.match(source)
             if not (key and key[1] in self.papers) and not LIBRARY.match(source):
                 self.problems.append(f"{symbol.docname}: the docstring of {symbol.full} says 'Source: {source}'; expected a key of book/references.bib and a place (as 'He2015Delving §2.2'), or a name (as 'torch.matmul')")
+
+    def _check_claims(self) -> None:
+        met = {key for key in self.papers if self.citing(key) or self.implements(key)}
+        self.problems += [f"{CLAIMS} does not say what {key} claims, which {where} cites" for key in sorted(met - self.claims.keys()) for where in self._met_in(key)[:1]]
+        self.problems += [f"{CLAIMS} speaks of {key}, which " + ("nobody cites" if key in self.papers else "is no key of book/references.bib") for key in sorted(self.claims.keys() - met)]
+
+        self.problems += [f"{CLAIMS}: the section {key} lacks a paragraph that begins with **{part}**" for key, text in self.claims.items() for part in ("Says", "Here") if f"**{part}**" not in text]
+
+    def _met_in(self, key: str) -> list[str]:
+        return [c.docname for c in self.citing(key)] + [s.full for s, _ in self.implements(key)]
 
     def implements(self, key: str) -> list[tuple[Symbol, str]]:
         """The symbols whose docstring names a paper as source, and the place in the paper."""

@@ -36,6 +36,9 @@ class Structure(SphinxTransform):
                 facts = next((n for n in section.children if isinstance(n, nodes.paragraph)), None)
                 if facts is not None:
                     facts["classes"].append("facts")
+        for paragraph in self.document.findall(nodes.paragraph):
+            if [type(child) for child in paragraph.children if child.astext()] == [nodes.strong]:
+                paragraph["classes"].append("label")
         if docname == "book/papers":
             by_title = {p.title: p.key for p in book.papers.values()}
             for section in self.document.findall(nodes.section):

@@ -18,13 +18,14 @@ def reference(paper: Paper) -> str:
 
 
 def papers(book: Book) -> str:
-    """Each cited paper, where it is cited and what implements it; then those to come."""
+    """Each cited paper, what it claims, where it is cited and what implements it; then those to come."""
     cited = [p for p in book.papers.values() if book.citing(p.key) or book.implements(p.key)]
     lines = ["## Cited so far", ""]
     for paper in sorted(cited, key=lambda p: (p.year, p.surnames)):
         lines += [f"### {paper.title}", "", reference(paper), ""]
         if paper.note:
             lines += [f"{paper.note}.", ""]
+        lines += [book.claims.get(paper.key, ""), ""]
         places = [f"[{c.title}](cite:{c.docname}/{paper.key})" for c in book.citing(paper.key)]
         if places:
             lines += [f"Cited in {listed(places)}.", ""]

@@ -99,8 +99,14 @@ def _llms(app: Sphinx) -> str:
 
 
 def _papers(book: Book) -> list[dict]:
-    return [{"key": p.key, "authors": p.authors, "title": p.title, "year": p.year, "venue": p.venue, "links": [url for _, url in p.links],
+    return [{"key": p.key, "authors": p.authors, "title": p.title, "year": p.year, "venue": p.venue, "links": [url for _, url in p.links], **_said(book.claims.get(p.key, "")),
              "cited_in": [c.docname for c in book.citing(p.key)], "implemented_by": [s.full for s, _ in book.implements(p.key)]} for p in book.papers.values()]
+
+
+def _said(claim: str) -> dict[str, str]:
+    """The parts of a claim by name: what the paper says, our figure, what differs."""
+    parts = re.split(r"\*\*(Says|Here|Differs)\*\*:? ", re.sub(r"<!--.*?-->", "", claim))
+    return {name.lower(): text.strip() for name, text in zip(parts[1::2], parts[2::2])}
 
 
 def _symbols(book: Book) -> list[dict]:
