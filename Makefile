@@ -6,7 +6,7 @@ IN = $(PYTHON) tests/press/env.py
 SITE = _build/html
 
 .DEFAULT_GOAL := help
-.PHONY: book serve test check chapter sync counts bench clean help
+.PHONY: book serve test check chapter sync counts bench mutants clean help
 
 book:     ## build the website into _build/html and say where to open it
 	@$(IN) book -m tests.press.site build
@@ -31,6 +31,9 @@ counts:   ## record how much a run proves, so that a later one cannot prove less
 
 bench:    ## measure, side by side in one run; figures go to benchmarks/results.json
 	@$(IN) dev -m benchmarks
+
+mutants:  ## plant small mistakes in the library and see whether the tests notice; takes an hour
+	@$(IN) dev -m tests.press.mutants
 
 clean:    ## remove the website and the environments
 	rm -rf _build .venv .venv-book .venv-run

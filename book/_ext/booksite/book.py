@@ -165,6 +165,12 @@ class Book:
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
     @cached_property
+    def mutants(self) -> dict:
+        """What became of the mistakes planted in the library; empty before the first run."""
+        path = self.root / "tests" / "mutants.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+    @cached_property
     def commit(self) -> str:
         """The commit the site is built from; empty outside a git checkout."""
         try:

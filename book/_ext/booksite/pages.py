@@ -119,7 +119,23 @@ def results(book: Book) -> str:
         lines.append("No run has been recorded yet.")
     for run in book.runs:
         lines += _run(run, book)
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *_mutants(book.mutants)]) + "\n"
+
+
+def _mutants(found: dict) -> list[str]:
+    """How many planted mistakes the tests noticed, and why the others live."""
+    if not found:
+        return []
+    modules = found["modules"]
+    tried, killed = (sum(m[key] for m in modules.values()) for key in ("tried", "killed"))
+    lines = ["", "## Mutants", "", "A mutant is the library with one small mistake in it: a sign, an axis, a condition, a forgotten `detach`. "
+             f"`make mutants` plants a sample of them and runs the tests on each. Of {tried} they noticed {killed}, {killed / tried:.1%}.", "",
+             "| module | tried | noticed |", "|:--|--:|--:|"]
+    lines += [f"| `{name}` | {m['tried']} | {m['killed']} |" for name, m in sorted(modules.items())]
+    if found["survivors"]:
+        lines += ["", "Those that live, and why:", ""]
+        lines += [f"- `{s['module']}`, {s['mistake']} in ``{s['line']}``: {s['reason'] or 'not explained yet'}" for s in found["survivors"]]
+    return lines
 
 
 def _run(run: dict, book: Book) -> list[str]:
