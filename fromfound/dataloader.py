@@ -4,7 +4,7 @@
 __all__ = ['Dataset', 'TensorDataset', 'SequentialSampler', 'RandomSampler', 'BatchSampler', 'collate', 'DataLoader']
 
 # %% ../nbs/04a_dataloader.ipynb #9a9b8612
-import contextlib, functools, itertools, math, multiprocessing.connection, os, pickle, queue, random, signal, threading, time, traceback, weakref
+import contextlib, errno, functools, itertools, math, multiprocessing.connection, os, pickle, queue, random, signal, threading, time, traceback, weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 
 import numpy as np
@@ -309,14 +309,14 @@ class _Workers:
                     raise EOFError
             packed = pipe.recv_bytes()
             self.received += 1
-        except (EOFError, OSError) as error:
-            process.join(1)
+            return pickle.loads(packed)  # asks the worker for what lies in shared memory
+        except BaseException as error:  # too late, or Ctrl-C, as well: half a message is of no use
+            full = "ancdata" in str(error) or getattr(error, "errno", None) == errno.EMFILE
+            died = isinstance(error, (EOFError, OSError)) and not full and (process.join(1) or not process.is_alive())
             self.close()
-            raise RuntimeError(f"DataLoader worker {worker} (pid(s) {process.pid}) exited unexpectedly, with exit code {process.exitcode}: a negative one is the signal that ended it (-9 often: memory ran out), 1 an error that it printed") from error
-        except BaseException:  # too late, or Ctrl-C: half a message is of no use
-            self.close()
-            raise
-        return pickle.loads(packed)
+            if not full and not died:
+                raise
+            raise RuntimeError("DataLoader: too many open files, and each large batch that is kept holds one: keep fewer, raise `ulimit -n`, or call torch.multiprocessing.set_sharing_strategy('file_system') first" if full else f"DataLoader worker {worker} (pid(s) {process.pid}) exited unexpectedly, with exit code {process.exitcode}: a negative one is the signal that ended it (-9 often: memory ran out), 1 an error that it printed") from error
 
     def epoch(self, wanted: Iterator, ahead: int) -> Iterator[object]:
         "Begin an epoch: ask for the first batches, and return what yields them all."

@@ -29,7 +29,6 @@ ROOT = Path(__file__).resolve().parents[1]
 # Python 3.12 and later warn when a process with threads forks; PyTorch's loader has it, too.
 pytestmark = [pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"), pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")]
 FORK = pytest.param("fork", marks=pytest.mark.skipif(sys.platform != "linux", reason="forking is safe on Linux only"))
-SPAWN = pytest.param("spawn", marks=pytest.mark.slow)  # each new Python imports torch: seconds
 METHOD = "fork" if sys.platform == "linux" else "spawn"
 Pair = namedtuple("Pair", "x y")
 
@@ -89,6 +88,12 @@ def long_text(samples):
 class Odd(Exception):
     def __init__(self, one, two):
         super().__init__(one)
+
+
+class Doubled(Exception):
+    "Can be made of one text, and be packed, but not be unpacked."
+    def __init__(self, one):
+        super().__init__(one, "and another")
 
 
 class Seeds(Numbers):
@@ -201,6 +206,9 @@ def test_other_refusals():
         Dataset()[0]
     with pytest.raises(ValueError, match="prefetch_factor option should be positive, got 0"):
         DataLoader(range(3), num_workers=1, prefetch_factor=0)
+    for unknown in ("pin_memory", "in_order", "num_worker"):
+        with pytest.raises(TypeError, match=f"unexpected keyword argument '{unknown}'"):
+            DataLoader(range(3), **{unknown: False})
 
 
 # --- collate ----------------------------------------------------------------------------------------------------------
@@ -264,14 +272,31 @@ def test_the_batches_are_torchs(dataset, options):
     assert two_epochs(DataLoader, dataset, **options) == two_epochs(theirs.DataLoader, dataset, **options)
 
 
-@pytest.mark.parametrize("method", [FORK, SPAWN])
 @pytest.mark.parametrize("options", [
     dict(batch_size=4, shuffle=True, num_workers=1), dict(batch_size=4, shuffle=True, num_workers=2), dict(batch_size=3, shuffle=True, num_workers=2, persistent_workers=True),
     dict(batch_size=1, num_workers=3, prefetch_factor=1), dict(batch_size=50, num_workers=2), dict(batch_size=None, num_workers=2), dict(batch_size=4, drop_last=True, num_workers=2, generator=None),
 ], ids=str)
-def test_the_batches_of_workers_are_torchs(method, options):
-    options = options | {"multiprocessing_context": method}
+def test_the_batches_of_workers_are_torchs(options):
+    options = options | {"multiprocessing_context": METHOD}
     assert two_epochs(DataLoader, Numbers(), **options) == two_epochs(theirs.DataLoader, Numbers(), **options)
+
+
+@pytest.mark.parametrize("reference, options", [  # few, since each new Python imports torch; what torch's forked workers yield, its spawned ones do
+    (METHOD, dict(batch_size=None, shuffle=True, num_workers=2, persistent_workers=True, generator=None)), (METHOD, dict(shuffle=True, num_workers=1)), ("spawn", dict(shuffle=True, num_workers=1, persistent_workers=True)),
+], ids=str)
+def test_the_batches_of_spawned_workers_are_torchs(reference, options):
+    options = dict(batch_size=4) | options
+    assert two_epochs(DataLoader, Numbers(9), **options, multiprocessing_context="spawn") == two_epochs(theirs.DataLoader, Numbers(9), **options, multiprocessing_context=reference)
+
+
+def test_the_samples_that_are_compared_are_random():
+    def drawn(**options):
+        return [torch.cat([batch["random"][0] for batch in loader]) for loader in [DataLoader(Numbers(), 4, generator=torch.Generator().manual_seed(1), **options)] for _ in range(2)]
+    forked = dict(multiprocessing_context=METHOD)
+    here, one, two = drawn(), drawn(num_workers=1, **forked), drawn(num_workers=2, **forked)
+    assert not any(torch.equal(a, b) for a, b in ((two[0], two[1]), (one[0], two[0]), (here[0], two[0])))
+    assert not torch.equal(two[0][:4], two[0][4:8])  # two workers
+    assert all(torch.equal(a, b) for a, b in zip(two, drawn(num_workers=2, **forked)))
 
 
 def test_the_parts_are_exchangeable():
@@ -297,7 +322,7 @@ def test_a_run_goes_on_from_a_saved_state(workers):
 
 
 @pytest.mark.parametrize("tensor", [
-    torch.rand(3, 4), torch.rand(0, 4), torch.tensor(3), torch.rand(2, 3).bfloat16(), torch.rand(2, 3).half(), torch.rand(4, 6).T, torch.rand(600, 600), torch.rand(2, dtype=torch.complex64),
+    torch.rand(3, 4), torch.rand(0, 4), torch.tensor(3), torch.rand(2, 3).bfloat16(), torch.rand(2, 3).half(), torch.rand(4, 6).T, torch.rand(6, 4)[::2], torch.rand(3, 1).expand(3, 5), torch.rand(600, 600), torch.rand(2, dtype=torch.complex64),
     torch.rand(3, requires_grad=True), torch.rand(2, 3, 4, 5).to(memory_format=torch.channels_last), torch.empty(2, device="meta"), torch.nn.Parameter(torch.rand(2)),
 ], ids=lambda t: f"{t.dtype} {tuple(t.shape)} {t.device}")
 def test_a_tensor_survives_the_parcel(tensor):
@@ -314,7 +339,13 @@ class Large(Numbers):
         return torch.full((40_000,), float(i))
 
 
+def shared_from_the_start(samples):
+    return collate(samples).is_shared()
+
+
 def test_large_batches_come_in_shared_memory_and_can_be_kept_and_changed():
+    made = DataLoader(Large(8), batch_sampler=[[0], [1, 2, 3, 4]], collate_fn=shared_from_the_start, num_workers=1, multiprocessing_context=METHOD)
+    assert list(made) == [False, True]  # in the worker, before it is sent: no copy
     batches = list(DataLoader(Large(12), 4, num_workers=2, multiprocessing_context=METHOD))
     assert all(batch.is_shared() for batch in batches)
     assert [batch[:, 7].tolist() for batch in batches] == [[0., 1., 2., 3.], [4., 5., 6., 7.], [8., 9., 10., 11.]]
@@ -369,7 +400,7 @@ def local_error():
 
 @pytest.mark.skipif(sys.platform != "linux", reason="an object with a local class cannot be sent to a spawned worker")
 @pytest.mark.parametrize("error, kind, said", [
-    (KeyError("lost"), KeyError, "KeyError: 'lost'"), (ValueError("x"), ValueError, "ValueError: x"), (Odd("1", "2"), RuntimeError, "Odd: 1"), (local_error(), RuntimeError, "from a function"),
+    (KeyError("lost"), KeyError, "KeyError: 'lost'"), (ValueError("x"), ValueError, "ValueError: x"), (Odd("1", "2"), RuntimeError, "Odd: 1"), (Doubled("1"), RuntimeError, "Doubled: "), (local_error(), RuntimeError, "from a function"),
     (UnicodeDecodeError("utf-8", b"x", 0, 1, "why"), RuntimeError, "why"),
 ], ids=repr)
 def test_an_error_in_a_worker_comes_with_its_type_index_and_traceback(error, kind, said):
@@ -431,7 +462,7 @@ def test_a_stored_error_gets_its_note_once():
 class Info(Numbers):
     def __getitem__(self, i):
         info = theirs.get_worker_info()
-        return info.id, info.num_workers, info.seed, len(info.dataset)
+        return info.id, info.num_workers, info.seed, len(info.dataset), torch.get_num_threads()
 
 
 def test_the_worker_info_is_torchs():
@@ -489,6 +520,58 @@ def test_a_dying_worker_is_reported(how, persistent):
         pids.add(str(caught.value).split("pid(s) ")[1].split(")")[0])
     assert len(pids) == 2
     assert seconds_until(lambda: not multiprocessing.active_children()) < 5
+
+
+class Helped(Numbers):
+    "Dies at sample 3, and leaves a helper behind that has copies of its open files."
+    def __init__(self, note):
+        self.n, self.note = 9, note
+
+    def __getitem__(self, i):
+        if i == 3:
+            if (helper := os.fork()) == 0:
+                time.sleep(60)
+            self.note.write_text(str(helper))
+            os._exit(5)
+        return i
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no fork")
+def test_a_death_is_noticed_though_a_helper_holds_the_pipe_open(tmp_path):
+    note = tmp_path / "helper"
+    try:
+        with pytest.raises(RuntimeError, match="exited unexpectedly, with exit code 5"):
+            list(DataLoader(Helped(note), num_workers=1, timeout=30, multiprocessing_context=METHOD))
+        assert alive(int(note.read_text()))  # it did hold it open
+    finally:
+        os.kill(int(note.read_text()), signal.SIGKILL)
+
+
+class LargeThenDies(Large):
+    def __getitem__(self, i):
+        return torch.zeros(200_000) if i == 0 else os._exit(5)
+
+
+def test_a_death_before_a_large_batch_was_taken_is_reported():
+    batches = iter(DataLoader(LargeThenDies(), num_workers=1, multiprocessing_context=METHOD))
+    assert seconds_until(lambda: not multiprocessing.active_children()) < 10  # its first answer is in the pipe; the memory went with it
+    with pytest.raises(RuntimeError, match="exited unexpectedly, with exit code 5"):
+        next(batches)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux sends open files")
+def test_too_many_open_files_are_said():
+    import resource
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    batches, kept = iter(DataLoader(Large(500), 4, num_workers=2, multiprocessing_context=METHOD)), []
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 20, before[1]))
+        with pytest.raises(RuntimeError, match="too many open files, and each large batch that is kept holds one: keep fewer"):
+            kept.extend(batches)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert 5 < len(kept) < 25 and not multiprocessing.active_children() and list(batches) == []
+    assert len([batch[0, 0] for batch in DataLoader(Large(500), 4, num_workers=2, multiprocessing_context=METHOD)]) == 125  # not kept: as many as one likes
 
 
 def test_a_worker_that_hangs_runs_into_the_timeout():
@@ -563,7 +646,7 @@ def test_two_passes_at_once_without_persistent_workers():
 
 def test_long_messages_in_both_directions_do_not_block():
     options = dict(batch_sampler=[list(range(23)) * 20_000] * 6, collate_fn=long_text)
-    got = list(DataLoader(range(23), num_workers=2, multiprocessing_context=METHOD, timeout=60, **options))
+    got = list(DataLoader(range(23), num_workers=2, prefetch_factor=3, multiprocessing_context=METHOD, timeout=60, **options))  # all are asked for at once
     assert got == list(DataLoader(range(23), **options))
 
 
@@ -577,7 +660,23 @@ def test_a_fork_of_the_owner_does_not_end_the_workers():
     assert len(list(loader)) == 40
 
 
-@pytest.mark.slow
+def report(loader, pipe):
+    pipe.send(sorted({pid.item() for pid in loader}))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forking is safe on Linux only")
+def test_a_fork_of_the_owner_starts_workers_of_its_own():
+    loader = DataLoader(Sleeps(8, 0), num_workers=2, persistent_workers=True, multiprocessing_context="fork")
+    pids, (ours, other) = sorted({pid.item() for pid in loader}), multiprocessing.Pipe()
+    child = multiprocessing.get_context("fork").Process(target=report, args=(loader, other))
+    child.start()
+    assert ours.poll(20), "the fork waits for workers that answer another process"
+    in_the_fork = ours.recv()
+    child.join()
+    assert child.exitcode == 0 and len(in_the_fork) == 2 and not set(in_the_fork) & set(pids)
+    assert sorted({pid.item() for pid in loader}) == pids  # and the owner's are as they were
+
+
 def test_what_cannot_be_found_by_a_spawned_worker_is_said():
     unknown = type("Unknown", (Numbers,), {"__module__": "__main__"})
     sys.modules["__main__"].Unknown = unknown
@@ -605,7 +704,10 @@ if __name__ == "__main__":
     for batch in DataLoader(Sleeps(), 2, num_workers=2, multiprocessing_context="{method}"):
         seen |= set(batch.tolist())
         if len(seen) == 2:
-            print(*seen, flush=True)
+            helper = os.fork() if "{helper}" else 0
+            if "{helper}" and not helper:
+                time.sleep(60)
+            print(*seen, helper, flush=True)
             seen.add(0)
 """
 
@@ -619,25 +721,33 @@ def alive(pid):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of Unix")
-@pytest.mark.slow
 @pytest.mark.parametrize("method", [FORK, "spawn"])
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_no_process_outlives_the_main_one(method, how, tmp_path):
+@pytest.mark.parametrize("how, helper", [(signal.SIGINT, ""), (signal.SIGKILL, "a process that holds the pipes open")], ids=["Ctrl-C", "kill -9 with a helper"])
+def test_no_process_outlives_the_main_one(method, how, helper, tmp_path):
     script = tmp_path / "script.py"
-    script.write_text(textwrap.dedent(SCRIPT.replace("{method}", method)))
-    process = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ, PYTHONPATH=str(ROOT)), start_new_session=True)
-    pids = [int(pid) for pid in process.stdout.readline().split()]
-    assert len(pids) == 2 and all(alive(pid) for pid in pids)
+    script.write_text(textwrap.dedent(SCRIPT.replace("{method}", method).replace("{helper}", helper)))
+    with open(tmp_path / "errors", "w+") as errors:  # no pipe: a helper would hold it open
+        process = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, stderr=errors, text=True, env=dict(os.environ, PYTHONPATH=str(ROOT)), start_new_session=True)
+        *pids, other = [int(pid) for pid in process.stdout.readline().split()]
+        try:
+            assert len(pids) == 2 and all(alive(pid) for pid in (*pids, *[other] * bool(helper)))
+            if how == signal.SIGINT:
+                os.killpg(process.pid, how)  # as a terminal does: to all of them
+            else:
+                process.kill()
+            process.wait(20)
+            assert seconds_until(lambda: not any(alive(pid) for pid in pids)) < 5
+            assert not helper or alive(other)
+        finally:
+            process.stdout.close()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        errors.seek(0)
+        said = errors.read()
     if how == signal.SIGINT:
-        os.killpg(process.pid, how)  # as a terminal does: to all of them
+        assert said.count("Traceback") == 1 and said.rstrip().endswith("KeyboardInterrupt")
     else:
-        process.kill()
-    errors = process.communicate(timeout=20)[1]
-    assert seconds_until(lambda: not any(alive(pid) for pid in pids)) < 5
-    if how == signal.SIGINT:
-        assert errors.count("Traceback") == 1 and errors.rstrip().endswith("KeyboardInterrupt")
-    else:
-        assert errors == ""
+        assert said == ""
 
 
 # --- the exercises ----------------------------------------------------------------------------------------------------
@@ -646,3 +756,55 @@ def test_the_exercise_of_padding_agrees_with_torchs():
     samples = exercises._sentences(2, 5, 1)
     rows, lengths, labels = exercises._padded(samples)
     assert torch.equal(rows, torch.nn.utils.rnn.pad_sequence([words for words, _ in samples], batch_first=True)) and lengths.tolist() == [2, 5, 1] and labels.tolist() == [1, 0, 1]
+
+
+def padded(part=None, kind=tuple):
+    "torch's own padding as an answer to exercise 4a.3; with a part changed, or in another container."
+    def pad(samples):
+        words, labels = zip(*samples)
+        parts = [torch.nn.utils.rnn.pad_sequence(words, batch_first=True), torch.tensor([len(w) for w in words]), torch.tensor(labels)]
+        return kind([part(p) if part else p for p in parts])
+    return pad
+
+
+def test_padding_of_any_making_is_right_and_of_other_types_is_wrong():
+    for answer in (padded(), padded(kind=list)):
+        assert exercises.ex_4a_3.judge(answer).passed
+    for answer, said in ((padded(torch.Tensor.float), "torch.float32, torch.float32, torch.float32"), (padded(torch.Tensor.int), "torch.int32"), (padded(torch.Tensor.tolist, list), "your three parts are lists"),
+                         (lambda samples: [p.float() if p.ndim == 2 else p for p in padded()(samples)], "your table is float; class numbers of words are integers")):
+        verdict = exercises.ex_4a_3.judge(answer)
+        assert not verdict.passed and said in str(verdict)
+
+
+def generator_of_batches(sampler, size, drop_last):
+    yield from exercises._Batches(sampler, size, drop_last)
+
+
+def test_the_exercise_of_batches_wants_an_epoch_from_each_loop():
+    assert exercises.ex_4a_2.judge(lambda sampler, size, drop_last: BatchSampler(sampler, size, drop_last)).passed
+    for answer, said in ((generator_of_batches, "it is used up"), (lambda *case: list(exercises._Batches(*case)), "each epoch has the same order")):
+        assert said in str(exercises.ex_4a_2.judge(answer))
+
+
+def test_the_exercise_of_a_resumable_sampler_stops_everywhere():
+    assert {(n, stop) for n, _, stop in exercises.ex_4a_7.cases} == {(n, stop) for n in (1, 4, 5) for stop in range(2 * n + 1)}
+    for at in range(1, 8):  # a mistake at a single place
+        class Once(exercises._Resumable):
+            def state_dict(self):
+                wrong = self.n == 4 and self.done == at % 4 and self.start.equal(torch.Generator().manual_seed(0).get_state()) == (at < 4)
+                return super().state_dict() | ({"done": self.done + 1} if wrong else {})
+        assert not exercises.ex_4a_7.judge(Once).passed
+
+
+def counted(make):
+    "A check that compares with nothing: complete, fresh, and each order of three about equally frequent."
+    small = make(3, torch.Generator().manual_seed(0))
+    orders = [tuple(small) for _ in range(12_000)]
+    return all(abs(orders.count(order) / 12_000 - 1 / 6) < 0.012 for order in set(orders)) and len(set(orders)) == 6
+
+
+def test_no_counting_finds_what_equality_finds_at_once():
+    assert counted(exercises._Shuffle) and counted(exercises._Thrifty) and not counted(exercises._Biased)
+    for mutant in (exercises._Thrifty, exercises._Biased):
+        ours, torchs = mutant(100, torch.Generator().manual_seed(0)), theirs.RandomSampler(range(100), generator=torch.Generator().manual_seed(0))
+        assert [list(ours) for _ in range(2)] != [list(torchs) for _ in range(2)]

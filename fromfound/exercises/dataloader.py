@@ -24,20 +24,77 @@ ex_4a_1 = Prediction("4a.1", right=40, wrong={
 }, because="Fifteen batches of 64 are 960, and 40 remain.")
 
 # %% ../../nbs/exercises/04a_dataloader.ipynb #eb369090
-def _batches(numbers: Iterable, size: int, drop_last: bool) -> list[list]:
-    numbers = list(numbers)
-    every = [numbers[i:i + size] for i in range(0, len(numbers), size)]
-    return [batch for batch in every if len(batch) == size or not drop_last]
+class _Turning:
+    "The numbers below n, beginning one further in each epoch."
+    def __init__(self, n: int) -> None:
+        self.n, self.epoch = n, -1
 
+    def __iter__(self) -> Iterator[int]:
+        self.epoch += 1
+        return iter([(self.epoch + k) % self.n for k in range(self.n)])
 
-ex_4a_2 = Exercise("4a.2", _batches, [(range(4), 2, True), (range(0), 2, True), (range(0), 3, False), (range(1), 2, False), (range(1), 2, True), (range(5), 2, False), (range(5), 2, True), (range(8), 3, False), (range(8), 3, True), ([7, 7, 3], 1, True)], wrong={
-    "you drop the last batch even when it is full": lambda numbers, size, drop_last: _batches(numbers, size, False)[:-1] if drop_last else _batches(numbers, size, False),
-    "you keep a short last batch with drop_last=True": lambda numbers, size, drop_last: _batches(numbers, size, False),
-    "you leave a short last batch out with drop_last=False, too": lambda numbers, size, drop_last: _batches(numbers, size, True),
-    "drop_last works the other way round": lambda numbers, size, drop_last: _batches(numbers, size, not drop_last),
-    "your batches are tuples": lambda numbers, size, drop_last: [tuple(batch) for batch in _batches(numbers, size, drop_last)],
-    "you fill up the last batch from the beginning": lambda numbers, size, drop_last: [(batch + list(numbers) * size)[:size] for batch in _batches(numbers, size, drop_last)],
-}, read="Batches of numbers")
+def _twice(make: Callable, n: int, size: int, drop_last: bool) -> dict[str, list]:
+    batches = make(_Turning(n), size, drop_last)
+    return {"one epoch": list(batches), "the next": list(batches), "two loops at once": [list(pair) for pair in zip(batches, batches)]}
+
+class _Batches:
+    "The right answer; mistakes change `cut`, or when it is called."
+    def __init__(self, sampler: Iterable, size: int, drop_last: bool) -> None:
+        self.sampler, self.size, self.drop_last = sampler, size, drop_last
+
+    def cut(self) -> list[list]:
+        numbers = list(self.sampler)
+        every = [numbers[i:i + self.size] for i in range(0, len(numbers), self.size)]
+        return [batch for batch in every if len(batch) == self.size or not self.drop_last]
+
+    def __iter__(self) -> Iterator[list]:
+        return iter(self.cut())
+
+# %% ../../nbs/exercises/04a_dataloader.ipynb #3d1f6a02
+class _DropsFull(_Batches):
+    def cut(self) -> list[list]:
+        every = _Batches(self.sampler, self.size, False).cut()
+        return every[:-1] if self.drop_last else every
+
+class _Filled(_Batches):
+    def cut(self) -> list[list]:
+        every = super().cut()
+        return [(batch + every[0] * self.size)[:self.size] for batch in every]
+
+class _Kept(_Batches):
+    def __init__(self, sampler: Iterable, size: int, drop_last: bool) -> None:
+        super().__init__(list(sampler), size, drop_last)
+
+class _UsedUp(_Batches):
+    def __init__(self, sampler: Iterable, size: int, drop_last: bool) -> None:
+        super().__init__(sampler, size, drop_last)
+        self.left = iter(self.cut())
+
+    def __iter__(self) -> Iterator[list]:
+        return self.left
+
+class _Shared(_Batches):
+    def __iter__(self) -> Iterator[list]:
+        self.left = iter(self.cut())
+        return self
+
+    def __next__(self) -> list:
+        return next(self.left)
+
+_FITS_OR_NOT = [(4, 2, True), (0, 2, True), (0, 3, False), (1, 2, False), (1, 2, True), (5, 2, False), (5, 2, True), (8, 3, False), (8, 3, True), (3, 1, True)]
+
+# %% ../../nbs/exercises/04a_dataloader.ipynb #3d1f6a03
+ex_4a_2 = Exercise("4a.2", _Batches, _FITS_OR_NOT, wrong={
+    "you drop the last batch even when it is full": _DropsFull,
+    "you keep a short last batch with drop_last=True": lambda sampler, size, drop_last: _Batches(sampler, size, False),
+    "you leave a short last batch out with drop_last=False, too": lambda sampler, size, drop_last: _Batches(sampler, size, True),
+    "drop_last works the other way round": lambda sampler, size, drop_last: _Batches(sampler, size, not drop_last),
+    "your batches are tuples": type("_Tuples", (_Batches,), {"cut": lambda self: [tuple(batch) for batch in _Batches.cut(self)]}),
+    "you fill up the last batch from the beginning": _Filled,
+    "you ask the sampler once, when the object is made, so each epoch has the same order": _Kept,
+    "the object is an iterator: after one epoch it is used up": _UsedUp,
+    "`__iter__` returns the object itself, so two loops take from one and the same epoch": _Shared,
+}, read="Batches of numbers", probe=_twice)
 
 # %% ../../nbs/exercises/04a_dataloader.ipynb #214a04e7
 def _padded(samples: list[tuple[Tensor, int]], width: int | None = None, front: bool = False) -> tuple[Tensor, Tensor, Tensor]:
@@ -51,11 +108,11 @@ def _padded(samples: list[tuple[Tensor, int]], width: int | None = None, front: 
     return rows, torch.tensor(lengths), torch.tensor([label for _, label in samples])
 
 def _plain(pad: Callable, *lengths: int) -> object:
-    "What a function makes of sentences of these lengths, as lists."
+    "What a function makes of sentences of these lengths, as lists; its types, where they are not three tensors of integers."
     made = pad(_sentences(*lengths))
-    if not isinstance(made, tuple) or not all(isinstance(part, Tensor) for part in made):
-        return f"no tuple of tensors, but {[type(part).__name__ for part in made]}"
-    return [part.tolist() for part in made]
+    parts = made if isinstance(made, (tuple, list)) else [made]
+    kinds = [str(part.dtype) if isinstance(part, Tensor) else type(part).__name__ for part in parts]
+    return [part.tolist() for part in parts] if kinds == ["torch.int64"] * 3 else ", ".join(kinds)
 
 def _sentences(*lengths: int) -> list[tuple[Tensor, int]]:
     return [(torch.arange(10 * k + 1, 10 * k + n + 1), k % 2) for k, n in enumerate(lengths, 1)]
@@ -68,7 +125,10 @@ ex_4a_3 = Exercise("4a.3", _padded, [(2, 1), (1, 2), (3, 3), (2, 4, 1), (1, 0, 2
     "you give the width of the table in place of the lengths": lambda samples: (_padded(samples)[0], torch.full((len(samples),), max(len(words) for words, _ in samples)), _padded(samples)[2]),
     "you sort the sentences by length: then the order of a batch is not the sampler's": lambda samples: _padded(sorted(samples, key=lambda sample: -len(sample[0]))),
     "the table is there and the lengths are missing: nobody can tell a zero from padding": lambda samples: _padded(samples)[::2],
-    "the result is a list of rows; stack them": lambda samples: (list(_padded(samples)[0]), *_padded(samples)[1:]),
+    "the table is a list of rows; stack them": lambda samples: (list(_padded(samples)[0]), *_padded(samples)[1:]),
+    "your three parts are lists; a batch is made of tensors": lambda samples: [part.tolist() for part in _padded(samples)],
+    "your table is float; class numbers of words are integers": lambda samples: (_padded(samples)[0].float(), *_padded(samples)[1:]),
+    "the parts come in another order than table, lengths, labels": lambda samples: [_padded(samples)[k] for k in (0, 2, 1)],
 }, read="From samples to a batch", probe=_plain)
 
 # %% ../../nbs/exercises/04a_dataloader.ipynb #ab7a3701
@@ -142,6 +202,10 @@ class _Biased(_Shuffle):
             order[i], order[j] = order[j], order[i]
         return order
 
+class _Thrifty(_Shuffle):
+    def order(self) -> list[int]:
+        return torch.randperm(self.n, generator=self.generator).tolist()
+
 class _Short(_Shuffle):
     def __len__(self) -> int:
         return self.n - 1
@@ -157,6 +221,7 @@ ex_4a_6 = MutantHunt("4a.6", _Shuffle, {
     "shuffles only among eight neighbors": _Blocks,
     "swaps each place with any other, which makes some orders more frequent": _Biased,
     "says that it has one sample less": _Short,
+    "draws one permutation an epoch, not two, so its second epoch is not RandomSampler's": _Thrifty,
 })
 
 # %% ../../nbs/exercises/04a_dataloader.ipynb #5944cd1e
@@ -213,6 +278,10 @@ class _NeverReset(_Resumable):
     def end(self) -> None:
         self.start = self.generator.get_state()
 
+class _FirstAgain(_Resumable):
+    def end(self) -> None:
+        self.done = 0
+
 class _OwnOrder(_Resumable):
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         self.done = state["done"]
@@ -232,10 +301,11 @@ class _Living(_Resumable):
         self.start, self.done = state["start"], state["done"]
 
 # %% ../../nbs/exercises/04a_dataloader.ipynb #27c150bd
-ex_4a_7 = Exercise("4a.7", _Resumable, [(4, 0, 2), (4, 0, 0), (5, 3, 1), (3, 7, 4), (6, 1, 11)], wrong={
+ex_4a_7 = Exercise("4a.7", _Resumable, [(4, 0, 2), *((n, seed, stop) for n, seed in ((4, 0), (1, 5), (5, 3)) for stop in range(2 * n + 1))], wrong={
     "the generator's state is taken after the order was drawn, so the rest of the epoch is lost": _Late,
     "the interrupted epoch starts from its beginning: count what was yielded": _Again,
     "the count is not set back to zero, so the epoch after the resumed one is cut, too": _NeverReset,
+    "every epoch begins at the first one's state: its order comes again and again": _FirstAgain,
     "the order is drawn from the new sampler's own seed, and only the count is loaded": _OwnOrder,
     "a sample is counted after it is yielded; the one at which it stopped comes twice": _CountsLate,
     "the state is the sampler's own dictionary, which changes as the sampler goes on": _Living,
