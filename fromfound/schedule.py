@@ -2,23 +2,24 @@
 
 # %% auto #0
 __all__ = ['Schedule', 'schedule', 'sched_lin', 'sched_cos', 'sched_poly', 'sched_exp', 'combine_scheds', 'ParamScheduler',
-           'TorchScheduler', 'one_cycle', 'untouched', 'LRFinder', 'SGDR']
+           'TorchScheduler', 'one_cycle', 'LRFinder', 'SGDR']
 
 # %% ../nbs/05a_anneal.ipynb #bfc236b7
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from fractions import Fraction
 from functools import wraps
 from itertools import accumulate
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .learner import Callback, CancelFitException, DataBunch, Learner, _random_sources
+from .learner import Callback, CancelFitException, DataBunch, Learner
 from .module import save
+from .rng import untouched
 
 # %% ../nbs/05a_anneal.ipynb #8ac0c6c6
 Schedule = Callable[[float | Tensor], float | Tensor]
@@ -274,44 +275,6 @@ def one_cycle(max_lr: float | Sequence[float], *, pct_start: float = 0.3, div_fa
     lrs = [there_and_back(lr / div_factor, lr, lr / div_factor / final_div_factor) for lr in (max_lr if isinstance(max_lr, Sequence) else [max_lr])]
     momentum = [ParamScheduler("momentum", there_and_back(max_momentum, base_momentum, max_momentum))] if cycle_momentum else []
     return [ParamScheduler("lr", lrs if isinstance(max_lr, Sequence) else lrs[0]), *momentum]
-
-# %% ../nbs/05a_anneal.ipynb #221903b7
-@contextmanager
-def untouched(model: nn.Module, data: DataBunch, loss_func: Callable | None = None) -> Iterator[None]:
-    """Whatever is done inside: afterwards a model, PyTorch's, NumPy's and Python's random numbers and the loaders' generators are as before, in every bit.
-
-    Out of reach are a generator that a data set keeps for itself, and worker processes that stay alive between epochs.
-
-    Args:
-        model: its parameters, their gradients, buffers, and modes are kept.
-        data: the loaders; the generators of their samplers are kept as well.
-        loss_func: kept like the model where it is a module.
-
-    Raises:
-        ValueError: a parameter has no shape yet.
-    """
-    both = nn.ModuleList(part for part in (model, loss_func) if isinstance(part, nn.Module))
-    if any(map(nn.parameter.is_lazy, [*both.parameters(), *both.buffers()])):
-        raise ValueError("untouched cannot put back parameters that get their shape from the first batch (lazy layers): call the model on a batch before")
-    stores = [(store, {name: (t, None if t is None else t.detach().clone()) for name, t in store.items()}) for m in both.modules() for store in (m._parameters, m._buffers)]
-    grads = [(p, None if p.grad is None else p.grad.clone()) for p in both.parameters()]
-    modes = [(m, m.training) for m in both.modules()]
-    numbers = [(put, get()) for get, put in _random_sources(data)]
-    try:
-        yield
-    finally:
-        for store, before in stores:
-            store.clear()  # a buffer may be new, or have been exchanged for another tensor
-            store.update((name, t) for name, (t, _) in before.items())
-            for t, value in before.values():
-                if t is not None:
-                    t.data.copy_(value)
-        for p, grad in grads:
-            p.grad = grad
-        for m, mode in modes:
-            m.training = mode
-        for put, state in numbers:
-            put(state)
 
 # %% ../nbs/05a_anneal.ipynb #2fcb9bc0
 class _Sweep(Learner):

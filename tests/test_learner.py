@@ -709,7 +709,7 @@ def test_a_resumed_training_is_bit_equal(kind, opt, tmp_path):
 
 @pytest.mark.parametrize("left_out", ["random", "optimizer", "callbacks"])
 def test_the_bits_differ_where_something_is_left_out(left_out, tmp_path):
-    whole, put = run(4), {"random": "fromfound.learner._random_sources", "optimizer": "torch.optim.SGD.load_state_dict", "callbacks": "fromfound.learner.Callback.load_state_dict"}
+    whole, put = run(4), {"random": "fromfound.learner.set_random_states", "optimizer": "torch.optim.SGD.load_state_dict", "callbacks": "fromfound.learner.Callback.load_state_dict"}
     run(2, Checkpoint(tmp_path / "run.pt"))
     with patch(put[left_out], lambda *args: []):
         assert not same(whole.model, run(4, Checkpoint(tmp_path / "run.pt"), seed=9).model)
@@ -863,3 +863,93 @@ print(kills, "kills,", runs, "runs equal")
 def test_killed_at_twenty_random_moments_it_ends_in_the_same_bits(tmp_path):
     done = subprocess.run([sys.executable, "-c", KILLED, tmp_path, str(random.randrange(10**6))], capture_output=True, text=True, timeout=240)
     assert done.returncode == 0 and done.stdout.startswith("20 kills"), done.stdout + done.stderr
+
+# --- what a Learner refuses -------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("metrics", [[accuracy, accuracy], [Metric(accuracy, "train_loss")], [Metric(accuracy, "valid_loss")], [partial(accuracy), partial(accuracy)]])
+def test_two_metrics_of_one_name_are_refused(metrics):
+    with pytest.raises(ValueError, match=r"a name for each metric, got train_loss, valid_loss, .*Metric\(fn, name="):
+        learner(valid=BATCHES, metrics=metrics)
+    assert list(learner(valid=BATCHES, metrics=[accuracy, Metric(accuracy, "again")]).validate()) == ["valid_loss", "accuracy", "again"]
+
+
+@pytest.mark.parametrize("event", ["before_fit", "before_epoch", "after_epoch", "after_fit"])
+def test_a_fit_within_a_fit_is_refused_and_the_outer_one_goes_on_whole(event):
+    refused = []
+
+    def ask(self):
+        with pytest.raises(RuntimeError, match="fit within a fit.*CancelFitException"):
+            self.learn.fit(1, lr=99.0, cbs=[Recorder()])
+        refused.append(event)
+
+    learn = learner(valid=BATCHES, cbs=[type("Ask", (Callback,), {event: ask})(), recorder := Recorder()])
+    learn.fit(3)
+    plain = learner(valid=BATCHES, cbs=[expected := Recorder()])
+    plain.fit(3)
+    assert len(refused) == (3 if "epoch" in event else 1) and same(learn.model, plain.model)
+    assert recorder.rows == expected.rows and recorder.losses == expected.losses and learn.opt.param_groups[0]["lr"] == 0.1
+    learn.fit(1)  # and afterwards there is nothing in the way
+    assert len(recorder.rows) == 1
+
+
+def test_a_fit_that_failed_is_over():
+    learn = learner(cbs=[Log("after_loss", ZeroDivisionError("mine"))])
+    with pytest.raises(ZeroDivisionError):
+        learn.fit(1)
+    learn.fit(1)
+    assert learn.complete
+
+
+@pytest.mark.parametrize("patience", [0, -1])
+def test_a_patience_of_nothing_is_refused(patience):
+    with pytest.raises(ValueError, match=f"patience={patience}; expected 1 or more"):
+        EarlyStopping(patience=patience)
+
+
+def test_an_optimizer_that_needs_a_closure_is_refused():
+    learn = learner(opt_func=torch.optim.LBFGS, cbs=[log := Log()])
+    with pytest.raises(TypeError, match="LBFGS wants a closure in each step.*SGD or Adam, or write the loop by hand"):
+        learn.fit(1, cbs=[GradientClip(1.0)])
+    assert log.lines == [] and learn.cbs == [log]
+
+
+class Plain:
+    "An optimizer of one's own, which knows of no closure."
+    def __init__(self, params, lr):
+        self.params, self.lr, self.param_groups = list(params), lr, [{"lr": lr}]
+
+    def step(self):
+        with torch.no_grad():
+            for p in self.params:
+                p.sub_(p.grad, alpha=self.lr)
+
+    def zero_grad(self):
+        for p in self.params:
+            p.grad = None
+
+
+def test_an_optimizer_of_ones_own_will_do():
+    learn = learner(opt_func=Plain)
+    learn.fit(2)
+    plain = learner()
+    plain.fit(2)
+    assert same(learn.model, plain.model)
+
+
+@pytest.mark.parametrize("batch, words", [
+    ({"x": X[:4], "y": Y[:4]}, r"got a dict, \{'x': tensor.*collate_fn"), (X[:4], r"got a Tensor of shape \(4, 6\).*None for y"), ((X[:4],), r"got a tuple, \(tensor"), ("xy", "got a str, 'xy'")])
+@pytest.mark.parametrize("call", ["fit", "validate", "get_preds"])
+def test_batches_that_are_no_tuples_are_refused(batch, words, call):
+    log = Log()
+    learn = learner([batch], [batch], cbs=[log])
+    with pytest.raises(TypeError, match=r"(?s)expected batches \(x, ..., y\), a tuple or list with the target last, " + words):
+        learn.fit(1) if call == "fit" else getattr(learn, call)()
+    assert learn.dl is None and "after_pred" not in log.lines and log.lines[-1] == ("after_fit" if call == "fit" else "after_batch")
+
+
+def test_a_batch_may_be_a_list():
+    learn = learner([list(batch) for batch in BATCHES])
+    learn.fit(1)
+    plain = learner()
+    plain.fit(1)
+    assert same(learn.model, plain.model)

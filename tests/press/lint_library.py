@@ -133,6 +133,9 @@ def signatures(root: Path) -> list[Finding]:
         for name, node in _definitions(module):
             if name in module.public and isinstance(node, (*Function.__args__, ast.ClassDef)) and not ast.get_docstring(node):
                 found.append(module.finding(node.lineno, f"{name} has no docstring", "write one: a sentence; arguments with shapes; what is returned and raised; Source"))
+        for node, text in docstrings(module.tree):
+            if not re.search(r"[.:?)]$", text.strip().split("\n\n")[0]):
+                found.append(module.finding(getattr(node, "lineno", 1), f"the docstring of {getattr(node, 'name', 'the module')} does not begin with a sentence: {text.strip()[:40]!r}", "write what it is for, and end with a full stop"))
         for name, node, method in _public_functions(module):
             a = node.args
             arguments = [*a.posonlyargs, *a.args, *filter(None, [a.vararg]), *a.kwonlyargs, *filter(None, [a.kwarg])]

@@ -1,0 +1,210 @@
+"""Chapter 03a: every source of randomness found, read and set; what `untouched` leaves as it was."""
+import copy
+import math
+import random
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
+
+from fromfound import dataloader
+from fromfound.module import load, save
+from fromfound.rng import generators, random_states, set_random_states, untouched
+
+X = torch.arange(24.0)[:, None]
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def batches(data):
+    "What the loaders give, as plain numbers."
+    loaders = (data.train_dl, data.valid_dl) if hasattr(data, "train_dl") else (data,)
+    return [[b[0].flatten().tolist() for b in dl] for dl in loaders if dl is not None]
+
+
+def numbers(data):
+    "One draw from every source."
+    return [random.random(), random.gauss(0, 1), np.random.rand(), np.random.randn(), torch.rand(1).item(), batches(data)]
+
+
+def sampled():
+    return DataLoader(TensorDataset(X), 4, sampler=RandomSampler(X, generator=seeded()))
+
+
+def batch_sampled():
+    return DataLoader(TensorDataset(X), batch_sampler=BatchSampler(RandomSampler(X, generator=seeded()), 4, False))
+
+
+def shuffled():
+    return DataLoader(TensorDataset(X), 4, shuffle=True, generator=seeded())
+
+
+def ours():
+    return dataloader.DataLoader(dataloader.TensorDataset(X, X), 4, shuffle=True, generator=seeded())
+
+
+class Drawing(torch.utils.data.Dataset):
+    "A data set that draws from a generator of its own."
+    def __init__(self):
+        self.generator = seeded(4)
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, i):
+        return (torch.rand(1, generator=self.generator),)
+
+
+DATA = {"sampler": sampled, "batch sampler": batch_sampled, "shuffle": shuffled, "global": lambda: DataLoader(TensorDataset(X), 4, shuffle=True), "ours": ours, "data set": lambda: DataLoader(Drawing()),
+        "subset": lambda: DataLoader(torch.utils.data.Subset(Drawing(), [0, 3])), "two": lambda: SimpleNamespace(train_dl=shuffled(), valid_dl=sampled()), "one": lambda: SimpleNamespace(train_dl=ours(), valid_dl=None)}
+
+
+@pytest.mark.parametrize("kind", DATA)
+def test_states_bring_back_every_number(kind):
+    data = DATA[kind]()
+    random.gauss(0, 1), np.random.randn()  # half of a pair is in store
+    states = random_states(data)
+    first = numbers(data)
+    assert numbers(data) != first
+    set_random_states(states, data)
+    assert numbers(data) == first
+    set_random_states(states, data)  # and once more: reading them has not changed them
+    assert numbers(data) == first
+
+
+@pytest.mark.parametrize("kind", DATA)
+def test_states_fit_another_set_of_the_same_loaders(kind):
+    data, other = DATA[kind](), DATA[kind]()
+    batches(data)
+    states = random_states(data)
+    first = numbers(data)
+    set_random_states(states, other)
+    assert numbers(other) == first
+
+
+@pytest.mark.parametrize("left_out", range(3))
+def test_each_of_the_three_is_needed(left_out):
+    states = random_states()
+    first = numbers(DATA["global"]())
+    later = random_states()
+    set_random_states([later[i] if i == left_out else states[i] for i in range(3)])
+    again = numbers(DATA["global"]())
+    changed = [a != b for a, b in zip(first, again)]
+    assert any(changed[2 * left_out:2 * left_out + 2]) and sum(changed) == {0: 2, 1: 2, 2: 2}[left_out]
+
+
+def test_states_can_be_written_and_read(tmp_path):
+    data = shuffled()
+    save({"random": random_states(data)}, tmp_path / "states.pt")
+    first = numbers(data)
+    set_random_states(load(tmp_path / "states.pt")["random"], data)
+    assert numbers(data) == first
+
+
+@pytest.mark.parametrize("kind, count", [("sampler", 1), ("batch sampler", 1), ("shuffle", 1), ("global", 0), ("ours", 1), ("data set", 1), ("subset", 1), ("two", 2), ("one", 1)])
+def test_generators_are_found_once(kind, count):
+    assert len(generators(DATA[kind]())) == count
+    assert generators(None) == generators([1, 2]) == [] and generators(SimpleNamespace(generator=np.random.default_rng())) == []
+
+
+def test_a_generator_that_two_loaders_share_counts_once():
+    both = seeded()
+    data = SimpleNamespace(train_dl=DataLoader(X, shuffle=True, generator=both), valid_dl=DataLoader(X, shuffle=True, generator=both))
+    assert generators(data) == [both]
+    ring = SimpleNamespace(generator=both)
+    ring.sampler = SimpleNamespace(dataset=ring)  # a circle has an end
+    assert generators(ring) == [both]
+
+
+def net(seed=0):
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 2))
+    nn.init.normal_(model[1].weight)
+    model(torch.randn(8, 3)).backward(torch.randn(8, 2))
+    model[2].eval()
+    model[0].bias.grad = None
+    return model
+
+
+def everything(model, data):
+    tensors = [t.clone() for t in [*model.parameters(), *model.buffers()]] + [None if p.grad is None else p.grad.clone() for p in model.parameters()]
+    return tensors, [id(t) for t in [*model.parameters(), *model.buffers()]], [m.training for m in model.modules()], [str(s) if not isinstance(s, torch.Tensor) else s for s in random_states(data)]
+
+
+def alike(a, b):
+    (tensors, *rest), (others, *more) = a, b
+    return all(s is t is None or (s is not None and t is not None and torch.equal(s, t)) for s, t in zip(tensors, others, strict=True)) and rest[:2] == more[:2] and str(rest[2]) == str(more[2]) and all(
+        torch.equal(s, t) for s, t in zip(rest[2], more[2], strict=True) if isinstance(s, torch.Tensor))
+
+
+MISCHIEF = {"python": lambda m, d: random.random(), "numpy": lambda m, d: np.random.rand(), "torch": lambda m, d: torch.rand(1), "batch": lambda m, d: batches(d), "seed": lambda m, d: torch.manual_seed(3),
+            "weights": lambda m, d: m[0].weight.data.fill_(math.nan), "gradient": lambda m, d: m.zero_grad(), "new gradient": lambda m, d: setattr(m[0].bias, "grad", torch.ones(4)), "mode": lambda m, d: m.eval(),
+            "statistics": lambda m, d: m.train()(torch.randn(8, 3)), "buffer": lambda m, d: setattr(m[1], "running_mean", torch.ones(4)), "parameter": lambda m, d: setattr(m[3], "weight", nn.Parameter(torch.ones(2, 4))),
+            "new parameter": lambda m, d: m[0].register_parameter("extra", nn.Parameter(torch.ones(1))), "gone": lambda m, d: delattr(m[0], "bias")}
+
+
+@pytest.mark.parametrize("what", MISCHIEF)
+@pytest.mark.parametrize("fails", [False, True])
+def test_untouched(what, fails):
+    model, data = net(), shuffled()
+    before = everything(model, data)
+    MISCHIEF[what](model, data)
+    assert not alike(before, everything(model, data))  # it can be seen
+    model, data = net(), shuffled()
+    before = everything(model, data)
+    if fails:
+        with pytest.raises(KeyError, match="mine"), untouched(model, data):
+            MISCHIEF[what](model, data)
+            raise KeyError("mine")
+    else:
+        with untouched(model, data):
+            MISCHIEF[what](model, data)
+    assert alike(before, everything(model, data))
+
+
+def test_untouched_takes_the_loss_with_it():
+    class Loss(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("seen", torch.zeros(()))
+
+        def forward(self, pred):
+            self.seen += 1
+            return pred.mean()
+
+    model, loss = net(), Loss()
+    with untouched(model, None, loss):
+        loss(model(torch.randn(8, 3)))
+        assert loss.seen == 1
+    assert loss.seen == 0
+    with untouched(model, None, nn.functional.cross_entropy):  # a function has nothing to keep
+        pass
+
+
+def test_lazy_layers_are_refused_before_anything_is_done():
+    done = []
+    with pytest.raises(ValueError, match="shape from the first batch.*call the model on a batch before"), untouched(nn.LazyLinear(3)):
+        done.append(1)
+    assert done == []
+
+
+@settings(max_examples=25, deadline=None)
+@given(counts=st.lists(st.integers(0, 5), min_size=4, max_size=4), seed=st.integers(0, 9))
+def test_whatever_is_drawn_inside_nothing_moves(counts, seed):
+    random.seed(seed), np.random.seed(seed), torch.manual_seed(seed)
+    data, model = shuffled(), nn.Linear(1, 1)
+    random.seed(seed), np.random.seed(seed), torch.manual_seed(seed)
+    expected = numbers(copy.deepcopy(data))
+    random.seed(seed), np.random.seed(seed), torch.manual_seed(seed)
+    with untouched(model, data):
+        for count, draw in zip(counts, (random.random, np.random.rand, lambda: torch.rand(1), lambda: batches(data))):
+            for _ in range(count):
+                draw()
+    assert numbers(data) == expected
