@@ -7,6 +7,7 @@ __all__ = ['QUOTE_MIME', 'Quoted', 'quote', 'stored_quotes', 'fill_marks', 'sync
 # %% ../nbs/00d_record.ipynb #37a03e1a
 import ast
 import difflib
+import functools
 import hashlib
 import importlib
 import json
@@ -179,8 +180,10 @@ def _definitions(module: str) -> tuple[dict[str, ast.stmt], dict[str, tuple[str,
         elif isinstance(node, (ast.Assign, ast.AnnAssign)):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             defined |= {t.id: node for t in targets if isinstance(t, ast.Name)}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("fromfound."):
-            imported |= {a.asname or a.name: (node.module, a.name) for a in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            origin = importlib.util.resolve_name("." * node.level + (node.module or ""), module.rpartition(".")[0])
+            if origin.startswith("fromfound."):
+                imported |= {a.asname or a.name: (origin, a.name) for a in node.names}
     return defined, imported
 
 # %% ../nbs/00d_record.ipynb #e804a3cc
@@ -200,16 +203,19 @@ def code_hash(module: str, name: str) -> str:
         module: where the definition stands, as `fromfound.data`.
         name: a function, class or constant at the module's top level.
     """
+    read = functools.cache(_definitions)
     todo, seen = [(module, name)], {}
     while todo:
-        place = todo.pop()
-        defined, imported = _definitions(place[0])
-        if place in seen or place[1] not in defined:
+        place = where, what = todo.pop()
+        if place in seen:
             continue
-        node = defined[place[1]]
-        names = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
-        seen[place] = _without_docstrings(node)
-        todo += [imported.get(n, (place[0], n)) for n in names]
+        defined, imported = read(where)
+        if what in defined:
+            names = {n.id for n in ast.walk(defined[what]) if isinstance(n, ast.Name)}
+            seen[place] = _without_docstrings(defined[what])
+            todo += [imported.get(n, (where, n)) for n in names]
+        elif what in imported:  # a name that a module passes on
+            todo.append(imported[what])
     text = "\n".join(f"{m}.{n}\n{code}" for (m, n), code in sorted(seen.items()) if n == name or m != "fromfound.record")
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -122,6 +122,16 @@ def test_code_hash_follows_what_is_used(module, change, same):
     assert (module() == module(*change)) is same
 
 
+RELATIVE = MODULE.replace("from fromfound._helper import", "from ._helper import")  # as nbdev exports
+
+
+@pytest.mark.parametrize("source, helper", [(RELATIVE, HELPER), (RELATIVE.replace("_helper", "_between"), HELPER)], ids=["relative", "passed on by another module"])
+def test_code_hash_follows_imports_within_the_package(module, tmp_path, source, helper):
+    assert source != MODULE
+    (tmp_path / "_between.py").write_text("from ._helper import helper\n")
+    assert module(source, helper) != module(source, helper.replace("+ 1", "+ 2"))
+
+
 def test_record_and_show(module, tmp_path):
     module()
     path = record_run("_trial.trial", seeds=3)
