@@ -1,0 +1,359 @@
+"""Chapter 07: every normalization through the same checks against torch's, the derived backward by finite differences, running statistics, state dictionaries, refusals."""
+import copy
+import io
+import pickle
+from functools import partial
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from fromfound import norm as ours
+from fromfound.check import same_as
+from fromfound.exercises import normalization as exercises
+from fromfound.norm import BatchNorm2d, GroupNorm, InstanceNorm2d, LayerNorm, RunningBatchNorm2d
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # tiny tensors: a second one would only wait
+    yield
+    torch.set_num_threads(threads)
+
+
+def randn(*shape, seed=0, dtype=torch.float32):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def filled(layer, seed=0):
+    "The layer with random weights and biases."
+    with torch.no_grad():
+        for k, parameter in enumerate(layer.parameters()):
+            parameter.copy_(randn(*parameter.shape, seed=seed + k) + 0.5)
+    return layer
+
+
+# --- a sweep against torch ----------------------------------------------------------------------------------------------
+
+MAKERS = {  # called with a module that has the layers: ours or torch.nn
+    "batch": lambda m: m.BatchNorm2d(6), "batch, average": lambda m: m.BatchNorm2d(6, momentum=None), "batch, eps": lambda m: m.BatchNorm2d(6, eps=0.3, momentum=0.7),
+    "batch, plain": lambda m: m.BatchNorm2d(6, affine=False), "batch, no statistics": lambda m: m.BatchNorm2d(6, track_running_stats=False),
+    "batch, neither": lambda m: m.BatchNorm2d(6, affine=False, track_running_stats=False),
+    "instance": lambda m: m.InstanceNorm2d(6), "instance, all": lambda m: m.InstanceNorm2d(6, affine=True, track_running_stats=True), "instance, momentum": lambda m: m.InstanceNorm2d(6, momentum=0.5, track_running_stats=True),
+    "instance, still": lambda m: m.InstanceNorm2d(6, momentum=None, track_running_stats=True),
+    "group 1": lambda m: m.GroupNorm(1, 6), "group 3": lambda m: m.GroupNorm(3, 6), "group 6": lambda m: m.GroupNorm(6, 6), "group, plain": lambda m: m.GroupNorm(2, 6, affine=False), "group, eps": lambda m: m.GroupNorm(2, 6, eps=0.3),
+    "layer 1": lambda m: m.LayerNorm(4), "layer 2": lambda m: m.LayerNorm((5, 4)), "layer 3": lambda m: m.LayerNorm((6, 5, 4)), "layer, list": lambda m: m.LayerNorm([5, 4]), "layer, no bias": lambda m: m.LayerNorm(4, bias=False), "layer, plain": lambda m: m.LayerNorm(4, elementwise_affine=False),
+}
+every = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+
+
+@every
+@pytest.mark.parametrize("batch", [1, 2, 7])
+def test_same_as_torch(make, batch):
+    same_as(make(ours), make(nn), randn(batch, 6, 5, 4))
+
+
+@every
+def test_far_from_zero_in_float32(make):
+    "Numbers of spread 1 around 1000: as near to double precision as torch's layer is. E[x²] - E[x]² would be off by a tenth and more."
+    exact, layers = filled(make(nn)).double(), (filled(make(ours)), filled(make(nn)))
+    x, pull = 1000 + randn(4, 6, 5, 4), randn(4, 6, 5, 4, seed=1)
+    found = []
+    for layer in (exact, *layers):
+        leaf = x.to(torch.float64 if layer is exact else torch.float32).requires_grad_()
+        (y := layer(leaf)).backward(pull.to(y))
+        found.append((y.detach().double(), leaf.grad.double()))
+    for right, mine, theirs in zip(*found):
+        assert (mine - right).abs().max() < 4 * (theirs - right).abs().max() + 1e-3
+
+
+@every
+@pytest.mark.parametrize("layout", ["channels_last", "transposed", "expanded"])
+def test_layouts_of_memory(make, layout):
+    x = {"channels_last": randn(3, 6, 5, 4).to(memory_format=torch.channels_last), "transposed": randn(6, 3, 4, 5).transpose(0, 1).transpose(2, 3), "expanded": randn(1, 6, 5, 4).expand(3, 6, 5, 4)}[layout]
+    mine, theirs = filled(make(ours)), filled(make(nn))
+    assert torch.allclose(mine(x), theirs(x), atol=1e-5)
+    if layout == "channels_last":
+        assert mine(x).is_contiguous(memory_format=torch.channels_last)
+
+
+@every
+@pytest.mark.parametrize("dtype, tol", [(torch.float16, 4e-3), (torch.bfloat16, 3e-2)])
+@pytest.mark.parametrize("mixed", [False, True], ids=["half", "mixed"])
+def test_half_precision(make, dtype, tol, mixed):
+    "As near to the answer in double precision as the type allows; with parameters of the same type, or of float32."
+    layer, exact = filled(make(ours)), filled(make(ours)).double()
+    layer = layer if mixed else layer.to(dtype)
+    exact.load_state_dict(layer.state_dict())
+    x, pull = randn(4, 6, 5, 4, dtype=dtype).requires_grad_(), randn(4, 6, 5, 4, seed=1, dtype=dtype)
+    wide = x.detach().double().requires_grad_()
+    y, expected = layer(x), exact(wide)
+    y.backward(pull), expected.backward(pull.double())
+    assert y.dtype == x.grad.dtype == dtype and all(p.grad.dtype == p.dtype for p in layer.parameters())
+    for mine, right in [(y, expected), (x.grad, wide.grad), *((p.grad, q.grad) for p, q in zip(layer.parameters(), exact.parameters()))]:
+        assert (mine.double() - right).abs().max() <= tol * max(1, right.abs().max())
+
+
+def test_variances_beyond_half_precision():
+    "Spread 400: the variance, 160,000, is no number of float16."
+    (layer := BatchNorm2d(6)).load_state_dict(filled(nn.BatchNorm2d(6)).state_dict())
+    x = (400 * randn(4, 6, 5, 4)).half()
+    assert torch.allclose(layer(x).float(), copy.deepcopy(layer)(x.float()), atol=2e-2) and abs(layer.running_var.mean() / 160_000 - 0.1) < 0.03
+
+
+@pytest.mark.parametrize("make", [MAKERS[name] for name in ("batch", "batch, plain", "instance, all", "group 3")] + [lambda m: m.LayerNorm((6, 128, 128))])
+def test_large_inputs_are_cut_into_pieces(make):
+    mine, theirs, x, pull = make(ours), filled(make(nn)), randn(7, 6, 128, 128) + 2, randn(7, 6, 128, 128, seed=1)
+    mine.load_state_dict(theirs.state_dict())
+    leaves = [x.clone().requires_grad_() for _ in range(2)]
+    ys = [layer(leaf) for layer, leaf in zip((mine, theirs), leaves)]
+    for y in ys:
+        y.backward(pull)
+    assert len(list(ours._pieces(True, x))) > 2 and torch.allclose(*ys, atol=1e-4) and torch.allclose(leaves[0].grad, leaves[1].grad, atol=1e-4)
+    assert all(torch.allclose(p.grad, q.grad, rtol=1e-3, atol=1e-2) for p, q in zip(mine.parameters(), theirs.parameters())) and all(torch.allclose(a, b, rtol=1e-4) for a, b in zip(mine.buffers(), theirs.buffers()))
+
+
+@every
+def test_an_empty_batch(make):
+    layer, x = make(ours), torch.zeros(0, 6, 5, 4, requires_grad=True)
+    y = layer(x)
+    y.backward(torch.randn_like(y))
+    assert y.shape == x.grad.shape == (0, 6, 5, 4) and all(torch.equal(p.grad, torch.zeros_like(p)) for p in layer.parameters())
+    if isinstance(layer, BatchNorm2d):  # torch's instance norm fails, or makes its statistics nan
+        (theirs := make(nn))(x)
+        assert all(torch.equal(a, b) for a, b in zip(layer.buffers(), theirs.buffers()))
+    else:
+        assert all(torch.equal(a, b) for a, b in zip(layer.buffers(), make(ours).buffers()))
+
+
+@every
+def test_gradients_by_finite_differences(make):
+    layer = filled(make(ours).double())
+    names, start = [name for name, _ in layer.named_parameters()], copy.deepcopy(layer.state_dict())
+
+    def call(x, *parameters):
+        layer.load_state_dict(start)
+        return torch.func.functional_call(layer, dict(zip(names, parameters)), x)
+    x = randn(2, 6, 5, 4, dtype=torch.float64).requires_grad_()
+    ins = [x, *(p.detach().clone().requires_grad_() for p in layer.parameters())]
+    assert torch.autograd.gradcheck(call, ins, fast_mode=True) and torch.autograd.gradgradcheck(call, ins, fast_mode=True)
+    layer.eval()
+    assert torch.autograd.gradcheck(call, ins, fast_mode=True) and torch.autograd.gradgradcheck(call, ins, fast_mode=True)
+
+
+@every
+def test_gradient_only_where_wanted(make):
+    layer, x = filled(make(ours)), randn(3, 6, 5, 4)
+    for parameter in layer.parameters():
+        parameter.requires_grad_(False)
+    assert not layer(x).requires_grad
+    layer(leaf := x.clone().requires_grad_()).backward(randn(3, 6, 5, 4, seed=1))
+    assert leaf.grad is not None and all(p.grad is None for p in layer.parameters())
+    slope = torch.autograd.grad((layer(leaf).square() * x).sum(), leaf, create_graph=True)[0]
+    slope.backward(randn(3, 6, 5, 4, seed=2))
+    assert leaf.grad.isfinite().all()
+
+
+@every
+def test_copies_and_files(make):
+    layer, x = filled(make(ours)), randn(3, 6, 5, 4)
+    layer(x)
+    buffer = io.BytesIO()
+    torch.save(layer.state_dict(), buffer)
+    buffer.seek(0)
+    loaded = make(nn)
+    loaded.load_state_dict(torch.load(buffer, weights_only=True))
+    for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer)), loaded):
+        assert torch.allclose(other.eval()(x), layer.eval()(x), atol=1e-6)
+
+
+@every
+def test_does_not_touch_its_input(make):
+    x = randn(3, 6, 5, 4).requires_grad_()
+    before = x.detach().clone()
+    pull = randn(3, 6, 5, 4, seed=1)
+    kept = pull.clone()
+    make(ours)(x).backward(pull)
+    assert torch.equal(x.detach(), before) and torch.equal(pull, kept)
+
+
+@every
+def test_device_and_dtype_of_the_constructor(make):
+    layer = make(ours)
+    again = type(layer)(*{BatchNorm2d: (6,), InstanceNorm2d: (6,), GroupNorm: (2, 6), LayerNorm: (4,)}[type(layer)], device="meta", dtype=torch.float64)
+    assert all(p.device.type == "meta" and p.dtype == torch.float64 for p in again.parameters())
+    assert type(layer).__name__ in repr(layer)
+
+
+@given(batch=st.integers(1, 5), channels=st.integers(1, 6), rows=st.integers(1, 4), columns=st.integers(1, 4), seed=st.integers(0, 99))
+def test_random_shapes(batch, channels, rows, columns, seed):
+    x = randn(batch, channels, rows, columns, seed=seed) * 3 + 5
+    pairs = [(LayerNorm((channels, rows, columns)), nn.LayerNorm((channels, rows, columns))), (LayerNorm(columns), nn.LayerNorm(columns))]
+    pairs += [(BatchNorm2d(channels), nn.BatchNorm2d(channels))] * (batch * rows * columns > 1) + [(InstanceNorm2d(channels), nn.InstanceNorm2d(channels))] * (rows * columns > 1)
+    pairs += [(GroupNorm(g, channels), nn.GroupNorm(g, channels)) for g in range(1, channels + 1) if channels % g == 0 and batch * channels * rows * columns > g]
+    for mine, theirs in pairs:
+        mine.load_state_dict(filled(theirs).state_dict())
+        a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
+        (ya := mine(a)).backward(pull := randn(*x.shape, seed=seed + 1))
+        (yb := theirs(b)).backward(pull)
+        assert torch.allclose(ya, yb, atol=2e-3) and torch.allclose(a.grad, b.grad, rtol=1e-2, atol=1e-2 * max(1, b.grad.abs().max()))
+
+
+def test_normalized_is_normalized():
+    "Mean 0 and variance 1 where the layer says so, whatever comes in."
+    x = 7 * randn(4, 6, 5, 4) + 100
+    for layer, dims in [(BatchNorm2d(6, affine=False), (0, 2, 3)), (InstanceNorm2d(6, affine=False), (2, 3)), (LayerNorm((6, 5, 4), elementwise_affine=False), (1, 2, 3)), (GroupNorm(1, 6, affine=False), (1, 2, 3))]:
+        y = layer(x)
+        assert y.mean(dims).abs().max() < 1e-4 and (y.var(dims, correction=0) - 1).abs().max() < 1e-3
+
+
+def test_other_numbers_of_dimensions():
+    for mine, theirs, x in [(InstanceNorm2d(6, affine=True), nn.InstanceNorm2d(6, affine=True), randn(6, 5, 4)), (GroupNorm(2, 6), nn.GroupNorm(2, 6), randn(5, 6)), (GroupNorm(2, 6), nn.GroupNorm(2, 6), randn(5, 6, 3))]:
+        mine.load_state_dict(filled(theirs).state_dict())
+        assert torch.allclose(mine(x), theirs(x), atol=1e-5) and mine(x).shape == x.shape
+
+
+def test_old_state_dicts_load():
+    "Those from before batches were counted have no num_batches_tracked."
+    old = nn.BatchNorm2d(3).state_dict()
+    del old["num_batches_tracked"]
+    old._metadata[""]["version"] = 1
+    layer = BatchNorm2d(3)
+    layer(randn(2, 3, 4, 4))
+    layer.load_state_dict(old)
+    assert layer.num_batches_tracked == 1 and layer.running_mean.abs().max() == 0
+    new = nn.BatchNorm2d(3).state_dict()
+    del new["num_batches_tracked"]
+    with pytest.raises(RuntimeError, match="num_batches_tracked"):
+        BatchNorm2d(3).load_state_dict(new)
+
+
+def test_reset():
+    layer = filled(BatchNorm2d(3))
+    layer(randn(4, 3, 2, 2))
+    layer.reset_running_stats(), layer.reset_parameters()
+    (fresh := nn.BatchNorm2d(3)).load_state_dict(layer.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(fresh.state_dict().values(), nn.BatchNorm2d(3).state_dict().values()))
+
+
+def test_statistics_may_change_before_the_backward_pass():
+    for layer in (BatchNorm2d(3, affine=False).eval(), RunningBatchNorm2d(3, affine=False)):
+        x = randn(2, 3, 4, 4).requires_grad_()
+        y = layer(x)
+        expected = torch.autograd.grad(y, x, randn(2, 3, 4, 4, seed=1), retain_graph=True)[0]
+        layer.train()(x.detach() + 9)
+        assert torch.equal(torch.autograd.grad(y, x, randn(2, 3, 4, 4, seed=1))[0], expected)
+
+
+def test_under_autocast():
+    net = nn.Sequential(nn.Conv2d(3, 6, 3), BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 6, 3), GroupNorm(2, 6), nn.Flatten(), nn.Linear(96, 2))
+    for parameter in net.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = net(randn(4, 3, 8, 8)).float()
+    y.backward(torch.randn_like(y))
+    assert all(p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in net.parameters())
+
+
+# --- refusals -----------------------------------------------------------------------------------------------------------
+
+REFUSED = [
+    (lambda: BatchNorm2d(3)(randn(2, 4, 5, 5)), RuntimeError, r"BatchNorm2d expected \(N, 3, H, W\), got \(2, 4, 5, 5\)"),
+    (lambda: BatchNorm2d(3)(randn(2, 3, 5)), ValueError, r"\(N, 3, H, W\), got \(2, 3, 5\)"),
+    (lambda: BatchNorm2d(3)(randn(1, 3, 1, 1)), ValueError, "more than 1 value per channel when training"),
+    (lambda: BatchNorm2d(3, track_running_stats=False).eval()(randn(1, 3, 1, 1)), ValueError, "more than 1 value"),
+    (lambda: BatchNorm2d(3)(torch.zeros(2, 3, 4, 4, dtype=torch.long)), TypeError, "floating-point numbers, got torch.int64"),
+    (lambda: InstanceNorm2d(3)(randn(2, 3, 1, 1)), ValueError, "more than 1 value"),
+    (lambda: InstanceNorm2d(3)(randn(2, 4, 5, 5)), ValueError, r"\(N, 3, H, W\) or \(3, H, W\)"),
+    (lambda: InstanceNorm2d(3)(randn(2, 3)), ValueError, "H, W"),
+    (lambda: LayerNorm((3, 4))(randn(2, 4, 3)), RuntimeError, r"\(\.\.\., 3, 4\), got \(2, 4, 3\)"),
+    (lambda: LayerNorm((3, 4))(randn(4)), RuntimeError, "LayerNorm"),
+    (lambda: GroupNorm(4, 6), ValueError, "6 and 4"),
+    (lambda: GroupNorm(3, 6)(randn(2, 4, 5)), RuntimeError, r"\(N, 6, \.\.\.\)"),
+    (lambda: GroupNorm(3, 6)(randn(6)), RuntimeError, "GroupNorm"),
+    (lambda: GroupNorm(3, 3)(randn(1, 3, 1, 1)), ValueError, "more than 1 value per group"),
+    (lambda: RunningBatchNorm2d(3)(randn(2, 4, 5, 5)), RuntimeError, "RunningBatchNorm2d expected"),
+    (lambda: RunningBatchNorm2d(3)(randn(3, 4)), ValueError, "RunningBatchNorm2d expected"),
+]
+
+
+@pytest.mark.parametrize("call, error, message", REFUSED)
+def test_refusals(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+WRONG = [(lambda m: m.BatchNorm2d(3), (2, 4, 5, 5)), (lambda m: m.BatchNorm2d(3), (2, 3, 5)), (lambda m: m.BatchNorm2d(3), (1, 3, 1, 1)), (lambda m: m.InstanceNorm2d(3), (2, 3, 1, 1)),
+         (lambda m: m.LayerNorm(3), (2, 4)), (lambda m: m.GroupNorm(3, 6), (2, 4, 5)), (lambda m: m.GroupNorm(3, 3), (1, 3, 1, 1))]
+
+
+@pytest.mark.parametrize("make, shape", WRONG)
+def test_errors_are_of_torchs_types(make, shape):
+    raised = []
+    for module in (ours, nn):
+        with pytest.raises(Exception) as caught:
+            make(module)(randn(*shape))
+        raised.append(caught.type)
+    assert raised[0] is raised[1]
+
+
+def test_a_single_value_is_fine_in_evaluation():
+    (mine := BatchNorm2d(3)).load_state_dict(filled(theirs := nn.BatchNorm2d(3)).state_dict())
+    assert torch.allclose(mine.eval()(x := randn(1, 3, 1, 1)), theirs.eval()(x), atol=1e-6)
+
+
+# --- running statistics in training -------------------------------------------------------------------------------------
+
+def test_running_matches_a_plain_computation():
+    "Against weighted sums of all images so far, in double precision."
+    layer, momentum, seen = RunningBatchNorm2d(4, momentum=0.2, affine=False).double(), 0.2, []
+    for k, n in enumerate([1, 3, 2, 8, 1]):
+        seen = [(weight * (1 - momentum) ** n, x) for weight, x in seen]
+        batch = 3 * randn(n, 4, 3, 2, seed=k, dtype=torch.float64) + k
+        seen.append((1 - (1 - momentum) ** n, batch))
+        total = sum(w for w, _ in seen)
+        mean = sum(w * x.mean((0, 2, 3)) for w, x in seen) / total
+        square = sum(w * x.square().mean((0, 2, 3)) for w, x in seen) / total
+        y = layer(batch)
+        assert torch.allclose(layer.running_mean, mean) and torch.allclose(layer.running_var, square - mean.square())
+        assert torch.allclose(y, (batch - mean[:, None, None]) / (square - mean.square() + 1e-5).sqrt()[:, None, None])
+        assert torch.allclose(layer.initial_share, torch.tensor(0.8, dtype=torch.float64) ** sum(len(x) for _, x in seen))
+
+
+def test_running_gradients():
+    layer = filled(RunningBatchNorm2d(4, momentum=0.2).double())
+    layer(randn(3, 4, 2, 2, dtype=torch.float64))
+    start = [b.clone() for b in layer.buffers()]
+
+    def call(x, training):
+        for kept, value in zip(layer.buffers(), start):
+            kept.copy_(value)
+        return layer.train(training)(x)
+    x = randn(2, 4, 3, 2, seed=1, dtype=torch.float64).requires_grad_()
+    for training in (True, False):
+        assert torch.autograd.gradcheck(partial(call, training=training), x) and torch.autograd.gradgradcheck(partial(call, training=training), x)
+
+
+def test_running_by_itself():
+    first, x = RunningBatchNorm2d(3, affine=False), randn(4, 3, 5, 5)
+    assert torch.allclose(first(x), nn.BatchNorm2d(3, affine=False)(x), atol=1e-5)  # the first batch is all it knows
+    before = copy.deepcopy(first.state_dict())
+    first.eval()(x + 9)
+    first.train()(torch.zeros(0, 3, 5, 5))
+    assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), before.values()))
+    single = RunningBatchNorm2d(3, affine=False)
+    assert all(single(randn(1, 3, 1, 1, seed=k)).isfinite().all() for k in range(5))
+    far = RunningBatchNorm2d(1, affine=False)
+    for k in range(50):
+        far(1000 + randn(4, 1, 8, 8, seed=k))
+    assert abs(far.running_var.item() - 1) < 0.15  # E[x²] - E[x]² in float32 would be off by more
+
+
+# --- the exercises' own oracles --------------------------------------------------------------------------------------------
+
+def test_the_plainest_mutant_is_no_mutant():
+    "The mutants' common base, without a fault, is torch's layer."
+    same_as(exercises._BatchNorm(3), nn.BatchNorm2d(3), randn(4, 3, 2, 2) / 3)
