@@ -483,14 +483,11 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(params=["standin", pytest.param(str(REAL), marks=needs_real, id="real")])
-def place(request: pytest.FixtureRequest, drawn: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Stand-ins, and real data where they are at hand; on one thread, since for models this small a second one only waits."""
+def place(request: pytest.FixtureRequest, drawn: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Stand-ins, and real data where they are at hand."""
     monkeypatch.setenv("FROMFOUND_DATA", request.param)
     monkeypatch.setenv("XDG_CACHE_HOME", str(drawn))
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield "standin" if request.param == "standin" else "real"
-    torch.set_num_threads(before)
+    return "standin" if request.param == "standin" else "real"
 
 
 @pytest.fixture

@@ -16,14 +16,6 @@ from fromfound.exercises import normalization as exercises
 from fromfound.norm import BatchNorm2d, GroupNorm, InstanceNorm2d, LayerNorm, RunningBatchNorm2d
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # tiny tensors: a second one would only wait
-    yield
-    torch.set_num_threads(threads)
-
-
 def randn(*shape, seed=0, dtype=torch.float32):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 

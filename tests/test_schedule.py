@@ -20,14 +20,6 @@ from fromfound.module import load
 from fromfound.schedule import SGDR, LRFinder, ParamScheduler, TorchScheduler, combine_scheds, one_cycle, sched_cos, sched_exp, sched_lin, sched_poly, schedule, untouched
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # tiny tensors: a second one would only wait
-    yield
-    torch.set_num_threads(threads)
-
-
 # --- a sweep over all schedules ---------------------------------------------------------------------------------------
 
 MAKERS = {
