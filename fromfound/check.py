@@ -208,10 +208,11 @@ def agree(a: object, b: object, tol: float = 1e-5) -> bool:
 
 # %% ../nbs/00b_check.ipynb #c5895950
 def _call(fn: Callable, case: tuple) -> tuple[object, tuple]:
-    "The result of `fn` on a copy of the case (or the exception it raised), and the copy afterwards."
+    "The result of `fn` on a copy of the case (or the exception it raised), and the copy afterwards; the random numbers stay where they were."
     arguments = copy.deepcopy(case)
     try:
-        return fn(*arguments), arguments
+        with torch.random.fork_rng(devices=()):
+            return fn(*arguments), arguments
     except Exception as error:  # whatever the reader's function raises is an answer to be judged
         return error, arguments
 

@@ -13,25 +13,33 @@ import torch
 from torch import nn
 
 # %% ../nbs/03a_random.ipynb #b3c5cd96
-def _places(place: object, seen: list) -> list:
-    "A loader and what hangs from it, each once."
-    if place is not None and not any(place is other for other in seen):
-        seen.append(place)
-        for name in ("sampler", "batch_sampler", "dataset"):
-            _places(getattr(place, name, None), seen)
-    return seen
+def _places(place: object, seen: dict[int, object], depth: int = 0) -> None:
+    "Add a loader and what hangs from it to `seen`, each once."
+    if depth > 30:
+        raise TypeError(f"generators followed sampler, batch_sampler and dataset 30 deep and found no end, only {type(place).__name__} objects: give the loaders themselves")
+    if place is None or id(place) in seen:
+        return
+    seen[id(place)] = place
+    parts = getattr(place, "datasets", ())  # of several data sets put one behind the other
+    for part in [*(getattr(place, name, None) for name in ("sampler", "batch_sampler", "dataset")), *(parts if isinstance(parts, (list, tuple)) else ())]:
+        _places(part, seen, depth + 1)
 
 
 def generators(data: object) -> list[torch.Generator]:
     """The generators that loaders, their samplers and their data sets hold, each once.
 
     Args:
-        data: a loader; or an object with loaders in train_dl and valid_dl, of which each may be None.
+        data: a loader; or a list or tuple of them; or an object with loaders in train_dl, valid_dl and test_dl, of which each may be None or missing.
+
+    Raises:
+        TypeError: what hangs from a loader has no end.
     """
-    places: list = []
-    for loader in (data.train_dl, data.valid_dl) if hasattr(data, "train_dl") else (data,):
+    if hasattr(data, "train_dl"):
+        data = [getattr(data, name, None) for name in ("train_dl", "valid_dl", "test_dl")]
+    places: dict[int, object] = {}
+    for loader in data if isinstance(data, (list, tuple)) else [data]:
         _places(loader, places)
-    held = [getattr(place, "generator", None) for place in places]
+    held = [getattr(place, "generator", None) for place in places.values()]
     return list(dict.fromkeys(g for g in held if isinstance(g, torch.Generator)))
 
 # %% ../nbs/03a_random.ipynb #c0ec5ff8
@@ -47,12 +55,11 @@ def _set_numpy_state(state: list) -> None:
 def _sources(data: object) -> list[tuple[Callable, Callable]]:
     "For everything that draws random numbers a function that reads its state, and one that sets it."
     sources = [(random.getstate, random.setstate), (_numpy_state, _set_numpy_state), (torch.get_rng_state, torch.set_rng_state)]
-    sources += [(generator.get_state, generator.set_state) for generator in generators(data)]
     if torch.cuda.is_available():
         sources.append((torch.cuda.get_rng_state_all, torch.cuda.set_rng_state_all))
     if torch.backends.mps.is_available():
         sources.append((torch.mps.get_rng_state, torch.mps.set_rng_state))
-    return sources
+    return sources + [(generator.get_state, generator.set_state) for generator in generators(data)]
 
 
 def random_states(data: object = None) -> list:
@@ -62,7 +69,7 @@ def random_states(data: object = None) -> list:
         data: the loaders, as for `generators`.
 
     Returns:
-        The states of Python, NumPy, PyTorch on the CPU, the loaders' generators, and the GPUs, in a form that `save` can write.
+        The states of Python, NumPy, PyTorch on the CPU and on GPUs, and of the loaders' generators, in a form that `save` can write.
     """
     return [read() for read, _ in _sources(data)]
 
@@ -73,25 +80,33 @@ def set_random_states(states: list, data: object = None) -> None:
     Args:
         states: what it returned.
         data: the same loaders, or others built in the same way.
+
+    Raises:
+        ValueError: there are more states than sources, or fewer.
     """
-    for (_, put), state in zip(_sources(data), states):
+    sources = _sources(data)
+    if len(states) != len(sources):
+        raise ValueError(f"set_random_states got {len(states)} states for {len(sources)} sources: give the same loaders as to random_states, on a machine with the same kind of device")
+    for (_, put), state in zip(sources, states):
         put(state)
 
 # %% ../nbs/03a_random.ipynb #cdaabe48
 def _keep(model: nn.Module) -> Callable[[], None]:
     "Copy what a model consists of; returns the function that puts it back."
     stores = [store for m in model.modules() for store in (m._parameters, m._buffers)]
-    before = [{name: (t, None if t is None else t.detach().clone()) for name, t in store.items()} for store in stores]
+    before = [{name: t if t is None else (t, t.data, t.detach().clone()) for name, t in store.items()} for store in stores]
     grads = [(p, None if p.grad is None else p.grad.clone()) for p in model.parameters()]
     modes = [(m, m.training) for m in model.modules()]
 
     def put_back() -> None:
         for store, entries in zip(stores, before):
             store.clear()  # a buffer may be new, or have been exchanged for another tensor
-            for name, (t, value) in entries.items():
-                store[name] = t
-                if t is not None:
-                    t.data.copy_(value)
+            for name, entry in entries.items():
+                store[name] = None
+                if entry is not None:
+                    store[name], data, value = entry
+                    store[name].data = data  # half(), for one, has put other memory in its place
+                    data.copy_(value)
         for p, grad in grads:
             p.grad = grad
         for m, mode in modes:
@@ -101,9 +116,9 @@ def _keep(model: nn.Module) -> Callable[[], None]:
 
 @contextmanager
 def untouched(model: nn.Module, data: object = None, loss_func: Callable | None = None) -> Iterator[None]:
-    """Whatever is done inside: afterwards a model, PyTorch's, NumPy's and Python's random numbers and the loaders' generators are as before, in every bit.
+    """Look inside without a trace: afterwards a model's tensors and modes, PyTorch's, NumPy's and Python's random numbers and the loaders' generators are as before, in every bit.
 
-    Out of reach are a generator that a data set keeps under another name than `generator`, and worker processes that stay alive between epochs.
+    Out of reach are an optimizer, `requires_grad`, hooks, layers that are exchanged, a generator that a data set keeps under another name than `generator`, and worker processes that stay alive between epochs.
 
     Args:
         model: its parameters, their gradients, buffers, and modes are kept.
@@ -111,8 +126,11 @@ def untouched(model: nn.Module, data: object = None, loss_func: Callable | None 
         loss_func: kept like the model where it is a module.
 
     Raises:
+        TypeError: `model` is no torch.nn.Module.
         ValueError: a parameter has no shape yet.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"untouched expected a torch.nn.Module, got {model!r:.60}: loaders are the second argument")
     both = nn.ModuleList(part for part in (model, loss_func) if isinstance(part, nn.Module))
     if any(map(nn.parameter.is_lazy, [*both.parameters(), *both.buffers()])):
         raise ValueError("untouched cannot put back parameters that get their shape from the first batch (lazy layers): call the model on a batch before")
@@ -120,5 +138,7 @@ def untouched(model: nn.Module, data: object = None, loss_func: Callable | None 
     try:
         yield
     finally:
-        put_back()
-        set_random_states(states, data)
+        try:
+            put_back()
+        finally:
+            set_random_states(states, data)

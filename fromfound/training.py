@@ -237,11 +237,15 @@ class Metric:
         if getattr(value, "ndim", 0):
             raise ValueError(f"{self.name} expected one number for a batch, its mean, got the shape {tuple(value.shape)}: "
                              "take the mean, for a loss of torch with reduction='mean'")
-        self.values.append(value.detach() if isinstance(value, Tensor) else torch.tensor(float(value)))
-        self.sizes.append(target.shape[0] if isinstance(target, Tensor) and target.ndim else self._count(target))
+        size = target.shape[0] if isinstance(target, Tensor) and target.ndim else self._count(target)
+        if size:  # the mean of nothing is nan, and weighs nothing
+            self.values.append(value.detach() if isinstance(value, Tensor) else torch.tensor(float(value)))
+            self.sizes.append(size)
 
     def _count(self, target: object) -> int:
-        "How many samples a target is for; of several targets, the first one tells."
+        "How many samples a target is for: as many as there are dictionaries; of several targets, the first one tells."
+        if isinstance(target, (tuple, list)) and target and isinstance(target[0], dict):
+            return len(target)
         first = target
         while isinstance(first, (tuple, list, dict)) and first:
             first = next(iter(first.values() if isinstance(first, dict) else first))

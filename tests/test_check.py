@@ -221,6 +221,13 @@ def test_a_probe_calls_the_answer_with_each_case():
     assert not raising.passed and "ZeroDivisionError" in str(raising)
 
 
+def test_an_exercise_leaves_random_numbers_alone():
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    dice = Exercise("9.12", lambda n: n, [(1,)], wrong={"one more": lambda n: n + 1}, probe=lambda fn, n: (torch.manual_seed(5), fn(n))[1])
+    assert dice.judge(lambda n: torch.rand(n)[0] * 0 + n).passed is False and torch.equal(torch.get_rng_state(), state)
+
+
 def test_a_probe_sees_a_changed_input():
     double = Exercise("9.11", lambda xs: [2 * x for x in xs], [([1, 2],)], wrong={"unchanged": list}, probe=lambda fn, xs: fn(xs))
 

@@ -89,14 +89,14 @@ def test_what_is_begun_is_ended_and_gradients_are_cleared(kind, event):
     log, order = Log(event, kind), EVENTS.index
     learn = learner(BATCHES[:3], cbs=[log])
     first, last = REACH[kind]
-    inside = order(first) <= order(event) <= order(last) and not (kind is CancelFitException and event == "after_fit")
+    inside = order(first) <= order(event) <= order(last)
     if inside:
         learn.fit(2)
     else:
-        with pytest.raises(kind):  # a scope that is not there to leave
+        with pytest.raises(RuntimeError, match=f"{kind.__name__} at {event} has nothing to leave: raise it from {first} to {last}"):
             learn.fit(2)
     assert log.lines[-1] == "after_fit" and all(p.grad is None for p in learn.model.parameters())
-    for part in ("fit", "epoch", "batch"):
+    for part in ("fit", "epoch", "batch", "step"):
         assert log.lines.count(f"before_{part}") == log.lines.count(f"after_{part}")
     if inside:
         epochs = 2 if kind is not CancelFitException else 0 if event == "before_fit" else 1
@@ -229,6 +229,24 @@ def test_targets_in_containers(wrap):
     assert same(learn.model, plain.model) and learn.results == plain.results
 
 
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_a_dictionary_for_each_image(count):
+    metric = Metric(lambda pred, target: torch.ones(()), "boxes")
+    for kind in (list, tuple):
+        metric.update(None, kind({"boxes": torch.zeros(7, 4), "labels": torch.zeros(7)} for _ in range(count)))
+    assert metric.sizes == [count] * 2
+
+
+def test_empty_batches_weigh_nothing():
+    metric = Metric(accuracy)
+    metric.update(torch.zeros(0, 2), Y[:0])
+    assert math.isnan(metric.compute()) and metric.floats() == []
+    metric.update(torch.eye(2), torch.zeros(2, dtype=torch.long))
+    metric.update(torch.zeros(0, 2), Y[:0])
+    assert metric.compute() == 0.5 and metric.floats() == [0.5]
+    assert learner(valid=[(X, Y), (X[:0], Y[:0])]).validate() == learner(valid=[(X, Y)]).validate()
+
+
 @pytest.mark.parametrize("target", [1, torch.tensor(1), ["a"] * 16, []])
 def test_targets_that_do_not_tell_how_many(target):
     with pytest.raises(TypeError, match="train_loss is weighted by sample.*entry for each"):
@@ -324,7 +342,7 @@ class Cycle(Callback):
     ([Assigned()], AttributeError, "self.learn.pred"),
     ([Rate(), Cycle()], ValueError, "Rate and Cycle both own 'lr'"),
     ([Checkpoint("a"), Checkpoint("b")], ValueError, "own 'checkpoint'"),
-    ([Recorder], TypeError, r"write Recorder\(\)"),
+    ([Recorder], TypeError, r"cbs expected objects, got the class Recorder: write Recorder\(\)"), (StopOnNaN(), TypeError, r"cbs expected a list, got .*StopOnNaN.*: write cbs=\[...\]"),
     ([print], TypeError, "Callback objects, got <built-in function print>"),
 ])
 def test_mistakes_with_callbacks(cbs, error, words):
@@ -340,7 +358,7 @@ def test_mistakes_with_data():
         DataBunch(iter(BATCHES))
     with pytest.raises(TypeError, match="again in every epoch"):
         DataBunch(BATCHES, (b for b in BATCHES))
-    with pytest.raises(ValueError, match="gave no batch"):
+    with pytest.raises(ValueError, match="gave no batch.*read only once"):
         learner([]).fit(1)
 
 
@@ -659,8 +677,9 @@ def test_early_stopping_restores_and_names_what_there_is():
     learn = learner(BATCHES[:2], cbs=[Say([3, 1, 2, 4]), Keep(), EarlyStopping(patience=2, restore=True)])
     learn.fit(4)
     assert all(torch.equal(v, states[1][k]) for k, v in learn.model.state_dict().items())
-    with pytest.raises(LookupError, match="watches 'acuracy'; this training has train_loss"):
-        learner(cbs=[EarlyStopping("acuracy")]).fit(1)
+    for valid, monitor in ((None, "acuracy"), (BATCHES, "acuracy"), (None, "valid_loss"), ([], "valid_loss")):
+        with pytest.raises(LookupError, match=f"watches '{monitor}'; this training has train_loss"):
+            learner(valid=valid, cbs=[EarlyStopping(monitor)]).fit(1)
 
 
 # --- checkpoints ------------------------------------------------------------------------------------------------------
@@ -953,3 +972,202 @@ def test_a_batch_may_be_a_list():
     plain = learner()
     plain.fit(1)
     assert same(learn.model, plain.model)
+
+
+# --- a look from within a fit, and what else was found by use ----------------------------------------------------------
+
+class Tally:
+    "A metric that is no `Metric`, and forgets in place."
+    name = "tally"
+
+    def __init__(self):
+        self.seen = torch.zeros(())
+
+    def reset(self):
+        self.seen.zero_()
+
+    def update(self, pred, target):
+        self.seen += len(pred)
+
+    def compute(self):
+        return self.seen
+
+
+@pytest.mark.parametrize("event", ["before_epoch", "after_epoch"])
+@pytest.mark.parametrize("order", [-100, 0, 100])
+def test_validation_by_a_callback_leaves_the_figures_of_the_epoch_alone(event, order):
+    seen = []
+
+    def ask(self):
+        seen.append(self.learn.validate(BATCHES[:1]))
+
+    def fit(*more):
+        learn = learner(valid=BATCHES, metrics=[accuracy, Tally()], cbs=[Recorder(), stopper := EarlyStopping("tally", maximize=True), *more])
+        learn.fit(2)
+        return learn, stopper.best
+
+    asking, best = fit(type("Ask", (Callback,), {event: ask, "order": order})())
+    plain, expected = fit()
+    assert same(asking.model, plain.model) and asking.recorder.rows == plain.recorder.rows and asking.recorder.losses == plain.recorder.losses and asking.results == plain.results
+    assert best == expected == 100 and [row["tally"] for row in seen] == [16, 16] and list(seen[0]) == ["valid_loss", "accuracy", "tally"]
+    assert asking.validate()["tally"] == asking.results["tally"] == 100  # outside of a fit the figures are those of the last validation
+
+
+class Partly(nn.Module):
+    "A model with a layer that is not trained, although it could be."
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.head, self.body = nn.Linear(6, 2), nn.Linear(6, 6)
+
+    def forward(self, x):
+        return self.head(self.body(x))
+
+
+def test_clipping_counts_what_the_optimizer_moves():
+    model, other = Partly(), Partly()
+    Learner(model, BATCHES, F.cross_entropy, lambda params, lr: torch.optim.SGD(list(params)[:2], lr=lr), lr=0.1, cbs=[GradientClip(0.05)], default_cbs=False).fit(3)
+    other.body.requires_grad_(False)
+    Learner(other, BATCHES, F.cross_entropy, lr=0.1, cbs=[GradientClip(0.05)], default_cbs=False).fit(3)
+    assert torch.equal(model.body.weight, other.body.weight) and torch.equal(model.head.weight, other.head.weight)
+
+
+@pytest.mark.parametrize("event", ["before_epoch", "before_batch", "after_loss"])
+@pytest.mark.parametrize("monitor", ["valid_loss", "accuracy", "train_loss"])
+def test_an_epoch_left_before_its_validation_is_not_judged(event, monitor, tmp_path):
+    log, stopper = Log(event, CancelEpochException), EarlyStopping(monitor, patience=1)
+    learn = learner(valid=DataLoader(TensorDataset(X, Y), 50), metrics=[accuracy], cbs=[log, stopper, Recorder(), Checkpoint(tmp_path / "run.pt")])
+    learn.fit(2)
+    assert len(learn.recorder.rows) == 2 and "valid_loss" not in learn.recorder.rows[0] and stopper.best_epoch == 1
+
+
+class Schedule(Callback):
+    "A scheduler of torch, with its memory in the checkpoint."
+    def before_fit(self):
+        self.scheduler = torch.optim.lr_scheduler.StepLR(self.learn.opt, 2, 0.1)
+
+    def after_epoch(self):
+        self.scheduler.step()
+
+
+class Remembering(Schedule):
+    def state_dict(self):
+        return self.scheduler.state_dict()
+
+    def load_state_dict(self, state):
+        self.scheduler.load_state_dict(state)
+
+
+@pytest.mark.parametrize("kind", [Schedule, Remembering])
+def test_a_scheduler_of_torch_resumes_where_its_memory_is_kept(kind, tmp_path):
+    whole = learner(cbs=[kind()])
+    whole.fit(5)
+    learner(cbs=[kind(), Checkpoint(tmp_path / "run.pt")]).fit(3)
+    again = learner(cbs=[kind(), Checkpoint(tmp_path / "run.pt")])
+    again.fit(5)
+    assert same(whole.model, again.model) == (kind is Remembering)
+
+
+def test_a_checkpoint_with_other_loaders_is_refused_before_anything_is_changed(tmp_path):
+    loader = DataLoader(TensorDataset(X, Y), 16, shuffle=True, generator=torch.Generator().manual_seed(0))
+    learner(loader).fit(1, cbs=[Checkpoint(tmp_path / "run.pt")])
+    learn = learner(BATCHES)
+    before = copy.deepcopy(learn.model)
+    with pytest.raises(ValueError, match="another number of generators"):
+        learn.fit(2, cbs=[Checkpoint(tmp_path / "run.pt")])
+    assert same(before, learn.model)
+
+
+@pytest.mark.parametrize("restore", [False, True])
+def test_ctrl_c_says_nothing_that_is_not_so(restore, capsys):
+    learn = learner(valid=BATCHES, cbs=[Log("after_loss", KeyboardInterrupt()), EarlyStopping(restore=restore)])
+    learn.fit(1)
+    assert "the fit ends early, as by a CancelFitException" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("args, error, words", [
+    ((1.5,), ValueError, "number of epochs, 0 or more, got 1.5"), ((-1,), ValueError, "0 or more, got -1"), (("3",), ValueError, "got '3'"),
+    ((1, [Recorder()]), TypeError, r"learning rate as its second argument, got \[<.*Recorder.*write fit\(n_epochs, cbs=\[...\]\)"), ((1, Recorder()), TypeError, "write fit"), ((1, ()), TypeError, "write fit"),
+    ((1, None, Recorder()), TypeError, r"cbs expected a list.*write cbs=\[...\]")])
+def test_what_fit_refuses(args, error, words):
+    log = Log()
+    learn = learner(cbs=[log])
+    with pytest.raises(error, match=words):
+        learn.fit(*args)
+    assert log.lines == [] and learn.cbs == [log]
+    learn.fit(0)
+
+
+@pytest.mark.parametrize("options, words", [
+    ({"cbs": StopOnNaN()}, r"cbs expected a list, got .*StopOnNaN.*write cbs=\[...\]"), ({"metrics": accuracy}, r"metrics expected a list, got <function accuracy.*write metrics=\[...\]"),
+    ({"metrics": [Metric]}, r"metrics expected objects, got the class Metric: write Metric\(\)")])
+def test_what_a_learner_refuses(options, words):
+    with pytest.raises(TypeError, match=words):
+        learner(**options)
+
+
+def test_classes_and_objects_are_told_apart():
+    with pytest.raises(TypeError, match=r"loss_func expected objects, got the class CrossEntropyLoss: write CrossEntropyLoss\(\)"):
+        Learner(net(), BATCHES, nn.CrossEntropyLoss)
+    with pytest.raises(TypeError, match="opt_func expected a function of parameters and lr=, got a SGD object: give its class"):
+        learner(opt_func=torch.optim.SGD(net().parameters(), lr=0.1)).fit(1)
+
+
+@pytest.mark.parametrize("call", ["fit", "validate"])
+def test_batches_without_a_target_are_for_predictions(call):
+    blind = [(x, None) for x, _ in BATCHES]
+    learn = learner(blind, blind)
+    with pytest.raises(ValueError, match="need a target in each batch, got None, which is for predictions"):
+        learn.fit(1) if call == "fit" else learn.validate()
+    assert learn.get_preds()[0].shape == (100, 2)
+
+
+class Pair(nn.Module):
+    def __init__(self, kind):
+        super().__init__()
+        self.kind, self.layer = kind, nn.Linear(6, 2)
+
+    def forward(self, x):
+        return self.kind(self.layer(x))
+
+
+@pytest.mark.parametrize("kind, words", [(lambda t: {"a": t}, "got a dict"), (lambda t: (t, t), "got a tuple")])
+def test_predictions_that_cannot_be_joined_are_refused(kind, words):
+    with pytest.raises(TypeError, match=f"get_preds joins tensors, {words}.*collect them"):
+        Learner(Pair(kind), BATCHES, lambda pred, target: torch.zeros(()), default_cbs=False).get_preds(BATCHES)
+    with pytest.raises(TypeError, match="for a target a dict"):
+        Learner(net(), BATCHES, lambda pred, target: torch.zeros(())).get_preds([(x, {"y": y}) for x, y in BATCHES])
+
+
+def test_a_loader_that_is_empty_the_second_time_is_named():
+    class Once:
+        def __init__(self):
+            self.batches = iter(BATCHES)
+
+        def __iter__(self):
+            return self.batches
+
+    with pytest.raises(ValueError, match="gave no batch.*or can it be read only once"):
+        learner(Once()).fit(2)
+
+
+@pytest.mark.parametrize("kind", [CancelStepException, CancelBatchException, CancelEpochException, CancelFitException])
+@pytest.mark.parametrize("event", ["before_batch", "after_loss", "before_backward", "before_step"])
+@pytest.mark.parametrize("order", [-100, 100])
+def test_a_rate_for_each_loss(kind, event, order):
+    leave = Log(event, kind)
+    leave.order = order
+    learn = learner(valid=BATCHES, cbs=[leave, recorder := Recorder()])
+    try:
+        learn.fit(2)
+    except RuntimeError:
+        assert kind is CancelStepException and event in ("before_batch", "after_loss")
+    assert len(recorder.losses) == len(recorder.lrs) == len(recorder.momenta)
+
+
+def test_an_event_that_was_switched_off():
+    class Quiet(Log):
+        after_epoch = None
+
+    learner(cbs=[quiet := Quiet()]).fit(1)
+    assert "after_epoch" not in quiet.lines and quiet.lines[-1] == "after_fit"

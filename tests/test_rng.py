@@ -25,7 +25,7 @@ def seeded(seed=0):
 
 def batches(data):
     "What the loaders give, as plain numbers."
-    loaders = (data.train_dl, data.valid_dl) if hasattr(data, "train_dl") else (data,)
+    loaders = (data.train_dl, getattr(data, "valid_dl", None)) if hasattr(data, "train_dl") else (data,)
     return [[b[0].flatten().tolist() for b in dl] for dl in loaders if dl is not None]
 
 
@@ -63,7 +63,7 @@ class Drawing(torch.utils.data.Dataset):
 
 
 DATA = {"sampler": sampled, "batch sampler": batch_sampled, "shuffle": shuffled, "global": lambda: DataLoader(TensorDataset(X), 4, shuffle=True), "ours": ours, "data set": lambda: DataLoader(Drawing()),
-        "subset": lambda: DataLoader(torch.utils.data.Subset(Drawing(), [0, 3])), "two": lambda: SimpleNamespace(train_dl=shuffled(), valid_dl=sampled()), "one": lambda: SimpleNamespace(train_dl=ours(), valid_dl=None)}
+        "subset": lambda: DataLoader(torch.utils.data.Subset(Drawing(), [0, 3])), "two": lambda: SimpleNamespace(train_dl=shuffled(), valid_dl=sampled()), "no valid_dl": lambda: SimpleNamespace(train_dl=shuffled()), "joined": lambda: DataLoader(torch.utils.data.ConcatDataset([Drawing(), Drawing()])), "one": lambda: SimpleNamespace(train_dl=ours(), valid_dl=None)}
 
 
 @pytest.mark.parametrize("kind", DATA)
@@ -94,7 +94,7 @@ def test_each_of_the_three_is_needed(left_out):
     states = random_states()
     first = numbers(DATA["global"]())
     later = random_states()
-    set_random_states([later[i] if i == left_out else states[i] for i in range(3)])
+    set_random_states([later[i] if i == left_out else states[i] for i in range(len(states))])
     again = numbers(DATA["global"]())
     changed = [a != b for a, b in zip(first, again)]
     assert any(changed[2 * left_out:2 * left_out + 2]) and sum(changed) == {0: 2, 1: 2, 2: 2}[left_out]
@@ -108,7 +108,7 @@ def test_states_can_be_written_and_read(tmp_path):
     assert numbers(data) == first
 
 
-@pytest.mark.parametrize("kind, count", [("sampler", 1), ("batch sampler", 1), ("shuffle", 1), ("global", 0), ("ours", 1), ("data set", 1), ("subset", 1), ("two", 2), ("one", 1)])
+@pytest.mark.parametrize("kind, count", [("sampler", 1), ("batch sampler", 1), ("shuffle", 1), ("global", 0), ("ours", 1), ("data set", 1), ("subset", 1), ("two", 2), ("one", 1), ("no valid_dl", 1), ("joined", 2)])
 def test_generators_are_found_once(kind, count):
     assert len(generators(DATA[kind]())) == count
     assert generators(None) == generators([1, 2]) == [] and generators(SimpleNamespace(generator=np.random.default_rng())) == []
@@ -140,14 +140,16 @@ def everything(model, data):
 
 def alike(a, b):
     (tensors, *rest), (others, *more) = a, b
-    return all(s is t is None or (s is not None and t is not None and torch.equal(s, t)) for s, t in zip(tensors, others, strict=True)) and rest[:2] == more[:2] and str(rest[2]) == str(more[2]) and all(
+    return all(s is t is None or (s is not None and t is not None and s.dtype == t.dtype and torch.equal(s, t)) for s, t in zip(tensors, others, strict=True)) and rest[:2] == more[:2] and str(rest[2]) == str(more[2]) and all(
         torch.equal(s, t) for s, t in zip(rest[2], more[2], strict=True) if isinstance(s, torch.Tensor))
 
 
 MISCHIEF = {"python": lambda m, d: random.random(), "numpy": lambda m, d: np.random.rand(), "torch": lambda m, d: torch.rand(1), "batch": lambda m, d: batches(d), "seed": lambda m, d: torch.manual_seed(3),
             "weights": lambda m, d: m[0].weight.data.fill_(math.nan), "gradient": lambda m, d: m.zero_grad(), "new gradient": lambda m, d: setattr(m[0].bias, "grad", torch.ones(4)), "mode": lambda m, d: m.eval(),
             "statistics": lambda m, d: m.train()(torch.randn(8, 3)), "buffer": lambda m, d: setattr(m[1], "running_mean", torch.ones(4)), "parameter": lambda m, d: setattr(m[3], "weight", nn.Parameter(torch.ones(2, 4))),
-            "new parameter": lambda m, d: m[0].register_parameter("extra", nn.Parameter(torch.ones(1))), "gone": lambda m, d: delattr(m[0], "bias")}
+            "new parameter": lambda m, d: m[0].register_parameter("extra", nn.Parameter(torch.ones(1))), "gone": lambda m, d: delattr(m[0], "bias"),
+            "half precision": lambda m, d: m.half(), "other shape": lambda m, d: setattr(m[0].weight, "data", torch.zeros(5, 5)), "new memory": lambda m, d: setattr(m[0].weight, "data", torch.zeros(4, 3)),
+            "resized buffer": lambda m, d: setattr(m[1].running_mean, "data", torch.zeros(7))}
 
 
 @pytest.mark.parametrize("what", MISCHIEF)
@@ -208,3 +210,64 @@ def test_whatever_is_drawn_inside_nothing_moves(counts, seed):
             for _ in range(count):
                 draw()
     assert numbers(data) == expected
+
+
+def test_generators_of_several_loaders_are_found():
+    loaders = shuffled(), sampled()
+    assert len(generators(loaders)) == len(generators(list(loaders))) == 2
+    assert len(generators(SimpleNamespace(train_dl=shuffled(), valid_dl=None, test_dl=shuffled()))) == 2
+    states = random_states(loaders)
+    first = [batches(loader) for loader in loaders]
+    set_random_states(states, loaders)
+    assert [batches(loader) for loader in loaders] == first
+
+
+def test_a_list_of_batches_is_looked_through_in_no_time():
+    assert generators([(torch.zeros(1), torch.zeros(1)) for _ in range(20_000)]) == []
+
+
+def test_what_has_no_end_is_refused():
+    class Open:
+        def __getattr__(self, name):
+            return Open()
+
+    for data in (Open(), SimpleNamespace(dataset=Open())):
+        with pytest.raises(TypeError, match="30 deep and found no end, only Open objects: give the loaders themselves"):
+            generators(data)
+
+
+@pytest.mark.parametrize("kept, given", [(shuffled, None), (None, shuffled)])
+def test_forgotten_loaders_are_refused_before_anything_is_set(kept, given):
+    states = random_states(kept and kept())
+    before = random.random(), torch.get_rng_state()
+    place = random.getstate()
+    with pytest.raises(ValueError, match=f"{len(states)} states for {len(random_states(given and given()))} sources: give the same loaders"):
+        set_random_states(states, given and given())
+    assert random.getstate() == place and torch.equal(torch.get_rng_state(), before[1])
+
+
+def test_a_gpu_stands_before_the_generators(monkeypatch):
+    seen = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: ["gpu"])
+    monkeypatch.setattr(torch.cuda, "set_rng_state_all", seen.append)
+    data = shuffled()
+    states = random_states(data)
+    assert states[3] == ["gpu"] and torch.equal(states[4], data.generator.get_state())
+    set_random_states(states, data)
+    set_random_states(random_states())
+    assert seen == [["gpu"]] * 2
+
+
+def test_untouched_says_what_it_cannot_keep():
+    for wrong in (shuffled(), lambda x: x, None):
+        with pytest.raises(TypeError, match="untouched expected a torch.nn.Module, got .*second argument"), untouched(wrong):
+            pass
+
+
+def test_the_numbers_go_back_also_where_a_model_cannot(monkeypatch):
+    model, place = nn.Linear(1, 1), random.getstate()
+    with pytest.raises(RuntimeError, match="cannot be put back"), untouched(model):
+        random.random()
+        monkeypatch.setattr(nn.Linear, "training", property(lambda self: True, lambda self, value: exec("raise RuntimeError('cannot be put back')")), raising=False)
+    assert random.getstate() == place

@@ -24,13 +24,14 @@ ex_5_1 = Prediction("5.1", right=70, wrong={
 
 # %% ../../nbs/exercises/05_callbacks.ipynb #a1be3ded
 class _Weight(nn.Module):
-    "x times a weight that starts from zero."
+    "x times the sum of three weights that start from zero; the first is frozen."
     def __init__(self) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.zeros(1))
+        self.frozen = nn.Parameter(torch.zeros(1), requires_grad=False)
+        self.weight, self.other = (nn.Parameter(torch.zeros(1)) for _ in range(2))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.weight
+        return x * (self.frozen + self.weight + self.other)
 
 class _Notes(Callback):
     order = 1000
@@ -39,7 +40,8 @@ class _Notes(Callback):
         self.weights: list[float] = []
 
     def after_batch(self) -> None:
-        self.weights.append(round(self.learn.model.weight.item(), 4))
+        model = self.learn.model
+        self.weights.append(round((model.weight.item() + model.other.item()) / 2, 4))
 
 def _accumulated(cls: Callable, k: int, values: Sequence[float]) -> list[float]:
     "The weight after each batch of two epochs with steps of length 1 against these gradients."
@@ -51,23 +53,24 @@ def _accumulated(cls: Callable, k: int, values: Sequence[float]) -> list[float]:
 # %% ../../nbs/exercises/05_callbacks.ipynb #baf404a6
 class _Accumulate(Callback):
     "The right answer; the attributes are where its mistakes differ."
-    mean, forgets, phase, adds = True, True, 1, True
+    mean, forgets, phase, adds, count = True, True, 1, True, None
 
     def __init__(self, k: int) -> None:
-        self.k, self.held = k, None
+        self.k, self.held = k, {}
 
     def before_epoch(self) -> None:
         if self.forgets:
-            self.held = None
+            self.held = {}
 
     def before_step(self) -> None:
-        params = list(self.learn.model.parameters())
-        self.held = [p.grad.clone() if self.held is None or not self.adds else held + p.grad for p, held in zip(params, self.held or params)]
+        params = [p for p in self.learn.model.parameters() if p.grad is not None]
+        for p in params[:self.count]:
+            self.held[p] = (self.held.get(p, 0) if self.adds else 0) + p.grad
         if (self.learn.step + self.phase) % self.k:
             raise CancelStepException
-        for p, held in zip(params, self.held):
-            p.grad.copy_(held / (self.k if self.mean else 1))
-        self.held = None
+        for p, total in self.held.items():
+            p.grad = total / (self.k if self.mean else 1)
+        self.held = {}
 
 class _Sum(_Accumulate):
     mean = False
@@ -84,6 +87,9 @@ class _LastOnly(_Accumulate):
 class _LastDivided(_Accumulate):
     adds = False
 
+class _FirstOnly(_Accumulate):
+    count = 1
+
 # %% ../../nbs/exercises/05_callbacks.ipynb #bd772093
 ex_5_2 = Exercise("5.2", _Accumulate, [(1, (2., 5.)), (2, (1., 3., 5., 7.)), (2, (1., 3., 5.)), (3, (1., 2., 4., 8., 16., 32., 64.))], wrong={
     "the steps use only the last gradient: those of the batches before are cleared, so the callback has to hold them": _LastOnly,
@@ -91,14 +97,15 @@ ex_5_2 = Exercise("5.2", _Accumulate, [(1, (2., 5.)), (2, (1., 3., 5., 7.)), (2,
     "the remainder of an epoch is added to the first step of the next": _Leaky,
     "you step at the first batch of each group instead of the last": _Early,
     "the steps use the last gradient, divided by k": _LastDivided,
+    "only the gradient of one parameter is held; each has its own": _FirstOnly,
 }, read="Leaving", probe=_accumulated)
 
 # %% ../../nbs/exercises/05_callbacks.ipynb #3128c5f9
-ex_5_3 = Prediction("5.3", right="c", wrong={
-    "a: the same seed gives the same sequence in every process.": "a",
-    "b: dropout draws from PyTorch's global generator, and that one is seeded.": "b",
-    "d: nothing says that the machine is another one; on the same machine the order is the same.": "d",
-}, because="A generator is a sequence and a place in it. Seeding goes back to the first place, and the unbroken run was three epochs further.")
+ex_5_3 = Prediction("5.3", right="b", wrong={
+    "a: its only memory is max_norm, and the script gives it that again.": "a",
+    "c: the scale is computed anew in each epoch, from the learner's counter, and the file has that.": "c",
+    "d: the list loses three epochs, and the largest loss may be another one; but nothing reads the list in the course of the training.": "d",
+}, because="The count is gathered along the way, begins again at 0, and the thousandth batch comes three epochs late. With keeps it goes on.")
 
 # %% ../../nbs/exercises/05_callbacks.ipynb #3c270074
 ex_5_4 = Prediction("5.4", right=150, tol=1e-6, wrong={

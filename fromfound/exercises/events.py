@@ -79,6 +79,11 @@ class _Own(Recorder):
         pass
 
 
+class _Heir(_Own):
+    def before_epoch(self) -> None:
+        pass
+
+
 class _Misspelled:
     def after_barch(self) -> None:
         pass
@@ -91,9 +96,10 @@ def _in_order(kind: type) -> list[str]:
     return [event for event in EVENTS if hasattr(kind, event)]
 
 
-ex_4b_3 = Exercise("4b.3", _in_order, [(Callback,), (ProgressBar,), (Recorder,), (_Own,), (_Misspelled,)], wrong={
+ex_4b_3 = Exercise("4b.3", _in_order, [(Callback,), (ProgressBar,), (Recorder,), (_Own,), (_Heir,), (_Misspelled,)], wrong={
     "the names come in the order of the alphabet": lambda kind: sorted(_in_order(kind)),
     "methods that were inherited are left out": lambda kind: [event for event in EVENTS if event in vars(kind)],
+    "only a class and the one above it are asked, not those further up": lambda kind: [event for event in EVENTS if event in vars(kind) or event in vars(kind.__base__)],
     "every method counts whose name begins like an event's": lambda kind: [name for name in dir(kind) if name.startswith(("before_", "after_"))],
     "all events are there, whether it has a method or not": lambda kind: list(EVENTS),
 }, read="Events and callbacks")

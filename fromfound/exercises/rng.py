@@ -28,14 +28,29 @@ class _Trap(list):
         return super().__len__()
 
 
+class _Torn(_Trap):
+    "A list that draws, and then raises an error of its own."
+    open = False
+
+    def __len__(self) -> int:
+        length = super().__len__()
+        if self.open:
+            raise LookupError("torn")
+        return length
+
+
 def _looked(peek: Callable, items: Sequence, count: int) -> list:
     "What it returns or raises, and the next random number."
     outside = random_states()
+    if isinstance(items, _Torn):
+        items.open = True
     random.seed(7)
     try:
         answer = peek(items, count)
-    except ValueError:
-        answer = "ValueError"
+    except Exception as error:
+        answer = type(error).__name__
+    if isinstance(items, _Torn):
+        items.open = False
     after = round(random.random(), 3)
     set_random_states(outside)
     return [answer, after]
@@ -68,6 +83,16 @@ def _first(items: Sequence, count: int) -> list:
         raise ValueError
     return list(items[:count])
 
+def _one_error(items: Sequence, count: int) -> list:
+    state = random.getstate()
+    try:
+        chosen = random.sample(items, count)
+    except ValueError:
+        random.setstate(state)
+        raise
+    random.setstate(state)
+    return chosen
+
 def _swallowed(items: Sequence, count: int) -> list:
     state = random.getstate()
     try:
@@ -78,8 +103,9 @@ def _swallowed(items: Sequence, count: int) -> list:
         random.setstate(state)
 
 # %% ../../nbs/exercises/03a_random.ipynb #c3285150
-ex_3a_2 = Exercise("3a.2", _right, [([7], 1), ([1, 2, 3, 4, 5, 6], 3), (list("abcdef"), 2), (_Trap([1, 2]), 3)], wrong={
-    "the state is not put back when random.sample raises": _no_finally,
+ex_3a_2 = Exercise("3a.2", _right, [([7], 1), ([1, 2, 3, 4, 5, 6], 3), (list("abcdef"), 2), (_Trap([1, 2]), 3), (_Torn([1, 2, 3]), 2)], wrong={
+    "something that the list itself draws is not undone": _no_finally,
+    "a ValueError puts the state back, and another error does not": _one_error,
     "nothing is put back": _forgotten,
     "a seed is set at the end: that is a place that was fixed beforehand, not the one where the numbers stood": _seeded,
     "the first items are taken, and none is drawn": _first,
@@ -101,7 +127,7 @@ def _quietly(look: Callable, python: bool = True, pytorch: bool = True, on_error
     result, error = None, None
     try:
         result = look()
-    except Exception as raised:
+    except BaseException as raised:
         error = raised
     if on_error or error is None:
         if python:
