@@ -13,6 +13,7 @@ from typing import Self
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from .data import load_mnist
@@ -20,7 +21,8 @@ from .dataloader import BatchSampler, DataLoader, RandomSampler, TensorDataset
 from .learner import Callback, DataBunch, Learner
 from .module import to_device
 from .record import experiment
-from .schedule import one_cycle, untouched
+from .rng import random_states, set_random_states, untouched
+from .schedule import one_cycle
 from .training import accuracy
 
 # %% ../nbs/06_hooks.ipynb #458c4547
@@ -46,10 +48,8 @@ def _pair(value: int | Sequence[int]) -> tuple[int, int]:
 def _windows(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
     "How many places a kernel has along one direction."
     reach = dilation * (kernel - 1) + 1
-    if min(kernel, stride, dilation) < 1 or padding < 0:
-        raise RuntimeError(f"expected kernel, stride and dilation of 1 or more and padding of 0 or more, got kernel {kernel}, stride {stride}, padding {padding}, dilation {dilation}")
-    if reach > size + 2 * padding:
-        raise RuntimeError(f"Kernel size can't be greater than actual input size: it reaches over {reach} pixels, and the input has {size}, with padding {size + 2 * padding}: pad more, or stop shrinking the images earlier")
+    if min(kernel, stride, dilation) < 1 or padding < 0: raise RuntimeError(f"expected kernel, stride and dilation of 1 or more and padding of 0 or more, got kernel {kernel}, stride {stride}, padding {padding}, dilation {dilation}")
+    if reach > size + 2 * padding: raise RuntimeError(f"Kernel size can't be greater than actual input size: it reaches over {reach} pixels, and the input has {size}, with padding {size + 2 * padding}: pad more, or stop shrinking the images earlier")
     return (size + 2 * padding - reach) // stride + 1
 
 # %% ../nbs/06_hooks.ipynb #56ea86d5
@@ -94,13 +94,10 @@ def conv2d(input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: in
 
     Source: torch.nn.functional.conv2d
     """
-    if input.ndim == 3:
-        return conv2d(input[None], weight, bias, stride, padding, dilation, groups)[0]
-    if input.ndim != 4 or weight.ndim != 4:
-        raise RuntimeError(f"conv2d expected images (N, C, H, W) or (C, H, W) and kernels (O, C / groups, h, w), got {tuple(input.shape)} and {tuple(weight.shape)}")
+    if input.ndim == 3: return conv2d(input[None], weight, bias, stride, padding, dilation, groups)[0]
+    if input.ndim != 4 or weight.ndim != 4: raise RuntimeError(f"conv2d expected images (N, C, H, W) or (C, H, W) and kernels (O, C / groups, h, w), got {tuple(input.shape)} and {tuple(weight.shape)}")
     (n, c, h, w), (nf, per_group, kh, kw) = input.shape, weight.shape
-    if groups < 1 or nf % groups or c != per_group * groups:
-        raise RuntimeError(f"Given groups={groups}, weight of size {list(weight.shape)}, expected input with {per_group * max(groups, 1)} channels and a number of kernels that groups divides, got {c} channels and {nf} kernels")
+    if groups < 1 or nf % groups or c != per_group * groups: raise RuntimeError(f"Given groups={groups}, weight of size {list(weight.shape)}, expected input with {per_group * max(groups, 1)} channels and a number of kernels that groups divides, got {c} channels and {nf} kernels")
     if bias is not None and bias.shape != (nf,): raise RuntimeError(f"conv2d expected a bias of shape ({nf},), one for each kernel, got {tuple(bias.shape)}")
     (sh, sw), (ph, pw), (dh, dw) = map(_pair, (stride, padding, dilation))
     columns = im2col(input, (kh, kw), (dh, dw), (ph, pw), (sh, sw)).unflatten(1, (groups, -1))
@@ -187,7 +184,14 @@ def fashion_cnn(seed: int) -> dict[str, float]:
     return train_cnn("fashion_mnist", 8, seed=seed)
 
 # %% ../nbs/06_hooks.ipynb #9a9fcfd1
-class Hook:
+class _Released:
+    "A context manager that is removed at its end."
+    def __enter__(self) -> Self: return self
+
+    def __exit__(self, *error: object) -> None: self.remove()
+
+
+class Hook(_Released):
     """Listens to a module: calls a function whenever the module has been run, and keeps what it returns.
 
     It ends with its `with` block, by `remove()`, or when nobody holds the hook any more. It cannot change what the module returns.
@@ -213,20 +217,15 @@ class Hook:
             if (hook := myself()) is not None and module is hook.module:  # a deep copy of the module takes the function along
                 hook.value = hook.fn(module, given, result)
 
-        handle = (module.register_full_backward_hook if backward else module.register_forward_hook)(heard)
-        self._release = weakref.finalize(self, handle.remove)
+        self._release = weakref.finalize(self, (module.register_full_backward_hook if backward else module.register_forward_hook)(heard).remove)
         self._release.atexit = False
 
     def remove(self) -> None:
         "Stop listening; a second time does nothing."
         self._release()
 
-    def __enter__(self) -> Self: return self
 
-    def __exit__(self, *error: object) -> None: self.remove()
-
-
-class Hooks(list):
+class Hooks(_Released, list):
     """A list of hooks, one `Hook` for each of some modules, with one function.
 
     Args:
@@ -234,22 +233,20 @@ class Hooks(list):
         fn, backward: as for `Hook`.
     """
     def __init__(self, modules: Iterable[nn.Module], fn: Callable[[nn.Module, object, object], object], *, backward: bool = False) -> None:
-        super().__init__(Hook(module, fn, backward=backward) for module in modules)
+        super().__init__()
+        try: self.extend(Hook(module, fn, backward=backward) for module in modules)
+        except Exception:
+            self.remove()  # whoever holds the error would hold the first hooks
+            raise
 
     def remove(self) -> None:
         "Stop listening."
-        for hook in self:
-            hook.remove()
-
-    def __enter__(self) -> Self: return self
-
-    def __exit__(self, *error: object) -> None: self.remove()
+        for hook in self: hook.remove()
 
 # %% ../nbs/06_hooks.ipynb #df13b7f4
 def _first_tensor(output: object) -> Tensor | None:
-    "A module's output, or the first part of it that is a tensor."
-    parts = output.values() if isinstance(output, dict) else output if isinstance(output, (tuple, list)) else [output]
-    return next((part for part in parts if isinstance(part, Tensor)), None)
+    "A module's output, or the first part of it that is a tensor, however deep."
+    return next((part for part in tree_leaves(output) if isinstance(part, Tensor)), None)
 
 
 def _moments(x: Tensor) -> list[Tensor]:
@@ -258,13 +255,12 @@ def _moments(x: Tensor) -> list[Tensor]:
     return [mean, torch.linalg.vector_norm(x - mean) / x.numel() ** 0.5]
 
 
-def _figures(x: Tensor, near: float, bins: int, limits: tuple[float, float]) -> Tensor:
+def _figures(x: Tensor, near: float, bins: int, limits: tuple[float, float], unit_dim: int = 1) -> Tensor:
     "Mean, standard deviation, share of values near zero, share of silent units, then the histogram, as shares."
     size = x.abs()
-    silent = size.amax([d for d in range(x.ndim) if d != 1]) <= near if x.ndim > 1 else size <= near
+    silent = size.amax((others := [d for d in range(x.ndim) if d != unit_dim % x.ndim])[0], keepdim=True).amax(others) <= near if x.ndim > 1 else size <= near  # one dimension first: faster here
     some = x[:-(-10_000 * len(x) // x.numel())] if x.ndim else x  # enough for a histogram, which is the slowest of these
-    shares = torch.histc(some.clamp(*limits), bins, *limits) / some.numel()  # what lies beyond goes to the bins at the ends
-    return torch.cat([torch.stack([*_moments(x), torch.count_nonzero(size <= near) / x.numel(), silent.float().mean()]), shares])
+    return torch.cat([torch.stack([*_moments(x), torch.count_nonzero(size <= near) / x.numel(), silent.float().mean()]), torch.histc(some.clamp(*limits), bins, *limits) / some.numel()])  # what lies beyond goes to the bins at the ends
 
 
 class ActivationStats(Callback):
@@ -273,11 +269,12 @@ class ActivationStats(Callback):
     The figures stay on the device until the epoch ends, and the training is the same in every bit as without it.
 
     Args:
-        modules: the layers, or a type of layer, as nn.ReLU; by default all that have no layers in them.
+        modules: the layers, or one; or a type of layer, as nn.ReLU, or a tuple of types; by default all that have no layers in them.
         every: looks at each so-many-th training step.
         near: a value counts as near zero if it is at most this far from it.
         bins: of the histograms.
         limits: lowest and highest value of the histograms; what lies beyond counts in the bins at the ends.
+        unit_dim: dimension of the units of which some may be silent: 1 for images (N, C, H, W), -1 for sequences (N, T, C).
 
     Attributes:
         names: of the layers.
@@ -285,81 +282,84 @@ class ActivationStats(Callback):
         history: (records, layers, 6 + bins); nan where a layer was not heard. Of a layer that is called several times in a step, the last call.
 
     Raises:
-        ValueError: `every` or `bins` is below 1; or (in fit) the model is compiled, or a layer is not part of it.
-        RuntimeError: (in fit) a step in which no layer was heard.
+        ValueError: `every` or `bins` is no whole number of 1 or more, `near` is negative, or `limits` do not rise; or (in fit) the model is compiled, a layer is not part of it, or an output has no dimension `unit_dim`.
+        RuntimeError: (in fit) an epoch in which no layer was heard; (in a plot) nothing is recorded.
     """
     keeps = ("seen", "steps", "history")
 
-    def __init__(self, modules: Iterable[nn.Module] | type | None = None, *, every: int = 20, near: float = 1e-3, bins: int = 50, limits: tuple[float, float] = (-5.0, 5.0)) -> None:
-        if every < 1 or bins < 1: raise ValueError(f"ActivationStats got every={every}, bins={bins}; expected whole numbers of 1 or more")
-        self.modules, self.every, self.near, self.bins, self.limits = modules if modules is None or isinstance(modules, type) else list(modules), every, near, bins, limits
+    def __init__(self, modules: Iterable[nn.Module] | nn.Module | type | tuple[type, ...] | None = None, *, every: int = 20, near: float = 1e-3, bins: int = 50, limits: tuple[float, float] = (-5.0, 5.0), unit_dim: int = 1) -> None:
+        if not (isinstance(every, int) and isinstance(bins, int) and min(every, bins) >= 1): raise ValueError(f"ActivationStats got every={every}, bins={bins}; expected whole numbers of 1 or more")
+        if near < 0 or len(limits) != 2 or not limits[0] < limits[1]: raise ValueError(f"ActivationStats got near={near}, limits={limits}; expected near of 0 or more, and the lower limit before the higher one")
+        self.types = (modules,) if isinstance(modules, type) else modules if isinstance(modules, tuple) and all(isinstance(m, type) for m in modules) else ()
+        self.modules = None if modules is None or self.types else [modules] if isinstance(modules, nn.Module) else list(modules)
+        self.every, self.near, self.bins, self.limits, self.unit_dim, self.steps = every, near, bins, limits, unit_dim, []
 
     def before_fit(self) -> None:
         "Look up the layers."
         known = {module: name for name, module in self.learn.model.named_modules()}
         if any(hasattr(m, "_orig_mod") or m._compiled_call_impl is not None for m in known): raise ValueError("ActivationStats cannot listen to a compiled model, whose layers are no longer called one by one: give the Learner the model as it is, and compile it for the runs after")
-        leaves = [m for m in known if not any(True for _ in m.children())]
-        layers = leaves if self.modules is None else [m for m in known if isinstance(m, self.modules)] if isinstance(self.modules, type) else self.modules
+        leaves = [m for m, name in known.items() if "parametrizations" not in name.split(".") and all(child == "parametrizations" for child, _ in m.named_children())]
+        layers = [m for m in known if isinstance(m, self.types)] if self.types else leaves if self.modules is None else self.modules
         if strange := [type(m).__name__ for m in layers if m not in known]: raise ValueError(f"ActivationStats got a {strange[0]} that is no part of the learner's model: take the layers from learn.model")
-        if not layers: raise ValueError(f"ActivationStats found no layers to look at: the model has no {getattr(self.modules, '__name__', 'layer in the list')}")
+        if not layers: raise ValueError(f"ActivationStats found no layers to look at: the model has no {' or '.join(t.__name__ for t in self.types) or 'layer in the list'}")
         self.layers, self.names = dict.fromkeys(layers), [f"{known[m]} {type(m).__name__}".strip() for m in dict.fromkeys(layers)]
-        self.seen, self.steps, self.rows, self.heard, self.hooks = 0, [], [], {}, None
-        self.history = torch.empty(0, len(self.names), 6 + self.bins)
+        self.seen, self.steps, self.rows, self.heard, self.hooks, self.handles, self.deaf, self.history = 0, [], [], {}, None, [], False, torch.empty(0, len(self.names), 6 + self.bins)
 
     def before_batch(self) -> None:
         "Begin to listen, if it is the turn of this step."
-        if self.learn.training:
-            if self.seen % self.every == 0:
-                self.hooks = Hooks(self.layers, self._look)
-            self.seen += 1
+        if self.learn.training and self.seen % self.every == 0: self.hooks = Hooks(self.layers, self._look)
+        self.seen += self.learn.training
 
     def _look(self, module: nn.Module, inputs: object, output: object) -> None:
         x = _first_tensor(output)
         if x is not None and x.numel():
-            figures = _figures(x.detach().float(), self.near, self.bins, self.limits)
+            if x.ndim > 1 and not -x.ndim <= self.unit_dim < x.ndim: raise ValueError(f"ActivationStats got unit_dim={self.unit_dim}, and a {type(module).__name__} puts out {tuple(x.shape)}: give a dimension that all the layers have, or other layers")
+            figures = _figures(x.detach().float(), self.near, self.bins, self.limits, self.unit_dim)
             self.heard[module] = row = torch.cat([figures.new_full((2,), torch.nan), figures])
 
-            def look_back(gradient: Tensor) -> None:
-                row[:2] = torch.stack(_moments(gradient.float()))
-            if x.requires_grad: x.register_hook(look_back)
+            def look_back(gradient: Tensor) -> None: row[:2] = torch.stack(_moments(gradient.float()))
+            if x.requires_grad: self.handles.append(x.register_hook(look_back))  # a parameter would keep it
 
     def after_batch(self) -> None:
         "Stop listening, whatever happened in the batch."
         if self.hooks is not None:
-            self.hooks.remove()
-            self.hooks = None
+            for hook in (self.hooks, *self.handles): hook.remove()
+            self.hooks, self.handles = None, []
             if self.heard:
                 nothing = torch.full_like(next(iter(self.heard.values())), torch.nan)
                 self.rows.append(torch.stack([self.heard.get(m, nothing) for m in self.layers]))
                 self.steps.append(self.seen - 1)
-            elif self.learn.pred is not None:
-                raise RuntimeError(f"ActivationStats heard none of its layers ({', '.join(self.names[:3])} ...): are they in use, and is the model not compiled?")
-            self.heard = {}
+            self.deaf, self.heard = self.deaf or not self.heard and self.learn.pred is not None, {}
 
     def after_epoch(self) -> None:
         "Fetch what there is, in one piece."
-        if self.rows:
-            self.history, self.rows = torch.cat([self.history, torch.stack(self.rows).cpu()]), []
+        if self.rows: self.history, self.rows = torch.cat([self.history, torch.stack(self.rows).cpu()]), []
+        elif self.deaf: raise RuntimeError(f"ActivationStats heard none of its layers in the whole epoch ({', '.join(self.names[:3])} ...): are they in use, and is the model not compiled?")
+        self.deaf = False
+
+    def _records(self) -> Tensor:
+        if not self.steps: raise RuntimeError("ActivationStats has recorded nothing yet: give it to a Learner, as learn.fit(1, cbs=[stats]), and look at it after an epoch")
+        return self.history
 
     def figures(self) -> dict[str, Tensor]:
         "What was recorded, by name, each (layers, records): mean, std, near zero, silent, gradient mean, gradient std."
-        names = ("gradient mean", "gradient std", "mean", "std", "near zero", "silent")
-        return {name: self.history[:, :, k].T for k, name in enumerate(names)}
+        return {name: self._records()[:, :, k].T for k, name in enumerate(("gradient mean", "gradient std", "mean", "std", "near zero", "silent"))}
 
     @property
     def histograms(self) -> Tensor:
         "(layers, bins, records): the share of the values in each bin, from the lowest bin to the highest."
-        return self.history[:, :, 6:].permute(1, 2, 0)
+        return self._records()[:, :, 6:].permute(1, 2, 0)
 
     def plot(self) -> object:
-        "Mean, standard deviation, share near zero and size of the gradients over the steps: a line for each layer, the first one dark, the last one light."
+        "Standard deviation, shares near zero and silent, and size of the gradients over the steps: a line for each layer, the first one dark, the last one light."
         from matplotlib import colormaps
         from fromfound.plot import figure, show
-        fig, axes = figure(2, 2, height=4.8, sharex=True)
-        for ax, name in zip(axes.flat, ("mean", "std", "near zero", "gradient std")):
-            for k, row in enumerate(self.figures()[name].numpy()):
-                ax.plot(self.steps, row, lw=1.4, color=colormaps["viridis"](0.9 * k / max(1, len(self.names) - 1)))
+        figures, (fig, axes) = self.figures(), figure(2, 2, height=4.8, sharex=True)
+        for ax, name in zip(axes.flat, ("std", "near zero", "silent", "gradient std")):
+            for k, row in enumerate(figures[name].numpy()):
+                ax.plot(self.steps, row, lw=1.4, label=self.names[k], color=colormaps["viridis"](0.9 * k / max(1, len(self.names) - 1)))
             ax.set(title=name, xlabel="step" if ax in axes[1] else "", yscale="log" if "gradient" in name else "linear")
+        if len(self.names) <= 8: fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4, labelcolor="linecolor", handlelength=0, frameon=False)
         return show(fig)
 
     def draw_histogram(self, ax: object, layer: int) -> None:
@@ -369,8 +369,7 @@ class ActivationStats(Callback):
             ax: matplotlib's axes.
             layer: its number in `names`.
         """
-        shares = self.histograms[layer].log10().numpy()  # minus infinity, where there is nothing, stays white
-        ax.imshow(shares, origin="lower", aspect="auto", cmap="YlGnBu", vmin=-4.5, vmax=0, interpolation="nearest", extent=(self.steps[0], self.steps[-1] + self.every, *self.limits))
+        ax.imshow(self.histograms[layer].log10().numpy(), origin="lower", aspect="auto", cmap="YlGnBu", vmin=-4.5, vmax=0, interpolation="nearest", extent=(self.steps[0], self.steps[-1] + self.every, *self.limits))  # where there is nothing, the logarithm is minus infinity and stays white
         ax.grid(False)
 
     def plot_histograms(self, ncols: int = 4) -> object:
@@ -380,7 +379,7 @@ class ActivationStats(Callback):
             ncols: pictures in a row.
         """
         from fromfound.plot import figure, show
-        nrows = -(-len(self.names) // ncols)  # rounded up: the last row may be short
+        nrows = -(-len(self.histograms) // ncols)  # rounded up: the last row may be short
         fig, axes = figure(nrows, ncols, width=1.9 * ncols, height=0.4 + 1.7 * nrows, squeeze=False, sharex=True, sharey=True)
         for k, ax in enumerate(axes.flat):
             ax.set_axis_off() if k >= len(self.names) else self.draw_histogram(ax, k)
@@ -409,8 +408,7 @@ class Summary:
     kept: int
 
     def __str__(self) -> str:
-        cells = [(r.name, r.kind, "not called" if r.shape is None else str(r.shape), f"{r.params:,}", f"{r.flops / 1e6:.2f}", f"{r.kept / 2**20:.2f}") for r in self.rows]
-        lines = [("layer", "type", "output", "parameters", "MFLOP", "MiB kept"), *cells, ("total", "", "", f"{self.params:,}", f"{self.flops / 1e6:.2f}", f"{self.kept / 2**20:.2f}")]
+        lines = [("layer", "type", "output", "parameters", "MFLOP", "MiB kept"), *((r.name, r.kind, "not called" if r.shape is None else str(r.shape), f"{r.params:,}", f"{r.flops / 1e6:.2f}", f"{r.kept / 2**20:.2f}") for r in self.rows), ("total", "", "", f"{self.params:,}", f"{self.flops / 1e6:.2f}", f"{self.kept / 2**20:.2f}")]
         widths = [max(map(len, column)) for column in zip(*lines)]
         return "\n".join("  ".join(f"{cell:<{w}}" if k < 3 else f"{cell:>{w}}" for k, (cell, w) in enumerate(zip(line, widths))).rstrip() for line in lines)
 
@@ -421,8 +419,8 @@ def model_summary(model: nn.Module, *inputs: object) -> Summary:
     """Run a model once and report of each call of a layer: shape, parameters, floating-point operations, memory.
 
     Parameters of a shared layer count once. A container has a row if it computes or keeps something itself. Multiplications and additions
-    of products and convolutions count, as one operation each; the rest counts as nothing. The bytes are those that the forward pass keeps for the backward one,
-    parameters and the inputs themselves aside. Afterwards the model and the random numbers are as before, but lazy layers have got their shapes.
+    of products, convolutions, attention and (on the CPU) recurrent layers count, as one operation each; the rest counts as nothing. Among the rest are `nn.Bilinear`, recurrent layers on a GPU,
+    and the fused path of `nn.TransformerEncoderLayer`, which it takes in eval without gradients. The bytes are those that the output needs for the backward pass, parameters and the inputs themselves aside. Afterwards the model and the random numbers are as before, but lazy layers have got their shapes.
 
     Args:
         model: runs in the mode in which it is.
@@ -431,14 +429,23 @@ def model_summary(model: nn.Module, *inputs: object) -> Summary:
     Source: torch.utils.flop_counter.FlopCounterMode
     """
     if any(map(nn.parameter.is_lazy, [*model.parameters(), *model.buffers()])):
-        with torch.no_grad():
-            model(*inputs)
+        with ExitStack() as stack, torch.no_grad():
+            stack.callback(set_random_states, random_states())
+            for module in model.modules(): stack.callback(setattr, module, "training", module.training)
+            model.eval()(*inputs)
     with untouched(model, DataBunch([])), torch.enable_grad(), _Tally(model, inputs) as tally:
-        model(*inputs)
-    uncalled = [SummaryRow(name, type(m).__name__, params=own) for m, name in tally.names.items() if m not in tally.called and (own := tally.own_parameters(m))]
-    called = [row for row, leaf in tally.rows if leaf or row.params or row.flops or row.kept]
+        output = model(*inputs)  # while somebody holds it, what it needs is there
+        tally.count_kept()
+    rows = [row for m, row in tally.rows if not any(True for _ in m.children()) or row.params or row.flops or row.kept]
+    rows += [SummaryRow(name, type(m).__name__, params=own) for m, name in tally.names.items() if m not in dict(tally.rows) and (own := tally.own_parameters(m))]
     params = list(model.parameters())
-    return Summary(called + uncalled, sum(p.numel() for p in params), sum(p.numel() for p in params if p.requires_grad), tally.counter.get_total_flops(), tally.kept)
+    return Summary(rows, sum(p.numel() for p in params), sum(p.numel() for p in params if p.requires_grad), tally.counter.get_total_flops(), tally.kept)
+
+
+def _more_formulas() -> dict[object, Callable[..., int]]:
+    "What PyTorch's counter passes over on a CPU, as far as this version of PyTorch has it: recurrent layers, attention, matrix times vector."
+    formulas = {"mkldnn_rnn_layer": lambda x, w, u, *rest, out_shape=None, **options: 2 * x[0] * x[1] * (w[0] * w[1] + u[0] * u[1]), "_scaled_dot_product_flash_attention_for_cpu": lambda q, k, v, *rest, out_shape=None, **options: 2 * q[0] * q[1] * q[2] * k[2] * (q[3] + v[3]), "mv": lambda a, b, *rest, out_shape=None, **options: 2 * a[0] * a[1]}
+    return {op: formula for name, formula in formulas.items() if (op := getattr(torch.ops.aten, name, None)) is not None}
 
 
 class _Tally(ExitStack):
@@ -446,15 +453,14 @@ class _Tally(ExitStack):
     def __init__(self, model: nn.Module, inputs: tuple) -> None:
         super().__init__()
         self.names = {module: name for name, module in model.named_modules()}
-        self.counter, self.kept, self.rows, self.open, self.called, self.paid = FlopCounterMode(display=False), 0, [], [], set(), set()
-        self.storages = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers(), *inputs) if isinstance(t, Tensor)}
+        self.counter, self.kept, self.settled, self.rows, self.open, self.paid, self.packed = FlopCounterMode(display=False, custom_mapping=_more_formulas()), 0, 0, [], [], set(), []
+        self.storages = {t.untyped_storage()._cdata for t in (*model.parameters(), *model.buffers(), *tree_leaves(inputs)) if isinstance(t, Tensor)}
 
     def __enter__(self) -> Self:
         self.enter_context(self.counter)
         self.enter_context(torch.autograd.graph.saved_tensors_hooks(self._keep, lambda t: t))
-        for module in self.names:
-            self.callback(module.register_forward_pre_hook(self._begin).remove)
-            self.enter_context(Hook(module, self._end))
+        for module in self.names: self.callback(module.register_forward_pre_hook(self._begin).remove)
+        self.enter_context(Hooks(self.names, self._end))
         return self
 
     def own_parameters(self, module: nn.Module) -> int:
@@ -464,27 +470,28 @@ class _Tally(ExitStack):
         return sum(p.numel() for p in fresh)
 
     def _keep(self, t: Tensor) -> Tensor:
-        storage = t.untyped_storage()
-        if storage.data_ptr() not in self.storages:
-            self.storages.add(storage.data_ptr())
-            self.kept += storage.nbytes()
-        return t.detach()
+        held = t.detach()
+        self.packed.append((weakref.ref(held), self.open[-1][1] if self.open else SummaryRow("", "")))  # weakly: a graph that is thrown away is not kept
+        return held
+
+    def count_kept(self) -> None:
+        "Add up what is still there, each storage once."
+        for reference, row in self.packed:
+            if (t := reference()) is not None and (storage := t.untyped_storage())._cdata not in self.storages:
+                self.storages.add(storage._cdata)
+                row.kept, self.kept = row.kept + storage.nbytes(), self.kept + storage.nbytes()
 
     def _begin(self, module: nn.Module, inputs: object) -> None:
         self._settle()
-        self.called.add(module)
-        self.open.append(SummaryRow(self.names[module], type(module).__name__, params=self.own_parameters(module)))
-        self.rows.append((self.open[-1], not any(True for _ in module.children())))
+        self.open.append((module, SummaryRow(self.names[module], type(module).__name__, params=self.own_parameters(module))))
+        self.rows.append(self.open[-1])
 
     def _settle(self) -> None:
-        "What has been computed and kept since the last look goes to the layer that is open."
-        total = self.counter.get_total_flops()
-        if self.open:
-            self.open[-1].flops += total - self.settled[0]
-            self.open[-1].kept += self.kept - self.settled[1]
-        self.settled = total, self.kept
+        "What has been computed since the last look goes to the layer that is open."
+        before, self.settled = self.settled, self.counter.get_total_flops()
+        if self.open: self.open[-1][1].flops += self.settled - before
 
     def _end(self, module: nn.Module, inputs: object, output: object) -> None:
         self._settle()
-        tensor = _first_tensor(output)
-        self.open.pop().shape = () if tensor is None else tuple(tensor.shape)
+        while (last := self.open.pop())[0] is not module: pass  # layers that ended with an error, which somebody caught
+        last[1].shape = () if (tensor := _first_tensor(output)) is None else tuple(tensor.shape)

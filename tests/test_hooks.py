@@ -9,21 +9,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from fromfound.hooks import ActivationStats, Hook, Hooks, _figures, adaptive_avg_pool2d, conv2d, im2col, image_loaders, model_summary, simple_cnn
+from fromfound.hooks import ActivationStats, Hook, Hooks, _figures, _more_formulas, adaptive_avg_pool2d, conv2d, im2col, image_loaders, model_summary, simple_cnn
 from fromfound.learner import Callback, CancelBatchException, CancelEpochException, CancelFitException, CancelStepException, Checkpoint, DataBunch, Learner
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # small tensors: a second one would only wait
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)
@@ -271,6 +264,16 @@ def test_figures_by_hand(shape):
     assert shares.sum() == pytest.approx(1, abs=1e-5)
 
 
+def test_units_of_sequences_are_in_the_last_dimension():
+    x = torch.rand(6, 5, 4) + 1
+    x[..., :3] = 0
+    assert _figures(x, 0.0, 8, (-2.0, 2.0), -1)[3] == 0.75 and _figures(x, 0.0, 8, (-2.0, 2.0))[3] == 0
+    model = nn.Sequential(nn.Flatten(0, 2), nn.Linear(8, 3), nn.ReLU(), nn.Unflatten(0, (-1, 64)), nn.Flatten(), nn.Linear(192, 3))
+    with pytest.raises(ValueError, match="unit_dim=2, and a ReLU puts out"):
+        fit(ActivationStats(nn.ReLU, unit_dim=2), model=model)
+    assert count(model) == 0
+
+
 def test_figures_of_what_is_rare():
     assert look(torch.full((3, 2), 100.0))[4].tolist() == [0] * 7 + [1]
     assert look(torch.full((3, 2), -torch.inf))[4].tolist() == [1] + [0] * 7
@@ -282,6 +285,13 @@ def test_histogram_of_the_first_samples_only():
     x = torch.cat([torch.zeros(2, 100_000), torch.ones(2, 100_000)])
     *_, shares = look(x)
     assert shares[4] == 1 and look(x)[0] == 0.5
+
+
+def test_hooks_that_fail_leave_nothing():
+    model = small()
+    with pytest.raises(TypeError) as error:
+        Hooks([model[0], "x"], print)
+    assert count(model) == 0 and error
 
 
 # --- the callback -----------------------------------------------------------------------------------------------------
@@ -498,6 +508,9 @@ def test_compiled_after_looking():
 @pytest.mark.parametrize("make, message", [
     (lambda: ActivationStats(every=0), "every=0"), (lambda: ActivationStats(bins=0), "bins=0"),
     (lambda: fit(ActivationStats([nn.ReLU()])), "got a ReLU that is no part"),
+    (lambda: ActivationStats(every=1.5), "every=1.5"), (lambda: ActivationStats(bins=2.5), "bins=2.5"), (lambda: ActivationStats(near=-1.0), "near=-1.0"), (lambda: ActivationStats(limits=(1.0,)), "limits"),
+    (lambda: ActivationStats(limits=(5.0, -5.0)), "the lower limit before"), (lambda: ActivationStats(limits=(0, 0)), "the lower limit before"),
+    (lambda: fit(ActivationStats((nn.GELU, nn.Tanh))), "no GELU or Tanh"),
     (lambda: fit(ActivationStats([])), "no layers to look at"), (lambda: fit(ActivationStats(nn.GELU)), "the model has no GELU"),
 ])
 def test_the_callback_refuses(make, message):
@@ -509,6 +522,73 @@ def test_it_complains_when_nothing_is_heard():
     model = Odd()
     with pytest.raises(RuntimeError, match="heard none of its layers"):
         fit(ActivationStats([model.never]), model=model, data=[(x.flatten(1), y) for x, y in batches()])
+
+
+def test_a_layer_may_be_skipped_in_a_step():
+    class Depth(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.skipped, self.last, self.calls = nn.Linear(64, 64), nn.Linear(64, 3), 0
+
+        def forward(self, x):
+            self.calls += 1
+            return self.last(self.skipped(x) if self.calls % 2 else x)
+
+    model = Depth()
+    learn = Learner(model, DataBunch([(x.flatten(1), y) for x, y in batches()]), F.cross_entropy, default_cbs=False)
+    learn.fit(1, cbs=[stats := ActivationStats([model.skipped], every=1)])
+    assert stats.steps == [0, 2, 4, 6] and len(stats.history) == 4
+
+
+def test_a_parameter_keeps_no_hook():
+    class Table(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(64))
+
+        def forward(self, x): return self.weight
+
+    class Shifted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table, self.last = Table(), nn.Linear(64, 3)
+
+        def forward(self, x): return self.last(x + self.table(x))
+
+    model = Shifted()
+    learn = Learner(model, DataBunch([(x.flatten(1), y) for x, y in batches()]), F.cross_entropy, default_cbs=False)
+    learn.fit(1, cbs=[stats := ActivationStats(every=1)])
+    assert not model.table.weight._backward_hooks and stats.figures()["gradient std"].isfinite().all()
+
+
+def test_which_layers():
+    from torch.nn.utils.parametrizations import weight_norm
+
+    def names(modules, model=None):
+        fit(stats := ActivationStats(modules), model=model or small())
+        return stats.names
+
+    model = small()
+    assert names(model[1], model) == ["1 ReLU"] and names((nn.ReLU, nn.Linear)) == ["1 ReLU", "5 Linear"]
+    assert names(None, nn.Sequential(nn.Flatten(), weight_norm(nn.Linear(64, 5)), nn.Linear(5, 3))) == ["0 Flatten", "1 ParametrizedLinear", "2 Linear"]
+
+    class Nested(nn.Module):
+        def forward(self, x): return ((x,),)
+
+    class Inner(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.nested, self.last = Nested(), nn.Linear(64, 3)
+
+        def forward(self, x): return self.last(self.nested(x.flatten(1))[0][0])
+    fit(stats := ActivationStats(Nested, every=1), model=Inner())
+    assert stats.figures()["std"].isfinite().all()
+
+
+@pytest.mark.parametrize("look", [ActivationStats.plot, ActivationStats.plot_histograms, ActivationStats.figures, lambda s: s.draw_histogram(Figure().subplots(), 0)], ids=["plot", "histograms", "figures", "one"])
+def test_nothing_recorded_yet(look):
+    with pytest.raises(RuntimeError, match="nothing yet"):
+        look(ActivationStats())
 
 
 def test_resuming_keeps_the_records(tmp_path):
@@ -592,7 +672,7 @@ def test_summary_is_torchs(make, inputs):
     summary = model_summary(model, *given)
     with FlopCounterMode(display=False) as counter:
         model(*given)
-    assert summary.flops == counter.get_total_flops() == sum(row.flops for row in summary.rows)
+    assert summary.flops >= counter.get_total_flops() and summary.flops == sum(row.flops for row in summary.rows)
     assert summary.params == sum(p.numel() for p in model.parameters()) == sum(row.params for row in summary.rows)
     assert summary.trainable == summary.params and summary.kept == sum(row.kept for row in summary.rows)
     assert len(str(summary).splitlines()) == len(summary.rows) + 2
@@ -629,6 +709,81 @@ def test_formulas():
     assert row.flops == 2 * 3 * 7 * 5 and row.params == 40 and row.shape == (3, 5)
 
 
+class Attention(nn.Module):
+    def forward(self, q, k, v): return F.scaled_dot_product_attention(q, k, v)
+
+
+class TimesVector(nn.Module):
+    def forward(self, x): return x @ torch.ones(40)
+
+
+@pytest.mark.parametrize("make, inputs, expected, op", [
+    (lambda: nn.LSTM(12, 7, batch_first=True), lambda: [torch.randn(3, 5, 12)], 2 * 3 * 5 * 4 * 7 * (12 + 7), "mkldnn_rnn_layer"),
+    (lambda: nn.LSTM(12, 7, 2, bidirectional=True), lambda: [torch.randn(5, 3, 12)], 2 * 3 * 5 * 2 * 4 * 7 * (12 + 7 + 14 + 7), "mkldnn_rnn_layer"),
+    (lambda: nn.LSTMCell(12, 7), lambda: [torch.randn(3, 12)], 2 * 3 * 4 * 7 * (12 + 7), "mm"),
+    (Attention, lambda: [torch.randn(2, 3, n, d, requires_grad=True) for n, d in ((4, 8), (6, 8), (6, 8))], 2 * 2 * 3 * 4 * 6 * (8 + 8), "_scaled_dot_product_flash_attention_for_cpu"),
+    (TimesVector, lambda: [torch.randn(30, 40)], 2 * 30 * 40, "mv"),
+    (lambda: nn.Conv3d(2, 3, 3), lambda: [torch.randn(2, 2, 5, 6, 7)], 2 * 2 * 3 * 2 * 27 * 3 * 4 * 5, "convolution"),
+], ids=["LSTM", "two layers, both ways", "cell", "attention", "vector", "conv3d"])
+def test_operations_by_formula(make, inputs, expected, op):
+    if not hasattr(torch.ops.aten, op):
+        pytest.skip(f"this PyTorch has no {op}")
+    assert model_summary(make(), *inputs()).flops == expected
+
+
+def test_a_torch_without_these_operations(monkeypatch):
+    class Older:
+        mv = torch.ops.aten.mv
+
+    monkeypatch.setattr("fromfound.hooks.torch.ops.aten", Older)
+    assert list(_more_formulas()) == [Older.mv]
+
+
+class Thrown(nn.Module):
+    "Computes something five times, and uses none of it."
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(100, 100), nn.Linear(100, 100)
+
+    def forward(self, x):
+        for _ in range(5):
+            self.a(x).sigmoid()
+        return self.b(x).sigmoid()
+
+
+class FromDict(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Linear(300, 3)
+
+    def forward(self, given): return self.a(given["x"][0])
+
+
+def test_memory_of_what_is_needed_only():
+    assert model_summary(Thrown(), torch.randn(50, 100)).kept == 50 * 100 * 4  # the last sigmoid's output
+    assert model_summary(FromDict(), {"x": [torch.randn(20, 300)]}).kept == 0  # an input
+    mlp, x = nn.Sequential(nn.Linear(30, 40), nn.ReLU(), nn.Linear(40, 30)), torch.randn(50, 30)
+    assert model_summary(mlp, x).kept == 50 * 40 * 4 == model_summary(mlp.to("meta"), x.to("meta")).kept
+
+
+def test_an_error_that_the_model_catches():
+    class Catches(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(30, 30), nn.Linear(40, 40), nn.Linear(40, 20)
+
+        def forward(self, x):
+            try:
+                h = self.a(x)
+            except RuntimeError:
+                h = self.b(x)
+            return self.c(h)
+
+    rows = {row.name: row for row in model_summary(Catches(), torch.randn(5, 40)).rows}
+    assert rows["a"].shape is None and rows["b"].shape == (5, 40) and rows["c"].shape == (5, 20)
+    assert rows["b"].flops == 2 * 5 * 40 * 40 and rows["c"].flops == 2 * 5 * 40 * 20
+
+
 def test_a_row_for_each_call_and_parameters_once():
     rows = model_summary(shared(), torch.randn(4, 6)).rows
     assert [(r.name, r.params) for r in rows] == [("0", 42), ("1", 0), ("0", 0), ("3", 14)] and rows[0].flops == rows[2].flops > 0
@@ -639,7 +794,16 @@ def test_a_row_for_each_call_and_parameters_once():
 
 def test_lazy_layers_get_their_shapes():
     model = nn.Sequential(nn.LazyConv2d(4, 3), nn.LazyBatchNorm2d(affine=False), nn.Flatten(), nn.LazyLinear(2))
-    summary = model_summary(model, torch.randn(2, 3, 6, 6))
+    x = torch.randn(2, 3, 6, 6)
+    model = nn.Sequential(*model, nn.Dropout())
+    model[1].eval()
+    random_state = torch.get_rng_state()
+    summary = model_summary(model, x)
+    assert torch.equal(torch.get_rng_state(), random_state) and [m.training for m in model] == [True, False, True, True, True]
+    assert model[1].num_batches_tracked == 0 and not model[1].running_mean.any()
+    other = nn.Sequential(nn.LazyConv2d(4, 3), nn.LazyBatchNorm2d())
+    model_summary(other, x)
+    assert other[1].num_batches_tracked == 0 and not other[1].running_mean.any() and other.training
     assert summary.params == sum(p.numel() for p in model.parameters()) == 4 * 27 + 4 + 64 * 2 + 2
 
 

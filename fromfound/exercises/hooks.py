@@ -32,13 +32,17 @@ def _last_longer(size: int, n: int) -> list[tuple[int, int]]:
     return [(i * step, size if i == n - 1 else (i + 1) * step) for i in range(n)]
 
 
+def _as_tuples(windows: Callable, size: int, n: int) -> list[tuple[int, int]]:
+    return [tuple(pair) for pair in windows(size, n)]
+
+
 ex_6_2 = Exercise("6.2", _borders, [(6, 3), (7, 3), (8, 3), (5, 1), (10, 4), (2, 3)], wrong={
     "all windows have the same size, and the pixels that are left at the end are in none": lambda size, n: [(i * (size // n), (i + 1) * (size // n)) for i in range(n)],
     "the last window takes all that is left over, instead of a fair share": _last_longer,
     "the ends are rounded down as well: no pixels are shared, and with more windows than pixels some are empty": lambda size, n: [(i * size // n, (i + 1) * size // n) for i in range(n)],
     "the beginnings are rounded up as well": lambda size, n: [(-(-i * size // n), -(-(i + 1) * size // n)) for i in range(n)],
     "an end is one pixel too far: the end itself is not part of a window": lambda size, n: [(a, b + 1) for a, b in _borders(size, n)],
-}, read="Any size: adaptive pooling")
+}, read="Any size: adaptive pooling", probe=_as_tuples)
 
 # %% ../../nbs/exercises/06_hooks.ipynb #840096ca
 def _listening(outputs_of: Callable, order: str) -> list:
@@ -49,14 +53,18 @@ def _listening(outputs_of: Callable, order: str) -> list:
         return [[tuple(out.shape), round(out.sum().item(), 3)] for out in outputs]
 
     def left() -> int:
-        return sum(len(m._forward_hooks) for m in model)
+        return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model)
+    heard: list[int] = []
+    model[1].register_forward_hook(lambda module, inputs, output: heard.append(1))
     once, again = outputs_of(model, layers, batch), outputs_of(model, layers, batch)
-    after_two = left()
+    after_two, error = left() - 1, "is swallowed"
     try:
         outputs_of(model, layers, torch.randn(5, 7))
     except RuntimeError:
-        pass
-    return [f"{after_two} hooks left", f"{left() - after_two} after an error", any(out.requires_grad for out in once), seen(once), seen(again)]
+        error = "comes through"
+    after_error = left() - 1 - after_two
+    model(batch)
+    return [f"{after_two} hooks left", f"{after_error} after an error", f"the error {error}", f"somebody else's hook was called {len(heard)} times", f"the weights learn: {all(p.requires_grad for p in model.parameters())}", any(out.requires_grad for out in once), seen(once), seen(again)]
 
 
 def _right_listener(model: nn.Module, layers: list[nn.Module], batch: Tensor) -> list[Tensor]:
@@ -88,17 +96,40 @@ def _naive_listener(model: nn.Module, layers: list[nn.Module], batch: Tensor, *,
     return [seen[layer] for layer in layers] if by_layer else list(seen.values())
 
 
+def _swallowing_listener(model: nn.Module, layers: list[nn.Module], batch: Tensor) -> list[Tensor]:
+    try:
+        return _right_listener(model, layers, batch)
+    except RuntimeError:
+        return []
+
+
+def _clearing_listener(model: nn.Module, layers: list[nn.Module], batch: Tensor) -> list[Tensor]:
+    try:
+        return _right_listener(model, layers, batch)
+    finally:
+        for module in model.modules():
+            module._forward_hooks.clear()
+
+
+def _freezing_listener(model: nn.Module, layers: list[nn.Module], batch: Tensor) -> list[Tensor]:
+    return _right_listener(model.requires_grad_(False), layers, batch)
+
+
 ex_6_3 = Exercise("6.3", _right_listener, [("02",), ("20",), ("1",)], wrong={
     "the hooks are never taken off, so the list of one call grows with the next one; and the outputs hold the graph": _forgetful_listener,
     "the hooks are never taken off": partial(_naive_listener, removes=False, by_layer=True),
     "the hooks stay on when the model raises an error": partial(_naive_listener, by_layer=True),
     "the outputs come in the order of the calls, not of the layers": partial(_naive_listener, safely=True),
+    "the error of the model is swallowed: whoever called should hear of it": _swallowing_listener,
+    "the hooks of other people are taken off as well": _clearing_listener,
+    "the model is frozen afterwards, so it cannot learn any more": _freezing_listener,
     "the outputs hold the graph: detach them": partial(_naive_listener, safely=True, by_layer=True, detaches=False),
 }, read="Hooks", probe=_listening)
 
 # %% ../../nbs/exercises/06_hooks.ipynb #079a1c4f
 def _far(answer: object) -> str | None:
     "What is wrong with the options of a convolution that should keep 28 pixels and reach over 15."
+    answer = tuple(answer) if isinstance(answer, list) else answer
     if not isinstance(answer, tuple) or len(answer) != 4 or not all(isinstance(n, int) and n >= 0 for n in answer):
         return "Expected a tuple of four whole numbers, (ks, stride, padding, dilation)."
     ks, stride, padding, dilation = answer
@@ -136,6 +167,8 @@ ex_6_6 = Prediction("6.6", right=(1 / 6) ** 0.5, tol=3e-2, wrong={
     "That is the factor of the product alone. The ReLU takes half of the mean square as well.": (1 / 3) ** 0.5,
     "That is the factor of the mean square in the product alone.": 1 / 3,
     "That would be the ReLU alone.": 0.5 ** 0.5,
+    "You left the biases in: where the signal has become weak they are nearly all that is left.": 0.84,
+    "You left the biases in: bias=False.": 0.87,
 }, because="The root of 1/3 times 1/2. After 20 layers less than a millionth is left.")
 
 # %% ../../nbs/exercises/06_hooks.ipynb #53211e10
@@ -143,11 +176,12 @@ def _two(value: int | tuple[int, int]) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else value
 
 
-def _mutant(x: Tensor, w: Tensor, b: Tensor | None = None, stride: object = 1, padding: object = 0, dilation: object = 1, groups: int = 1, *,
-            change: Callable = lambda x, w, b, s, p, d, g: (x, w, b, s, p, d, g), after: Callable = lambda out, b: out) -> Tensor:
-    "conv2d of changed arguments, and its output changed."
-    arguments = change(x, w, b, _two(stride), _two(padding), _two(dilation), groups)
-    return after(conv2d(*arguments), b)
+def _mutant(input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: object = 1, padding: object = 0, dilation: object = 1, groups: int = 1, *,
+            change: Callable = lambda x, w, b, s, p, d, g: (x, w, b, s, p, d, g)) -> Tensor:
+    "conv2d of changed arguments."
+    if input.ndim == 3:
+        return _mutant(input[None], weight, bias, stride, padding, dilation, groups, change=change)[0]
+    return conv2d(*change(input, weight, bias, _two(stride), _two(padding), _two(dilation), groups))
 
 
 def _any_channels(x: Tensor, w: Tensor, b: Tensor, s: tuple, p: tuple, d: tuple, g: int) -> tuple:
@@ -167,6 +201,6 @@ ex_6_7 = MutantHunt("6.7", conv2d, {
     "ignores dilation": partial(_mutant, change=lambda x, w, b, s, p, d, g: (x, w, b, s, p, (1, 1), g)),
     "deals the groups out in reverse order": partial(_mutant, change=lambda x, w, b, s, p, d, g: (x.unflatten(1, (g, -1)).flip(1).flatten(1, 2) if g > 1 else x, w, b, s, p, d, g)),
     "uses the first image for the whole batch": partial(_mutant, change=lambda x, w, b, s, p, d, g: (x[:1].expand_as(x), w, b, s, p, d, g)),
-    "passes no gradient on to the images": partial(_mutant, change=lambda x, w, b, s, p, d, g: (x.detach(), w.requires_grad_(), b, s, p, d, g)),
+    "passes no gradient on to the images": partial(_mutant, change=lambda x, w, b, s, p, d, g: (x.detach(), w.detach().requires_grad_(), b, s, p, d, g)),
     "takes as many channels as it needs, without asking": partial(_mutant, change=_any_channels),
 })
