@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from ..check import Exercise, MutantHunt, Prediction, Search
+from ..check import Exercise, MutantHunt, Prediction, Search, Verdict
 
 # %% ../../nbs/exercises/07_normalization.ipynb #0994435f
 ex_7_1 = Prediction("7.1", right=2 ** 0.5, tol=2e-3, wrong={
@@ -26,13 +26,14 @@ ex_7_1 = Prediction("7.1", right=2 ** 0.5, tol=2e-3, wrong={
 _AXES = {"batch": lambda shape: (0, 2, 3), "layer": lambda shape: (1, 2, 3), "instance": lambda shape: (2, 3)}
 
 
-def _normalize_over(x: Tensor, kind: str, *, axes: dict = _AXES, correction: int = 0, keepdim: bool = True, center: bool = True, eps: float = 1e-5, root: bool = True) -> Tensor:
+def _normalize_over(x: Tensor, kind: str, *, axes: dict = _AXES, correction: int = 0, keepdim: bool = True, center: bool = True, eps: float = 1e-5, root: bool = True, one_pass: bool = False, outside: bool = False) -> Tensor:
     "The plain normalizations by name, with parts that can be exchanged."
     dims = axes[kind](x.shape)
     mean = x.mean(dims, keepdim=True) if keepdim else x.mean(dims)
     var = x.var(dims, keepdim=keepdim, correction=correction)
+    var = x.square().mean(dims, keepdim=keepdim) - mean.square() if one_pass else var
     top = x - mean if center else x
-    return top / ((var + eps).sqrt() if root else var + eps)
+    return top / (var.sqrt() + eps if outside else (var + eps).sqrt() if root else var + eps)
 
 
 _IMAGES = torch.randn(3, 2, 2, 4, generator=torch.Generator().manual_seed(0)) * 3 + 5
@@ -43,7 +44,8 @@ def _exchanged(first: str, second: str) -> dict:
     return _AXES | {first: _AXES[second], second: _AXES[first]}
 
 
-ex_7_2 = Exercise("7.2", _normalize_over, [(_BLIND, "batch"), (_BLIND, "layer"), (_BLIND, "instance"), (_IMAGES, "batch"), (_IMAGES, "layer"), (_IMAGES, "instance")], wrong={
+ex_7_2 = Exercise("7.2", _normalize_over, [(_BLIND, "batch"), (_BLIND, "layer"), (_BLIND, "instance"), (_IMAGES, "batch"), (_IMAGES, "layer"), (_IMAGES, "instance"),
+                                        *((_IMAGES + 1000, kind) for kind in _AXES)], wrong={
     "batch and layer are exchanged": partial(_normalize_over, axes=_exchanged("batch", "layer")),
     "layer and instance are exchanged": partial(_normalize_over, axes=_exchanged("layer", "instance")),
     "batch averages over the images alone, not over the places": partial(_normalize_over, axes=_AXES | {"batch": lambda shape: (0,)}),
@@ -54,6 +56,8 @@ ex_7_2 = Exercise("7.2", _normalize_over, [(_BLIND, "batch"), (_BLIND, "layer"),
     "the averaged dimensions are dropped, and broadcasting puts the rest elsewhere: keepdim=True": partial(_normalize_over, keepdim=False),
     "the mean is not subtracted": partial(_normalize_over, center=False),
     "you divide by the variance, not by its root": partial(_normalize_over, root=False),
+    "the variance is E[x²] - E[x]², which is lost in rounding far from zero": partial(_normalize_over, one_pass=True),
+    "eps is added outside the root": partial(_normalize_over, outside=True),
     "eps is missing": partial(_normalize_over, eps=0.0),
 }, read="Other axes", tol=1e-4)
 
@@ -87,8 +91,8 @@ ex_7_3 = Exercise("7.3", _step, [(1, 2, 0.1), (3, 2, 0.1), (3, 2, 0.3), (1, 1, 0
 # %% ../../nbs/exercises/07_normalization.ipynb #2f8cffa5
 def _alike(answer: object) -> str | None:
     "What is wrong with an image that should be another than 0 to 7 and the same after layer normalization."
-    if not isinstance(answer, Tensor) or answer.shape != (2, 2, 2) or not answer.is_floating_point():
-        return "Expected a floating-point tensor of shape (2, 2, 2)."
+    if not isinstance(answer, Tensor) or answer.shape != (2, 2, 2) or answer.is_complex():
+        return "Expected a tensor of real numbers of shape (2, 2, 2)."
     given, image = torch.arange(8.0, dtype=torch.float64).view(2, 2, 2), answer.detach().double()
     if not image.isfinite().all():
         return "Expected finite numbers."
@@ -106,7 +110,7 @@ ex_7_4 = Search("7.4", _alike, {
     "Layer normalization tells them apart: the outputs differ by 3.1.": _GIVEN.flip(0, 1, 2),
     "They are alike already. Let them differ by 0.5 or more somewhere.": _GIVEN + 0.1,
     "It is the same everywhere, or nearly: then eps decides. Give it a spread of at least 0.1.": torch.ones(2, 2, 2),
-    "Expected a floating-point tensor of shape (2, 2, 2).": 1.0,
+    "Expected a tensor of real numbers of shape (2, 2, 2).": 1.0,
     "Expected finite numbers.": _GIVEN / 0,
 }, because="Whatever is added to all of an image, and by whatever positive factor all of it is multiplied, is forgotten. Two pictures that differ in brightness and contrast alone become one.")
 
@@ -161,7 +165,17 @@ class _BatchNorm(nn.Module):
         return (y + bias) * weight if self.fault == "order" else y * weight if self.fault == "bias" else y * weight + bias
 
 
-ex_7_7 = MutantHunt("7.7", nn.BatchNorm2d, {
+class _Hunt(MutantHunt):
+    "A hunt whose check must accept a second right implementation, which is no subclass of the first."
+    def judge(self, check: Callable[[Callable], bool]) -> Verdict:
+        "The verdict on a check."
+        verdict = super().judge(check)
+        if verdict.passed and not self._accepts(check, _BatchNorm):
+            return Verdict(False, [f"{self.name}: your check rejects a correct implementation that is no nn.BatchNorm2d: look at what a layer does, not at its class"])
+        return verdict
+
+
+ex_7_7 = _Hunt("7.7", nn.BatchNorm2d, {
     "statistics under no_grad: the gradient lacks the two projections": partial(_BatchNorm, fault="no_grad"),
     "normalizes over n - 1": partial(_BatchNorm, fault="over n - 1"),
     "a running variance over n": partial(_BatchNorm, fault="biased"),
