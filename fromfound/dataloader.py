@@ -136,16 +136,17 @@ _LARGE = 2 ** 19  # bytes from which a tensor travels between processes in share
 
 def _stack(tensors: Sequence[Tensor]) -> Tensor:
     "Tensors of one shape as one with a new first dimension; in a worker, a large one is made in shared memory at once."
-    first = tensors[0]
-    if any(t.is_nested or t.layout != torch.strided for t in tensors):
-        raise RuntimeError("collate stacks dense tensors only, got sparse or nested ones: convert them in the data set (to_dense, to_padded_tensor), or give a collate_fn of your own")
-    odd = next((k for k, t in enumerate(tensors) if t.shape != first.shape), None)
-    if odd is not None:
-        raise RuntimeError(f"stack expects each tensor to be equal size, but got {list(first.shape)} at entry 0 and {list(tensors[odd].shape)} at entry {odd}: give all samples one shape, or pad them in a collate_fn of your own")
-    size, out = first.nbytes * len(tensors), None
-    if size >= _LARGE and get_worker_info() and first.device.type == "cpu" and all(t.dtype == first.dtype for t in tensors):
-        out = first.new_empty(0).set_(torch.UntypedStorage._new_shared(size), 0, (len(tensors), *first.shape))
-    return torch.stack(tuple(tensors), out=out)
+    first, out = tensors[0], None
+    if first.layout == torch.strided and not first.is_nested:
+        size = first.nbytes * len(tensors)
+        if size >= _LARGE and get_worker_info() and first.device.type == "cpu" and all(t.dtype == first.dtype for t in tensors):
+            out = first.new_empty(0).set_(torch.UntypedStorage._new_shared(size), 0, (len(tensors), *first.shape))
+        try:
+            return torch.stack(tuple(tensors), out=out)
+        except RuntimeError as error:
+            if all(t.layout == torch.strided and not t.is_nested for t in tensors):
+                raise RuntimeError(f"{error}: give all samples one shape and one device, or pad them in a collate_fn of your own") from None
+    raise RuntimeError("collate stacks dense tensors only, got sparse or nested ones: convert them in the data set (to_dense, to_padded_tensor), or give a collate_fn of your own")
 
 
 def collate(batch: Sequence[object]) -> object:

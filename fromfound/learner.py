@@ -6,7 +6,6 @@ __all__ = ['Learner', 'GradientClip', 'StopOnNaN', 'EarlyStopping', 'Checkpoint'
 # %% ../nbs/05_callbacks.ipynb #ae68029f
 import copy, math, os
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from operator import length_hint
 from pathlib import Path
 
@@ -38,21 +37,19 @@ class _Loop:
 
     def _one_epoch(self) -> None:
         self.complete, self.step = False, 0
-        self._forget()
+        for metric in (self.train_loss, self.valid_loss, *self.metrics):
+            metric.reset()
         try:
-            with suppress(CancelEpochException):
-                self("before_epoch")
-                self._pass(self.data.train_dl, [self.train_loss.update], training=True)
-                if not self.step:
-                    raise ValueError("the training loader gave no batch: is its data set smaller than a batch that may not be short (drop_last), or can it be read only once?")
-                self._pass(self.data.valid_dl, [m.update for m in (self.valid_loss, *self.metrics)], training=False)
+            self("before_epoch")
+            self._pass(self.data.train_dl, [self.train_loss.update], training=True)
+            if not self.step:
+                raise ValueError("the training loader gave no batch: is its data set smaller than a batch that may not be short (drop_last), or can it be read only once?")
+            self._pass(self.data.valid_dl, [m.update for m in (self.valid_loss, *self.metrics)], training=False)
+            self.complete = True
+        except CancelEpochException:
             self.complete = True
         finally:
             self("after_epoch")
-
-    def _forget(self) -> None:
-        for metric in (self.train_loss, self.valid_loss, *self.metrics):
-            metric.reset()
 
     def _pass(self, dl: Iterable | None, updates: list[Callable], training: bool) -> None:
         "Go through a loader once, to learn or to look."
@@ -64,8 +61,10 @@ class _Loop:
         try:
             with torch.set_grad_enabled(training):
                 for self.batch in () if dl is None else dl:
-                    with suppress(CancelBatchException):
+                    try:
                         self._one_batch(updates)
+                    except CancelBatchException:
+                        pass
                     self.step += training
         finally:
             self.dl = None
@@ -83,8 +82,10 @@ class _Loop:
             for update in updates:
                 update(self.pred, self.yb)
             if self.training:
-                with suppress(CancelStepException):
+                try:
                     self._one_step()
+                except CancelStepException:
+                    pass
         finally:
             if self.training:
                 self.opt.zero_grad()
@@ -150,8 +151,7 @@ class Learner(_Loop):
         names = [_name(m) for m in (self.train_loss, self.valid_loss, *self.metrics)]
         if len(set(names)) < len(names):
             raise ValueError(f"expected a name for each metric, got {', '.join(names)}: name one anew, with Metric(fn, name='...')")
-        defaults = [kind for kind in (Recorder, ProgressBar) if default_cbs and not any(isinstance(cb, kind) for cb in cbs)]
-        self._attach([kind() for kind in defaults] + cbs)
+        self._attach([kind() for kind in (Recorder, ProgressBar) if default_cbs and not any(isinstance(cb, kind) for cb in cbs)] + cbs)
 
     def _loss_of_batch(self, pred: Tensor, target: Tensor) -> Tensor:
         if self.loss is None:
@@ -213,7 +213,8 @@ class Learner(_Loop):
         if self._fitting:
             self.train_loss, self.valid_loss, self.metrics = copy.deepcopy(figures, {id(self): self})
         try:
-            self._forget()
+            for metric in (self.train_loss, self.valid_loss, *self.metrics):
+                metric.reset()
             self._pass(self.data.valid_dl if dl is None else dl, [m.update for m in (self.valid_loss, *self.metrics)], training=False)
             return self.results
         finally:
@@ -357,8 +358,7 @@ class Checkpoint(Callback):
             return
         if self.sound:
             os.replace(self.file, f"{self.file}.previous")
-        parts = [part.state_dict() for part in self._parts()]
-        save({**self._kind(), "epoch": self.learn.epoch + 1, "parts": parts, "random": random_states(self.learn.data)}, self.file)
+        save({**self._kind(), "epoch": self.learn.epoch + 1, "parts": [part.state_dict() for part in self._parts()], "random": random_states(self.learn.data)}, self.file)
         self.sound = True
 
     def _parts(self) -> list:
@@ -375,8 +375,7 @@ class Checkpoint(Callback):
                 "number of generators": len(random_states(self.learn.data))}
 
     def _resume(self, state: object) -> None:
-        lazy = any(nn.parameter.is_lazy(p) for p in self.learn.model.parameters())
-        hint = ", whose lazy layers are not built yet: call the model once before" if lazy else ""
+        hint = ", whose lazy layers are not built yet: call the model once before" if any(map(nn.parameter.is_lazy, self.learn.model.parameters())) else ""
         for what, own in self._kind().items():
             if not isinstance(state, dict) or state.get(what) != own:
                 raise ValueError(f"it has another {what} than this training{hint}")

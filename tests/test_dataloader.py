@@ -471,7 +471,8 @@ def test_the_worker_info_is_torchs():
 
 
 def test_sparse_and_nested_tensors_are_refused():
-    for samples in ([torch.eye(2).to_sparse()] * 2, [torch.zeros(2), torch.eye(2).to_sparse()]):
+    nested = torch.nested.nested_tensor([torch.zeros(2), torch.zeros(1)], layout=torch.jagged)
+    for samples in ([torch.eye(2).to_sparse()] * 2, [torch.eye(2), torch.eye(2).to_sparse()], [nested] * 2, [torch.zeros(2), nested]):
         with pytest.raises(RuntimeError, match="got sparse or nested"):
             collate(samples)
 
