@@ -138,8 +138,7 @@ def _stack(tensors: Sequence[Tensor]) -> Tensor:
     "Tensors of one shape as one with a new first dimension; in a worker, a large one is made in shared memory at once."
     first, out = tensors[0], None
     if first.layout == torch.strided and not first.is_nested:
-        size = first.nbytes * len(tensors)
-        if size >= _LARGE and get_worker_info() and first.device.type == "cpu" and all(t.dtype == first.dtype for t in tensors):
+        if (size := first.nbytes * len(tensors)) >= _LARGE and get_worker_info() and first.device.type == "cpu" and all(t.dtype == first.dtype for t in tensors):
             out = first.new_empty(0).set_(torch.UntypedStorage._new_shared(size), 0, (len(tensors), *first.shape))
         try:
             return torch.stack(tuple(tensors), out=out)
