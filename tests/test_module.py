@@ -291,6 +291,7 @@ def test_lazy_becomes_linear():
     y = mine(torch.randn(2, 5))
     assert type(mine) is Linear and mine.in_features == 5 and y.shape == (2, 3)
     assert all(a is b and type(a) is Parameter for a, b in zip(held, mine.parameters())) and mine.weight.shape == (3, 5)
+    assert 0.8 * 5 ** -0.5 < mine.weight.abs().max() <= 5 ** -0.5
     with pytest.raises(RuntimeError):
         mine(torch.randn(2, 6))
 

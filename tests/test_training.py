@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 from fromfound import training as ours
 from fromfound.check import same_as
 from fromfound.exercises import training as exercises
-from fromfound.training import accuracy, cross_entropy, log_softmax, mse_loss, nll_loss
+from fromfound.training import Metric, accuracy, cross_entropy, log_softmax, mse_loss, nll_loss
 
 SHAPES = [(3,), (1,), (4, 3), (1, 3), (4, 1), (2, 3, 5), (2, 3, 4, 5), (2, 3, 2, 2, 2), (0, 3), (0, 3, 2), (2, 3, 0)]
 REDUCTIONS = ["mean", "sum", "none"]
@@ -115,7 +115,7 @@ def test_mixed_precisions_give_the_wider_one() -> None:
     assert mse_loss(torch.zeros(2), torch.zeros(2).double()).dtype == torch.float64
 
 
-@pytest.mark.parametrize("shape, dim", [((4, 3), 0), ((4, 3), 1), ((4, 3), -1), ((2, 3, 4), 1), ((5,), 0), ((0, 3), 1), ((3, 0), 1), ((3, 0), 0), ((), 0)], ids=str)
+@pytest.mark.parametrize("shape, dim", [((4, 3), 0), ((4, 3), 1), ((4, 3), -1), ((4, 3), -2), ((2, 3, 4), 1), ((5,), 0), ((0, 3), 1), ((3, 0), 1), ((3, 0), 0), ((), 0)], ids=str)
 def test_log_softmax(shape: tuple[int, ...], dim: int) -> None:
     torch.manual_seed(0)
     agree("log_softmax", torch.randn(shape), dim)
@@ -245,9 +245,10 @@ def test_a_one_hot_target_of_whole_numbers_is_refused_with_the_way_out() -> None
         cross_entropy(torch.zeros(2, 3), torch.eye(3, dtype=torch.int64)[:2])
 
 
-def test_probabilities_cannot_be_ignored() -> None:
-    with pytest.raises(ValueError, match="ignore_index=1, got probabilities"):
-        cross_entropy(torch.zeros(2, 3), torch.ones(2, 3), ignore_index=1)
+@pytest.mark.parametrize("index", [0, 1])
+def test_probabilities_cannot_be_ignored(index: int) -> None:
+    with pytest.raises(ValueError, match=f"ignore_index={index}, got probabilities"):
+        cross_entropy(torch.zeros(2, 3), torch.ones(2, 3), ignore_index=index)
 
 
 def test_options_are_keywords_and_misspelt_ones_errors() -> None:
@@ -339,3 +340,48 @@ def test_importing_the_exercises_leaves_random_numbers_alone() -> None:
     torch.manual_seed(0)
     exercises.ex_4_2.judge(lambda score, target: score)
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_the_result_of_nothing_is_a_new_tensor() -> None:
+    empty = torch.zeros(0, 3)
+    assert log_softmax(empty, 1) is not empty
+
+
+def means(pred: torch.Tensor, target: object) -> torch.Tensor:
+    return pred.mean()
+
+
+def test_a_metric_is_the_mean_over_samples() -> None:
+    metric, values = Metric(means), torch.tensor([1.0, 2.0, 3.0, 10.0, 20.0])
+    assert metric.name == "means" and math.isnan(metric.compute())
+    for part in values.split((3, 0, 2)):
+        metric.update(part, part)
+    assert metric.compute() == values.mean() and metric.floats() == [2.0, 15.0]
+    metric.update(torch.tensor([4.0]), torch.zeros(1))
+    assert metric.compute() == (values.sum() + 4) / 6 and metric.floats() == [2.0, 15.0, 4.0]
+    metric.reset()
+    assert math.isnan(metric.compute()) and metric.floats() == []
+
+
+def test_a_metric_keeps_no_graph() -> None:
+    metric, pred = Metric(means), torch.ones(2, requires_grad=True)
+    metric.update(pred, torch.zeros(2))
+    assert not metric.values[0].requires_grad
+
+
+@pytest.mark.parametrize("target, size", [(torch.zeros(3), 3), ((torch.zeros(3), torch.zeros(7)), 3), ([torch.zeros(3)], 3), ({"a": torch.zeros(3)}, 3), ([{"a": torch.zeros(5)}] * 2, 2)], ids=str)
+def test_a_metric_counts_the_samples_of_a_target(target: object, size: int) -> None:
+    metric = Metric(means)
+    metric.update(torch.ones(3), target)
+    assert metric.sizes == [size]
+
+
+@pytest.mark.parametrize("target", [torch.tensor(1.0), 3, [], {}, None, ["a"]], ids=repr)
+def test_a_metric_refuses_a_target_without_entries(target: object) -> None:
+    with pytest.raises(TypeError, match="means is weighted by sample and expected a target with an entry for each"):
+        Metric(means).update(torch.ones(3), target)
+
+
+def test_a_metric_refuses_more_than_one_number() -> None:
+    with pytest.raises(ValueError, match=r"means expected one number for a batch, its mean, got the shape \(1,\)"):
+        Metric(lambda pred, target: pred.mean(0, keepdim=True), "means").update(torch.ones(3), torch.zeros(3))
