@@ -5,7 +5,7 @@ __all__ = ['BatchNorm2d', 'compiled', 'LayerNorm', 'InstanceNorm2d', 'GroupNorm'
            'batch_of_two', 'eight_epochs', 'one_epoch']
 
 # %% ../nbs/07_normalization.ipynb #10fc02a7
-import time
+import math, time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
@@ -19,26 +19,24 @@ from .record import experiment
 # %% ../nbs/07_normalization.ipynb #9c943452
 def _pieces(cut: bool, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     "The same few images of several tensors at a time, a megabyte or so, which stays in a processor's cache; or all of them at once."
-    images = max(1, len(tensors[0]))
-    size = max(1, 2 ** 18 * images // max(1, tensors[0].numel())) if cut and tensors[0].device.type == "cpu" else images
-    return zip(*(t.split(size) for t in tensors))
+    size = 2 ** 18 * len(tensors[0]) // max(1, tensors[0].numel()) if cut and tensors[0].device.type == "cpu" else len(tensors[0])
+    return zip(*(t.split(max(1, size)) for t in tensors))
 
 
 def _moments(x: Tensor, dims: Sequence[int]) -> tuple[Tensor, Tensor]:
     "Mean and biased variance over some dimensions, which are kept; in at least 32 bits."
-    mean = x.mean(dims, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
-    if not x.numel():
-        return torch.zeros_like(mean), torch.zeros_like(mean)  # the mean of nothing is nan, and would spoil the gradients
-    squares = sum((xs - mean).square_().sum(dims, keepdim=True) for xs, in _pieces(0 in dims, x))
-    return mean, squares * (mean.numel() / x.numel())
+    total = x.sum(dims, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
+    share = total.numel() / max(x.numel(), 1)  # from sums to means; the mean of nothing is 0, since a nan would spoil the gradients
+    mean = total * share
+    return mean, share * sum((xs - mean).pow_(2).sum(dims, keepdim=True) for xs, in _pieces(0 in dims, x))
 
 
 def _plain(x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, var: Tensor, eps: float, dims: Sequence[int], share: float | Tensor) -> Tensor:
     "What _Normalize computes, in operations that autograd follows as often as it likes."
     own = share * x.mean(dims, keepdim=True)
-    live = mean + own - own.detach()
+    live = mean + (own - own.detach())
     spread = share * (x - mean).square().mean(dims, keepdim=True) - (live - mean).square()
-    unit = (x - live) / (var + spread - spread.detach() + eps).sqrt()
+    unit = (x - live) / (var + (spread - spread.detach()) + eps).sqrt()
     unit = unit if weight is None else unit * weight
     return (unit if bias is None else unit + bias).to(x.dtype)
 
@@ -70,10 +68,9 @@ class _Normalize(torch.autograd.Function):
         along = across = 0
         for xs, gs in _pieces(0 in dims and not ctx.inside, x, g):
             along, across = along + (xs - mean).mul_(gs).sum(dims, keepdim=True), across + gs.sum(dims, keepdim=True, dtype=rstd.dtype)
-        along = along * rstd
-        own = own if ctx.inside else (along, across)
+        own = own if ctx.inside else (along * rstd, across)
         share = share * rstd.numel() / max(x.numel(), 1)  # from sums to means
-        grad, tilt, lift = torch.empty_like(x, dtype=rstd.dtype), along * rstd * -share, across * share
+        grad, tilt, lift = torch.empty_like(x, dtype=rstd.dtype), along * rstd.square() * -share, across * share
         for xs, gs, grads in _pieces(0 in dims and not ctx.inside, x, g, grad):
             torch.sub(xs, mean, out=grads).mul_(tilt).add_(gs).sub_(lift).mul_(scale)
         return grad.to(x.dtype), *(None if t is None else terms.sum_to_size(t.shape) for t, terms in zip((weight, bias), own)), *[None] * 5
@@ -98,50 +95,72 @@ class _Affine(nn.Module):
         "The arguments, for repr."
         return ", ".join(f"{name}={value}" for name, value in vars(self).items() if name[0] != "_" and name != "training")
 
+    def _demand(self, right: bool, expected: str, error: type[Exception] = ValueError) -> None:
+        "Complain unless something is right."
+        if not right:
+            raise error(f"{type(self).__name__} expected {expected}")
+
     def _refuse(self, x: Tensor, right: bool, expected: str, error: type[Exception] = ValueError) -> None:
         "Complain of an input."
-        if not x.is_floating_point():
-            raise TypeError(f"{type(self).__name__} expected floating-point numbers, got {x.dtype}: convert them with .float()")
-        if not right:
-            raise error(f"{type(self).__name__} expected {expected}, got {tuple(x.shape)}")
+        self._demand(x.is_floating_point(), f"floating-point numbers, got {x.dtype}: convert them with .float()", TypeError)
+        self._demand(right, f"{expected}, got {tuple(x.shape)}", error)
 
     def _normalize(self, x: Tensor, shape: Sequence[int], dims: Sequence[int], statistics: tuple[Tensor, Tensor], share: float | Tensor = 1.0) -> Tensor:
         "Normalize by some statistics, with weight and bias brought to a shape."
         weight, bias = (None if t is None else t.view(shape) for t in (self.weight, self.bias))
-        return _Normalize.apply(x, weight, bias, *statistics, self.eps, dims, share)
+        # torch.func transforms only what is written in PyTorch's own operations
+        return (_plain if torch._C._are_functorch_transforms_active() else _Normalize.apply)(x, weight, bias, *statistics, self.eps, dims, share)
 
 # %% ../nbs/07_normalization.ipynb #e75fd6f7
 class _Running(_Affine):
     "A normalization by channel that may keep running statistics; the constructor of torch."
-    _version = 2
+    _version, _counter, _counts = 2, "num_batches_tracked", True
 
-    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1, affine: bool = True, track_running_stats: bool = True,
-                 device: object = None, dtype: torch.dtype | None = None, *, bias: bool = True) -> None:
+    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1, affine: bool = True, track_running_stats: bool = True, device: object = None, dtype: torch.dtype | None = None, *, bias: bool = True) -> None:
         super().__init__((num_features,), eps, affine, bias, device, dtype)
         self.num_features, self.momentum, self.affine, self.track_running_stats = num_features, momentum, affine, track_running_stats
-        buffers = {"running_mean": torch.zeros(num_features, device=device, dtype=dtype), "running_var": torch.ones(num_features, device=device, dtype=dtype),
-                   "num_batches_tracked": torch.tensor(0, device=device)}
+        buffers = {"running_mean": torch.zeros(num_features, device=device, dtype=dtype), "running_var": torch.ones(num_features, device=device, dtype=dtype), self._counter: torch.tensor(0, device=device)}
         for name, value in buffers.items():
             self.register_buffer(name, value if track_running_stats else None)
 
     def reset_running_stats(self) -> None:
-        "Mean 0, variance 1, no batches seen."
+        "Mean 0, variance 1, nothing seen."
         if self.track_running_stats:
-            self.running_mean.zero_(), self.running_var.fill_(1), self.num_batches_tracked.zero_()
+            self.running_mean.zero_(), self.running_var.fill_(1), getattr(self, self._counter).zero_()
 
+    def _expect_images(self, x: Tensor) -> None:
+        "Complain of an input other than (N, C, H, W), and of an eps that does not help against a variance of 0."
+        self._refuse(x, x.ndim == 4 and x.shape[1] == self.num_features, f"(N, {self.num_features}, H, W)", RuntimeError if x.ndim == 4 else ValueError)
+        self._demand(self.eps > 0 or self.eps == 0 and not self.training, f"an eps above 0 in training, and of 0 or more in evaluation, got {self.eps}")
 
-    def _kept(self) -> tuple[Tensor, Tensor]:
-        "Copies of the running statistics, as (1, C, 1, 1): the buffers may change before the backward pass."
-        return self.running_mean.view(1, -1, 1, 1).clone(), self.running_var.view(1, -1, 1, 1).clone()
+    def _kept(self) -> list[Tensor]:
+        "The running mean and variance, or nothing."
+        kept = [t for t in (self.running_mean, self.running_var) if t is not None]
+        self._demand(len(kept) != 1, "a running_mean and a running_var, or neither, got one of them")
+        return kept
 
-    @torch.no_grad()
-    def _track(self, mean: Tensor, var: Tensor, n: int, momentum: float | Tensor) -> None:
+    def _track(self, mean: Tensor, var: Tensor, n: int) -> None:
         "Move the running statistics towards those of a batch, from n values each; the variance is made unbiased."
-        for kept, new in ((self.running_mean, mean), (self.running_var, var * (n / max(n - 1, 1)))):
-            kept.lerp_(new.mean(0).flatten().to(kept.dtype), momentum)
+        share = self.momentum or 0.0
+        if self._counts and self.num_batches_tracked is not None:
+            self.num_batches_tracked += 1
+            share = 1 / self.num_batches_tracked.to(mean.dtype) if self.momentum is None else self.momentum  # for a plain average, its part of all
+        for kept, new in zip(self._kept() if n and len(mean) else (), (mean, var * (n / max(n - 1, 1)))):
+            kept.copy_(share * new.mean(0).flatten() + (1 - share) * kept)  # rounded once, at the end
+
+    def _by(self, x: Tensor, dims: Sequence[int], kept: Sequence[Tensor], share: float | Tensor = 0.0) -> Tensor:
+        "Normalize by running statistics, which follow the batch by a share, or by the batch's own where none are given."
+        if kept:  # copies, since the buffers may change before the backward pass
+            return self._normalize(x, (1, -1, 1, 1), dims, tuple(t.view(1, -1, 1, 1).clone() for t in kept), share)
+        n = math.prod([x.shape[d] for d in dims])
+        self._refuse(x, n != 1, "more than 1 value per channel when training")
+        statistics = _moments(x.detach(), dims)
+        if self.training and self.track_running_stats:
+            self._track(*statistics, n)
+        return self._normalize(x, (1, -1, 1, 1), dims, statistics)
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, *rest):
-        if (local_metadata.get("version") or 1) < 2 and self.track_running_stats:  # written before batches were counted
+        if (local_metadata.get("version") or 1) < 2 and self._buffers.get("num_batches_tracked") is not None:  # written before batches were counted
             state_dict.setdefault(prefix + "num_batches_tracked", self.num_batches_tracked)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
 
@@ -159,7 +178,7 @@ class BatchNorm2d(_Running):
         bias: whether there is a bias beside the weight.
 
     Raises:
-        ValueError: (when called) the input does not have four dimensions, or one value per channel, of which there is no variance.
+        ValueError: (when called) the input does not have four dimensions, or one value per channel, of which there is no variance; or eps is not above 0.
         RuntimeError: (when called) it has another number of channels.
         TypeError: (when called) it does not hold floating-point numbers.
 
@@ -168,19 +187,8 @@ class BatchNorm2d(_Running):
     """
     def forward(self, input: Tensor) -> Tensor:
         "(N, C, H, W) to the same shape."
-        expected = f"(N, {self.num_features}, H, W)"
-        self._refuse(input, input.ndim == 4, expected)
-        self._refuse(input, input.shape[1] == self.num_features, expected, RuntimeError)
-        if not self.training and self.running_mean is not None:
-            return self._normalize(input, (1, -1, 1, 1), (0, 2, 3), self._kept(), 0.0)
-        n = input.numel() // max(self.num_features, 1)
-        self._refuse(input, n != 1, "more than 1 value per channel when training")
-        statistics = _moments(input.detach(), (0, 2, 3))
-        if self.training and self.track_running_stats:
-            self.num_batches_tracked += 1
-            if n:
-                self._track(*statistics, n, 1 / self.num_batches_tracked.to(self.running_mean.dtype) if self.momentum is None else self.momentum)
-        return self._normalize(input, (1, -1, 1, 1), (0, 2, 3), statistics)
+        self._expect_images(input)
+        return self._by(input, (0, 2, 3), () if self.training else self._kept())
 
 # %% ../nbs/07_normalization.ipynb #122ead6b
 def _as_written(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -222,8 +230,7 @@ class LayerNorm(_Affine):
     Source: Ba2016 §3, eq. 3
     Source: torch.nn.LayerNorm
     """
-    def __init__(self, normalized_shape: int | Sequence[int], eps: float = 1e-5, elementwise_affine: bool = True, bias: bool = True,
-                 device: object = None, dtype: torch.dtype | None = None) -> None:
+    def __init__(self, normalized_shape: int | Sequence[int], eps: float = 1e-5, elementwise_affine: bool = True, bias: bool = True, device: object = None, dtype: torch.dtype | None = None) -> None:
         shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
         super().__init__(shape, eps, elementwise_affine, bias, device, dtype)
         self.normalized_shape, self.elementwise_affine = shape, elementwise_affine
@@ -255,22 +262,16 @@ class InstanceNorm2d(_Running):
     Source: Ulyanov2016 eq. 3
     Source: torch.nn.InstanceNorm2d
     """
-    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1, affine: bool = False, track_running_stats: bool = False,
-                 device: object = None, dtype: torch.dtype | None = None, *, bias: bool = True) -> None:
+    _counts = False
+
+    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1, affine: bool = False, track_running_stats: bool = False, device: object = None, dtype: torch.dtype | None = None, *, bias: bool = True) -> None:
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias)
 
     def forward(self, input: Tensor) -> Tensor:
         "(N, C, H, W) or (C, H, W) to the same shape."
         self._refuse(input, input.ndim in (3, 4) and input.shape[-3] == self.num_features, f"(N, {self.num_features}, H, W) or ({self.num_features}, H, W)")
-        x = input if input.ndim == 4 else input[None]
-        if not self.training and self.running_mean is not None:
-            return self._normalize(x, (1, -1, 1, 1), (2, 3), self._kept(), 0.0).view_as(input)
-        n = x.shape[2] * x.shape[3]
-        self._refuse(input, n != 1, "more than 1 value per channel when training")
-        statistics = _moments(x.detach(), (2, 3))
-        if self.training and self.track_running_stats and x.numel():
-            self._track(*statistics, n, self.momentum or 0.0)
-        return self._normalize(x, (1, -1, 1, 1), (2, 3), statistics).view_as(input)
+        kept = self._kept() if self.track_running_stats and not self.training else ()
+        return self._by(input if input.ndim == 4 else input[None], (2, 3), kept).view_as(input)
 
 # %% ../nbs/07_normalization.ipynb #ca28b204
 class GroupNorm(_Affine):
@@ -285,7 +286,7 @@ class GroupNorm(_Affine):
         bias: whether there is a bias beside the weight.
 
     Raises:
-        ValueError: the channels cannot be divided evenly; or (when called) a single sample has one value in each group.
+        ValueError: there are no groups, or the channels cannot be divided evenly; or (when called) a single sample has one value in each group.
         RuntimeError: (when called) the input has fewer than two dimensions, or another number of channels.
         TypeError: (when called) it does not hold floating-point numbers.
 
@@ -293,8 +294,7 @@ class GroupNorm(_Affine):
     Source: torch.nn.GroupNorm
     """
     def __init__(self, num_groups: int, num_channels: int, eps: float = 1e-5, affine: bool = True, device: object = None, dtype: torch.dtype | None = None, *, bias: bool = True) -> None:
-        if num_channels % num_groups:
-            raise ValueError(f"GroupNorm expected num_channels to be divisible by num_groups, got {num_channels} and {num_groups}: some groups would be larger than others")
+        self._demand(num_groups > 0 and num_channels % num_groups == 0, f"num_channels to be divisible by num_groups, 1 or more, got {num_channels} and {num_groups}: some groups would be larger than others")
         super().__init__((num_channels,), eps, affine, bias, device, dtype)
         self.num_groups, self.num_channels, self.affine = num_groups, num_channels, affine
 
@@ -307,47 +307,59 @@ class GroupNorm(_Affine):
         return y.flatten(1, 2)
 
 # %% ../nbs/07_normalization.ipynb #5c67a5fb
-class RunningBatchNorm2d(_Affine):
+class RunningBatchNorm2d(_Running):
     """Batch normalization by running statistics, in training as well as in evaluation, for any batch size.
+
+    The statistics stay in float32, or more, whatever the layer is converted to. In the `state_dict` the third buffer is `images_seen`,
+    a whole number: how many images the statistics stand for.
 
     Args:
         num_features: channels C of inputs (N, C, H, W).
         eps: added to the variance.
-        momentum: the share that one image has in the running statistics, after the first.
+        momentum: the share that one image has in the running statistics, after the first; above 0, at most 1.
         affine: whether there are a weight and a bias, (C) each.
         device, dtype: of parameters and buffers.
 
     Raises:
-        ValueError: (when called) the input does not have four dimensions.
+        ValueError: a momentum out of its range; or (when called) the input does not have four dimensions, or eps is not above 0.
         RuntimeError: (when called) it has another number of channels.
         TypeError: (when called) it does not hold floating-point numbers.
     """
+    _counter = "images_seen"
+
     def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.05, affine: bool = True, device: object = None, dtype: torch.dtype | None = None) -> None:
-        super().__init__((num_features,), eps, affine, True, device, dtype)
-        self.num_features, self.momentum = num_features, momentum
-        self.register_buffer("running_mean", torch.zeros(num_features, device=device, dtype=dtype))
-        self.register_buffer("running_var", torch.ones(num_features, device=device, dtype=dtype))
-        self.register_buffer("initial_share", torch.ones((), device=device, dtype=dtype))  # what the two lines above still weigh
+        super().__init__(num_features, eps, momentum, affine, True, device, dtype)
+        self._apply(lambda t: t)
+        self._log_left()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        "Converts as ever, but the statistics no lower than to float32: with 16 bits an average of many images stands still."
+        def wide(t: Tensor) -> Tensor:
+            narrow = (moved := fn(t)).is_floating_point() and moved.itemsize < 4 and any(t is b for b in self.buffers())
+            return t.to(moved.device, torch.float32) if narrow else moved
+        return super()._apply(wide, recurse)
+
+    def _log_left(self) -> float:
+        "Logarithm of the share of the old that is left after one image."
+        self._demand(self.momentum is not None and 0 < self.momentum <= 1, f"a momentum above 0 and at most 1, got {self.momentum}: it is the share of one image in the statistics")
+        return math.log1p(-self.momentum) if self.momentum < 1 else -math.inf
 
     def forward(self, input: Tensor) -> Tensor:
         "(N, C, H, W) to the same shape."
-        expected, share = f"(N, {self.num_features}, H, W)", 0.0
-        self._refuse(input, input.ndim == 4, expected)
-        self._refuse(input, input.shape[1] == self.num_features, expected, RuntimeError)
+        self._expect_images(input)
+        share = 0.0
         if self.training and input.numel():
             mean, var = (t.flatten().to(self.running_mean.dtype) for t in _moments(input.detach(), (0, 2, 3)))
-            kept = (1 - self.momentum) ** len(input)
-            self.initial_share *= kept
-            share, step = (1 - kept) / (1 - self.initial_share), mean - self.running_mean
+            self.images_seen += len(input)
+            left, step = self._log_left(), mean - self.running_mean
+            share = math.expm1(len(input) * left) / torch.expm1(self.images_seen.to(mean.dtype) * left)
             self.running_var.lerp_(var, share).add_(share * (1 - share) * step.square())  # the variance of the mixture
             self.running_mean.add_(share * step)
-        statistics = self.running_mean.view(1, -1, 1, 1).clone(), self.running_var.view(1, -1, 1, 1).clone()
-        return self._normalize(input, (1, -1, 1, 1), (0, 2, 3), statistics, share)
+        return self._by(input, (0, 2, 3), self._kept(), share)
 
 # %% ../nbs/07_normalization.ipynb #bea4ec6f
 _KINDS: dict[str, Callable[[int, int], nn.Module]] = {  # of channels and side
-    "BatchNorm": lambda c, side: BatchNorm2d(c), "GroupNorm": lambda c, side: GroupNorm(4, c),
-    "LayerNorm": lambda c, side: LayerNorm((c, side, side)), "RunningBatchNorm": lambda c, side: RunningBatchNorm2d(c)}
+    "BatchNorm": lambda c, side: BatchNorm2d(c), "GroupNorm": lambda c, side: GroupNorm(4, c), "LayerNorm": lambda c, side: LayerNorm((c, side, side)), "RunningBatchNorm": lambda c, side: RunningBatchNorm2d(c)}
 
 
 def _cnn(layers: Sequence[tuple[int, int, int]], make: Callable[[int, int], nn.Module]) -> nn.Sequential:
@@ -367,9 +379,9 @@ def _mnist() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return x_train, mnist.y_train, x_test, mnist.y_test
 
 
-def _fit(model: nn.Module, x: Tensor, y: Tensor, opt_func: Callable[..., torch.optim.Optimizer], lr: float, n_epochs: int, bs: int, bf16: bool) -> None:
-    "Train with one cycle of the learning rate."
-    steps, opt = -(-len(x) // bs), opt_func(model.parameters(), lr=lr)
+def _fit(model: nn.Module, x: Tensor, y: Tensor, opt_func: Callable[..., torch.optim.Optimizer], lr: float, n_epochs: int, bs: int, bf16: bool) -> float:
+    "Train with one cycle of the learning rate; returns the seconds that took, by the clock."
+    start, steps, opt = time.perf_counter(), -(-len(x) // bs), opt_func(model.parameters(), lr=lr)
     sched = torch.optim.lr_scheduler.OneCycleLR(opt, lr, total_steps=n_epochs * steps + 1, pct_start=0.25, div_factor=10, cycle_momentum=False)
     model.train()
     for _ in range(n_epochs):
@@ -378,18 +390,22 @@ def _fit(model: nn.Module, x: Tensor, y: Tensor, opt_func: Callable[..., torch.o
                 loss = nn.functional.cross_entropy(model(x[rows]).float(), y[rows])
             loss.backward()
             opt.step(), sched.step(), opt.zero_grad()
+    return time.perf_counter() - start
 
 
 @torch.no_grad()
-def _score(model: nn.Module, x: Tensor, y: Tensor) -> float:
-    "Accuracy in evaluation mode."
-    model.eval()
-    return torch.cat([model(xb).argmax(1) == yb for xb, yb in zip(x.split(1000), y.split(1000))]).float().mean().item()
+def _score(model: nn.Module, x: Tensor, y: Tensor, by_batch: int | None = None) -> float:
+    "Accuracy in evaluation mode; or, given a batch size, in training mode, each batch by its own statistics."
+    model.train(by_batch is not None)
+    return torch.cat([model(xb).argmax(1) == yb for xb, yb in zip(x.split(by_batch or 1000), y.split(by_batch or 1000))]).float().mean().item()
 
 # %% ../nbs/07_normalization.ipynb #f03f400e
 @experiment(data=("mnist",))
 def small_batches(seed: int) -> dict[str, float]:
-    """Test accuracy of four normalizations after 3,000 images in batches of 1 to 32, each at the best of three rates on 2,000 other images; and milliseconds a step.
+    """Test accuracy of four normalizations after 3,000 images in batches of 1 to 32, and milliseconds of a training step by the clock, on average over three learning rates.
+
+    The accuracy is that of the rate that is best on 2,000 other training images, of equals the lowest; the test images are seen once, by that network.
+    For batch normalization there is a second figure, "by the batch": the same network in training mode, with test batches as large as those of the training.
 
     Args:
         seed: seeds weights and batches.
@@ -397,19 +413,24 @@ def small_batches(seed: int) -> dict[str, float]:
     (x, y, *test), found = _mnist(), {}
     for bs in (1, 2, 4, 8, 16, 32):
         for name, make in _KINDS.items():
-            tried, start = [], time.perf_counter()
+            tried, seconds = [], 0.0
             for rate in (0.003, 0.01, 0.03):
                 torch.manual_seed(seed)
                 model = _cnn([(8, 2, 1), (16, 2, 1), (32, 2, 1), (32, 2, 1)], make)
-                _fit(model, x[:3000], y[:3000], partial(torch.optim.SGD, momentum=0.9), rate * bs ** 0.5, 1, bs, bf16=False)
-                tried.append((_score(model, x[-2000:], y[-2000:]), _score(model, *test)))
-            found |= {f"{name} {bs}": max(tried)[1], f"{name} {bs} ms": (time.perf_counter() - start) / 3 / -(-3000 // bs) * 1000}
+                seconds += _fit(model, x[:3000], y[:3000], partial(torch.optim.SGD, momentum=0.9), rate * bs ** 0.5, 1, bs, bf16=False)
+                tried.append((_score(model, x[-2000:], y[-2000:]), model))
+            best = max(tried, key=lambda pair: pair[0])[1]  # of equals the first
+            found |= {f"{name} {bs}": _score(best, *test), f"{name} {bs} ms": seconds / 3 / -(-3000 // bs) * 1000}
+            if name == "BatchNorm":
+                found[f"BatchNorm {bs}, by the batch"] = _score(best, *test, by_batch=bs)
     return found
 
 
 @experiment(data=("mnist",))
 def batch_of_two(seed: int) -> dict[str, float]:
-    """The claim of 2019: test accuracy and seconds of one epoch of 50,000 images in batches of two, with batch normalization and with running statistics.
+    """The claim of 2019: test accuracy after one epoch of 50,000 images in batches of two, with batch normalization and with running statistics, and seconds of the training by the clock.
+
+    Both at a learning rate of 0.01, for which nobody searched.
 
     Args:
         seed: seeds weights and batches.
@@ -417,10 +438,9 @@ def batch_of_two(seed: int) -> dict[str, float]:
     (x, y, *test), found = _mnist(), {}
     for name in ("BatchNorm", "RunningBatchNorm"):
         torch.manual_seed(seed)
-        start = time.perf_counter()
         model = _cnn([(8, 2, 1), (16, 2, 1), (32, 2, 1), (64, 2, 1), (64, 2, 1)], _KINDS[name])
-        _fit(model, x[:50_000], y[:50_000], partial(torch.optim.SGD, momentum=0.9), 0.01, 1, 2, bf16=False)
-        found |= {name: _score(model, *test), f"{name} seconds": time.perf_counter() - start}
+        found[f"{name} seconds"] = _fit(model, x[:50_000], y[:50_000], partial(torch.optim.SGD, momentum=0.9), 0.01, 1, 2, bf16=False)
+        found[name] = _score(model, *test)
     return found
 
 # %% ../nbs/07_normalization.ipynb #245c370b

@@ -312,7 +312,7 @@ def test_running_matches_a_plain_computation():
         y = layer(batch)
         assert torch.allclose(layer.running_mean, mean) and torch.allclose(layer.running_var, square - mean.square())
         assert torch.allclose(y, (batch - mean[:, None, None]) / (square - mean.square() + 1e-5).sqrt()[:, None, None])
-        assert torch.allclose(layer.initial_share, torch.tensor(0.8, dtype=torch.float64) ** sum(len(x) for _, x in seen))
+        assert layer.images_seen == sum(len(x) for _, x in seen)
 
 
 def test_running_gradients():
@@ -342,6 +342,169 @@ def test_running_by_itself():
     for k in range(50):
         far(1000 + randn(4, 1, 8, 8, seed=k))
     assert abs(far.running_var.item() - 1) < 0.15  # E[x²] - E[x]² in float32 would be off by more
+
+
+@pytest.mark.parametrize("momentum", [0.0, -0.1, 1.5, float("nan"), None])
+def test_running_refuses_a_share_that_is_none(momentum):
+    with pytest.raises(ValueError, match=f"momentum above 0 and at most 1, got {momentum}"):
+        RunningBatchNorm2d(3, momentum=momentum)
+    layer = RunningBatchNorm2d(3, affine=False)
+    layer.momentum = momentum
+    with pytest.raises(ValueError, match="momentum above 0"):
+        layer(randn(2, 3, 4, 4))
+    assert layer.eval()(randn(2, 3, 4, 4)).isfinite().all()
+
+
+@pytest.mark.parametrize("momentum", [1e-8, 1e-4, 0.05, 1.0])
+def test_running_from_a_tiny_share_to_all(momentum):
+    "With next to no share for one image it is a plain average of all; with a share of 1 the last batch is all there is."
+    layer, batches = RunningBatchNorm2d(3, momentum=momentum, affine=False), [2 * randn(2, 3, 4, 4, seed=k) + k for k in range(5)]
+    assert torch.allclose(layer(batches[0]), nn.BatchNorm2d(3, affine=False)(batches[0]), atol=1e-5)
+    for x in batches[1:]:
+        layer(x)
+    known = torch.cat(batches[-1:] if momentum == 1.0 else batches)
+    if momentum != 0.05:
+        assert torch.allclose(layer.running_mean, known.mean((0, 2, 3)), rtol=2e-3) and torch.allclose(layer.running_var, known.var((0, 2, 3), correction=0), rtol=2e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("make", [lambda dtype: RunningBatchNorm2d(3, momentum=0.001, affine=False, dtype=dtype), lambda dtype: RunningBatchNorm2d(3, momentum=0.001, affine=False).to(dtype)], ids=["made", "converted"])
+def test_running_statistics_stay_precise(dtype, make):
+    "Shares of a thousandth are lost where numbers have three digits; the statistics have seven, whatever the layer is."
+    layer, wide = make(dtype), RunningBatchNorm2d(3, momentum=0.001, affine=False)
+    for k in range(300):
+        x = (5 + 0.01 * k + randn(1, 3, 8, 8, seed=k)).to(dtype)
+        assert layer(x).dtype == dtype
+        wide(x.float())
+    assert layer.running_mean.dtype == layer.running_var.dtype == torch.float32 and layer.images_seen.dtype == torch.int64 and layer.images_seen == 300
+    assert all(torch.equal(a, b) for a, b in zip(layer.buffers(), wide.buffers()))
+    assert filled(RunningBatchNorm2d(3)).to(dtype).weight.dtype == dtype and RunningBatchNorm2d(3).double().running_var.dtype == torch.float64
+    before = copy.deepcopy(layer.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(before.values(), layer.to(dtype).float().state_dict().values()))
+    assert RunningBatchNorm2d(3, device="meta", dtype=dtype).to_empty(device="cpu").running_mean.dtype == torch.float32
+
+
+def test_running_goes_on_where_it_was_saved():
+    "images_seen is a part of the state: without it the next batch would be taken for the first."
+    one, other = filled(RunningBatchNorm2d(3)), RunningBatchNorm2d(3)
+    for k in range(3):
+        one(randn(2, 3, 4, 4, seed=k) + k)
+    assert one.state_dict()["images_seen"] == 6 and list(one.state_dict()) == ["weight", "bias", "running_mean", "running_var", "images_seen"]
+    other.load_state_dict(one.state_dict())
+    assert torch.equal(one(x := randn(1, 3, 4, 4, seed=9)), other(x)) and all(torch.equal(a, b) for a, b in zip(one.buffers(), other.buffers()))
+    with pytest.raises(RuntimeError, match="images_seen"):
+        other.load_state_dict(dict(list(one.state_dict().items())[:-1]))
+    one.reset_running_stats()
+    assert one.images_seen == 0 and all(torch.equal(a, b) for a, b in zip(one.buffers(), RunningBatchNorm2d(3).buffers()))
+
+
+# --- odd settings, beside torch's ------------------------------------------------------------------------------------------
+
+def outcome(call):
+    "What comes out: a tensor, or the type of the error."
+    try:
+        return call()
+    except Exception as error:
+        return type(error)
+
+
+def without(layer, *names):
+    for name in names:
+        setattr(layer, name, None)
+    return layer
+
+
+ODD = {  # as torch: the same numbers, or an error of the same type
+    **{f"{mode}, eps {eps}": lambda m, mode=mode, eps=eps: m.BatchNorm2d(6, eps=eps).train(mode == "train") for mode in ("train", "eval") for eps in (0.0, -1e-5)},
+    **{f"{name}, eps 0": make for name, make in {"group": lambda m: m.GroupNorm(2, 6, eps=0.0), "layer": lambda m: m.LayerNorm(4, eps=0.0), "instance": lambda m: m.InstanceNorm2d(6, eps=0.0)}.items()},
+    "untracked, eval": lambda m: m.BatchNorm2d(6, track_running_stats=False).eval(), "untracked instance, eval": lambda m: m.InstanceNorm2d(6).eval(),
+    "untracked, train": lambda m: m.BatchNorm2d(6, track_running_stats=False).train(), "no statistics, train": lambda m: without(m.BatchNorm2d(6), "running_mean", "running_var"),
+    "no statistics, eval": lambda m: without(m.BatchNorm2d(6), "running_mean", "running_var").eval(), "no counter": lambda m: without(m.BatchNorm2d(6), "num_batches_tracked"),
+    "no statistics, instance": lambda m: without(m.InstanceNorm2d(6, track_running_stats=True), "running_mean", "running_var"), "one statistic, train": lambda m: without(m.BatchNorm2d(6), "running_var"),
+    "momentum 0": lambda m: m.BatchNorm2d(6, momentum=0.0), "momentum 1": lambda m: m.BatchNorm2d(6, momentum=1.0), "momentum beyond 1": lambda m: m.BatchNorm2d(6, momentum=1.5), "momentum below 0": lambda m: m.BatchNorm2d(6, momentum=-0.1),
+    "groups that do not divide": lambda m: m.GroupNorm(4, 6), "no features, made": lambda m: m.BatchNorm2d(0) and m.LayerNorm(4), "features below 0": lambda m: m.BatchNorm2d(-1), "half a feature": lambda m: m.BatchNorm2d(2.5),
+    "a shape below 0": lambda m: m.LayerNorm(-1), "no shape": lambda m: m.LayerNorm(()), "half a shape": lambda m: m.LayerNorm(2.5),
+}
+
+
+@pytest.mark.parametrize("make", ODD.values(), ids=ODD)
+def test_odd_settings_are_as_in_torch(make):
+    results, x = [], randn(3, 6, 5, 4)
+    for module in (ours, nn):
+        results.append(outcome(lambda: (layer := make(module), torch.stack([layer(x), layer(2 * x + 1)]))))
+    if isinstance(results[1], type):
+        assert results[0] is results[1]
+    else:
+        (mine, a), (theirs, b) = results
+        assert torch.allclose(a, b, atol=1e-5) and all(torch.allclose(p, q) for p, q in zip(mine.buffers(), theirs.buffers(), strict=True))
+
+
+CLEARER = [  # torch fails later, or with an error that says less, or gives numbers that mean nothing
+    (lambda m: m.GroupNorm(-2, 4), ValueError, "1 or more, got 4 and -2", RuntimeError), (lambda m: m.GroupNorm(0, 4), ValueError, "1 or more, got 4 and 0", ZeroDivisionError),
+    (lambda m: without(m.BatchNorm2d(4), "running_var").eval(), ValueError, "or neither", RuntimeError), (lambda m: m.InstanceNorm2d(3), ValueError, r"expected \(N, 3, H, W\)", None),
+]
+
+
+@pytest.mark.parametrize("make, error, message, theirs", CLEARER)
+@pytest.mark.filterwarnings("ignore:input's size at dim")
+def test_clearer_than_torch(make, error, message, theirs):
+    with pytest.raises(error, match=message):
+        make(ours)(randn(2, 4, 3, 3))
+    assert theirs is None or outcome(lambda: make(nn)(randn(2, 4, 3, 3))) is theirs
+
+
+def test_tracking_switched_off_later():
+    "The outputs are torch's, by the image's own statistics; torch moves the running ones, even in evaluation mode, and ours stay."
+    x, layers = randn(3, 6, 5, 4) + 1, [m.InstanceNorm2d(6, track_running_stats=True, affine=True) for m in (ours, nn)]
+    for layer in layers:
+        layer.track_running_stats = False
+    mine, theirs = (layer.eval()(x) for layer in layers)
+    assert torch.allclose(mine, theirs, atol=1e-5) and torch.equal(layers[0].running_mean, torch.zeros(6))
+
+
+def test_no_features_where_torch_fails():
+    assert outcome(lambda: nn.BatchNorm2d(0, affine=True)(torch.zeros(4, 0, 5, 3))) is IndexError
+    for layer in (BatchNorm2d(0, affine=True), BatchNorm2d(0, affine=True).eval(), RunningBatchNorm2d(0, affine=True), InstanceNorm2d(0, affine=True), GroupNorm(2, 0, affine=True)):
+        assert layer(torch.zeros(4, 0, 5, 3)).shape == (4, 0, 5, 3)
+
+
+def test_statistics_of_a_layer_in_half_precision():
+    "They are kept in the layer's type, as by torch, and rounded once: nothing is nearer to the answer in double precision."
+    for dtype in (torch.float16, torch.bfloat16):
+        mine, exact, x = BatchNorm2d(6, affine=False).to(dtype), nn.BatchNorm2d(6, affine=False).double(), (3 * randn(4, 6, 5, 4) + 1).to(dtype)
+        mine(x), exact(x.double())
+        assert torch.equal(mine.running_mean, exact.running_mean.to(dtype)) and torch.equal(mine.running_var, exact.running_var.to(dtype))
+
+
+FUNC = {  # torch.func transforms layers that update no statistics
+    "grad": lambda layer, x: torch.func.grad(lambda t: layer(t).pow(3).sum())(x), "vmap": lambda layer, x: torch.func.vmap(layer)(torch.stack([x, 2 * x + 1])),
+    "jvp": lambda layer, x: torch.stack(torch.func.jvp(layer, (x,), (x.flip(0).square(),))), "jacrev": lambda layer, x: torch.func.jacrev(layer)(x[:1, :, :2]),
+    "hessian": lambda layer, x: torch.func.hessian(lambda t: layer(t).pow(3).sum())(x[:1, :, :2]), "vmap of grad": lambda layer, x: torch.func.vmap(torch.func.grad(lambda t: layer(t).pow(3).sum()))(torch.stack([x, 2 * x + 1])),
+}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, in jvp
+@pytest.mark.parametrize("transform", FUNC.values(), ids=FUNC)
+@pytest.mark.parametrize("make", [MAKERS["batch, no statistics"], lambda m: m.BatchNorm2d(6).eval(), lambda m: m.InstanceNorm2d(6, affine=True), MAKERS["group 3"], MAKERS["layer 1"]], ids=["batch", "batch eval", "instance", "group", "layer"])
+def test_transforms_of_torch_func(make, transform):
+    mine, theirs, x = make(ours).double(), filled(make(nn)).double(), randn(2, 6, 3, 4, dtype=torch.float64)
+    mine.load_state_dict(theirs.state_dict())
+    assert torch.allclose(transform(mine, x), transform(theirs, x), atol=1e-8)
+
+
+def test_transforms_refuse_to_update_statistics():
+    for layer in (BatchNorm2d(6, affine=False), RunningBatchNorm2d(6, affine=False), nn.BatchNorm2d(6, affine=False)):
+        with pytest.raises(RuntimeError):
+            torch.func.vmap(layer)(randn(2, 3, 6, 5, 4))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the tracer's own
+def test_traced_by_the_compiler():
+    "The graph has no breaks; without a backend, so no C++ compiler is needed."
+    for make in (MAKERS["batch"], MAKERS["batch, average"], MAKERS["group 3"], lambda m: m.RunningBatchNorm2d(6)):
+        layer, x = filled(make(ours)), randn(4, 6, 5, 4)
+        expected = copy.deepcopy(layer)(x)
+        assert torch.allclose(torch.compile(layer, backend="eager", fullgraph=True)(x), expected, atol=1e-6)
 
 
 # --- the exercises' own oracles --------------------------------------------------------------------------------------------
