@@ -26,7 +26,7 @@ from tests.press.chapters import ROOT
 STORED = ROOT / "tests" / "mutants.json"
 TESTS = {
     "autograd": ["autograd"], "callback": ["learner"], "check": ["check"], "data": ["data"], "dataloader": ["dataloader"], "export": ["export"], "files": ["data"],
-    "hooks": ["hooks"], "learner": ["learner", "schedule"], "matmul": ["matmul"], "module": ["module"], "norm": ["norm"], "record": ["record"], "rng": ["rng"], "schedule": ["schedule"],
+    "hooks": ["hooks"], "init": ["init"], "learner": ["learner", "schedule"], "matmul": ["matmul"], "module": ["module"], "norm": ["norm"], "record": ["record"], "rng": ["rng"], "schedule": ["schedule"],
     "training": ["training"],
 }
 NOT_TRIED = {"plot": "tests see that a figure is drawn, not how", "standin": "draws pictures; its numbers are taste, and what comes out is held by calibration"}
