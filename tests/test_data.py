@@ -496,6 +496,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data, "draw", lambda name: draw(name, (300, 100)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_loaded_images(place: str, name: str) -> None:
     images = load_mnist(name)
@@ -556,12 +557,14 @@ REACHED = {  # on the real sets, mean of seeds 0 to 2; the test below keeps thes
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_models_score_as_on_the_real_set(place: str, name: str) -> None:
     torch.manual_seed(0)
     assert model_scores(load_mnist(name)) == pytest.approx(REACHED[name], abs=MARGIN if place == "standin" else 0.01)
 
 
+@pytest.mark.slow
 def test_simple_classifiers_score_as_on_mnist(place: str) -> None:
     images = load_mnist()
     x, x_test, y = images.x_train.flatten(1), images.x_test.flatten(1), images.y_train

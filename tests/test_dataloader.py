@@ -235,7 +235,7 @@ def test_collate_equals_torchs(structure, n):
 
 
 @pytest.mark.parametrize("samples, error, said", [
-    ([torch.zeros(2), torch.zeros(2), torch.zeros(3)], RuntimeError, "got [2] at entry 0 and [3] at entry 2: give all samples one shape, or pad"),
+    ([torch.zeros(2), torch.zeros(2), torch.zeros(3)], RuntimeError, "got [2] at entry 0 and [3] at entry 2: give all samples one shape and one device, or pad"),
     ([np.zeros(2), np.zeros(3)], RuntimeError, "got [2] at entry 0 and [3] at entry 1"),
     ([[1, 2], [1]], RuntimeError, "each element in list of batch should be of equal size, got lengths [2, 1]"),
     ([{"a": 1}, {"b": 1}], KeyError, "a"),
@@ -281,6 +281,7 @@ def test_the_batches_of_workers_are_torchs(options):
     assert two_epochs(DataLoader, Numbers(), **options) == two_epochs(theirs.DataLoader, Numbers(), **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reference, options", [  # few, since each new Python imports torch; what torch's forked workers yield, its spawned ones do
     (METHOD, dict(batch_size=None, shuffle=True, num_workers=2, persistent_workers=True, generator=None)), (METHOD, dict(shuffle=True, num_workers=1)), ("spawn", dict(shuffle=True, num_workers=1, persistent_workers=True)),
 ], ids=str)
@@ -721,6 +722,7 @@ def alive(pid):
         return False
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of Unix")
 @pytest.mark.parametrize("method", [FORK, "spawn"])
 @pytest.mark.parametrize("how, helper", [(signal.SIGINT, ""), (signal.SIGKILL, "a process that holds the pipes open")], ids=["Ctrl-C", "kill -9 with a helper"])

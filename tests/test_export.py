@@ -76,6 +76,7 @@ def made(request, tmp_path):
 
 # --- files ------------------------------------------------------------------------------------------------------------
 
+@pytest.mark.slow
 @pytest.mark.parametrize("made", MODELS, indirect=True)
 @pytest.mark.parametrize("rows", [1, 2, 5])
 def test_the_file_says_what_the_model_says(made, rows, tmp_path) -> None:
@@ -281,6 +282,7 @@ def test_a_file_that_is_right_for_the_example_only_is_caught(tmp_path) -> None:
         export_model(nn.ReLU(), torch.randn(2, 4), tmp_path / "model.pt2")
 
 
+@pytest.mark.slow
 def test_a_refusal_is_one_error_and_no_page_of_logs(tmp_path) -> None:
     script = tmp_path / "script.py"
     script.write_text("import sys, torch\nfrom fromfound.export import export_model\nclass ByValue(torch.nn.Module):\n    def forward(self, x):\n        return x * 2 if x.sum() > 0 else x\n"

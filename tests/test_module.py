@@ -634,6 +634,7 @@ save({"more": torch.ones(3)}, sys.argv[1])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
 @pytest.mark.parametrize("moment", ["fsync", "replace"])
 def test_killed_while_saving(tmp_path, moment):

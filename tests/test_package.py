@@ -96,6 +96,7 @@ def test_the_probe_sees_side_effects(tmp_path: Path) -> None:
     assert sorted(report["changed"]) == ["dtype", "environment", "files", "rng", "the screen"] and "pandas_of_ours" in report["added"]
 
 
+@pytest.mark.slow
 def test_imports_have_no_side_effects(tmp_path: Path) -> None:
     changed = {module: report["changed"] for module, report in probe(MODULES, tmp_path).items() if report["changed"]}
     assert not changed, f"importing a module changes the process: {changed}"
@@ -104,6 +105,7 @@ def test_imports_have_no_side_effects(tmp_path: Path) -> None:
 HEAVY = {"matplotlib", "pandas", "scipy", "PIL", "IPython", "tqdm", "urllib", "http", "multiprocessing", "requests", "nbdev", "fastcore", "torchvision"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", [m for m in ("fromfound", "fromfound.matmul") if m in MODULES])
 def test_an_import_is_light(module: str, tmp_path: Path) -> None:
     "Under 50 ms over torch: measured by benchmarks/, kept here by what is loaded."

@@ -65,6 +65,7 @@ def test_contrast_of_labels_on_the_card(name):
     assert ratio >= (4.5 if name != "sky" else 3), f"{name} on the card has contrast {ratio:.2f}"
 
 
+@pytest.mark.slow
 def test_import_changes_nothing():
     code = ("import sys, matplotlib; now = lambda: [matplotlib.rcParams[k] for k in ('figure.facecolor', 'axes.grid', 'svg.hashsalt')]; before = now(); "
             "import fromfound.plot; assert now() == before; assert 'matplotlib.pyplot' not in sys.modules")

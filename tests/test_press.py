@@ -133,6 +133,7 @@ def test_dead_kernel_is_reported_at_once(reports: dict) -> None:
     assert "the kernel died" in failure["message"]
 
 
+@pytest.mark.slow
 def test_budget(tmp_path: Path) -> None:
     write_notebook(tmp_path / "nbs" / "01_slow.ipynb", ("import time; time.sleep(2.5)", []), ("1;", []))
     write_notebook(tmp_path / "nbs" / "02_large.ipynb", ("x = b'1' * 300_000_000", []), ("1;", []))
@@ -295,6 +296,7 @@ def execute(book: Path, number: str, data: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=book, env=dict(os.environ, FROMFOUND_DATA=data), capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_make_chapter_stores_outputs_and_costs(book: Path) -> None:
     path = book / "nbs" / "04a_loader.ipynb"
     write_notebook(path, ("print('new')", text("old\n")), ("import fromfound; fromfound.__version__", []))
@@ -308,6 +310,7 @@ def test_make_chapter_stores_outputs_and_costs(book: Path) -> None:
     assert "cell   2  print('new')" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("source", "says"),
     [

@@ -469,6 +469,7 @@ KINDS = {"param": lambda: [ParamScheduler("lr", sched_cos(0.2, 0)), ParamSchedul
          **{f"torch {name}, {per}": partial(lambda make, per: [TorchScheduler(make, per=per)], make, per) for name, make in EVERY.items() for per in ("batch", "epoch")}}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The epoch parameter in `scheduler.step")
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 @pytest.mark.parametrize("cut", [(1, 0), (3, 4)])
