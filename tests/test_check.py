@@ -117,6 +117,12 @@ FUNCTIONS = [
     (lambda x: x * 2, lambda x: x + x, [torch.randn(0, 3)], True, "zero-size"),
     (lambda x: x * 2, lambda x: x + x, [torch.randn(4, 3).half()], True, "half precision"),
     (nn.functional.dropout, nn.functional.dropout, [torch.randn(8, 8)], True, "random, seeded alike"),
+    (lambda x: x * (x.abs() > 0.01), lambda x: x * 1, [torch.tensor([1., -2.])], False, "wrong for tiny numbers"),
+    (lambda x, y: (x * 2, None), lambda x, y: (x + x, None), [torch.randn(3), torch.randn(3)], True, "None, and an input that is not used"),
+    (lambda x: (x * 2, x), lambda x: (x + x, None), [torch.randn(3)], False, "a tensor for None"),
+    (lambda i: i.add_(1), lambda i: i + 1, [torch.tensor([1, 2])], True, "integers changed in place"),
+    (lambda x: x * x, lambda x: x ** 2, [torch.randn(3, requires_grad=True)], True, "an input with a gradient"),
+    (lambda x: x.detach() * x, lambda x: x * x, [torch.randn(3, requires_grad=True)], False, "half a gradient of an input with one"),
 ]
 
 
@@ -164,7 +170,7 @@ AGREE = [
     (1.0, 1.0 + 1e-7, True), (1.0, 1.1, False), (True, 1, False), ([1, 2], (1, 2), False), ([1.0], [1.0, 2.0], False),
     (torch.ones(2), torch.ones(2, 1), False), (torch.tensor([1, 2]), torch.tensor([1, 2]), True), (float("nan"), 1.0, False),
     (ValueError("a"), ValueError("b"), True), (ValueError("a"), TypeError("a"), False), ({"a": 1}, {"a": 1}, True), ({"a": 1}, {"b": 1}, False),
-    ("x", "x", True), (None, 0, False),
+    ("x", "x", True), (None, 0, False), (torch.tensor([1.0, float("nan")]), torch.tensor([1.0, float("nan")]), True), (ValueError("a"), "a", False), ("a", ValueError("a"), False),
 ]
 
 
@@ -260,6 +266,11 @@ def test_a_prediction_is_read_kindly(right, answer):
     assert "too small" in str(guess.judge(torch.tensor([2.0]))) and "that is b" in str(guess.judge("B "))
 
 
+@pytest.mark.parametrize("length, shown", [(68, f"'{68 * 'x'}'"), (69, f"'{66 * 'x'}…")])
+def test_a_long_answer_is_cut_to_70_signs(length, shown):
+    assert Prediction("9.5", 1, {}, because="").judge("x" * length).lines == [f"9.5: not {shown}"]
+
+
 @pytest.mark.parametrize("right, answer", [(6.9, torch.tensor([6.9, 6.9])), (6.9, "6.9"), ("c", "a"), ((3, 1), torch.tensor(3))])
 def test_a_prediction_stays_a_prediction(right, answer):
     assert not Prediction("9.5", right, {}, because="").judge(answer).passed
@@ -274,6 +285,18 @@ def test_mutant_hunt():
     assert hunt.judge(lambda f: torch.isclose(torch.tensor(float(f([1, 2]))), torch.tensor(3.))).passed, "a tensor of one True accepts"
     for answer in (torch.tensor(1), torch.tensor([True, True]), torch.tensor(False)):
         assert "rejects a correct" in str(hunt.judge(lambda f: answer))
+
+
+@pytest.mark.parametrize("alive, more", [(2, []), (3, []), (4, ["  and 1 more"])])
+def test_mutant_hunt_names_three_that_are_alive(alive, more):
+    hunt = MutantHunt("9.6", total, {f"copy {k}": total for k in range(alive)})
+    assert hunt.judge(lambda f: f([1, 2]) == 3).lines == [f"9.6: 0 of {alive} mutants killed", *(f"  alive: copy {k}" for k in range(min(alive, 3))), *more]
+
+
+@pytest.mark.parametrize("need, passed", [(None, False), (2, False), (1, True)])
+def test_mutant_hunt_needs_all_or_as_many_as_it_says(need, passed):
+    verdict = MutantHunt("9.6", total, {"a copy": total, "zero": lambda xs: 0}, need).judge(lambda f: f([1, 2]) == 3)
+    assert verdict.passed is passed and verdict.lines == ["9.6: 1 of 2 mutants killed" + ": a good check" * passed] + ["  alive: a copy"] * (not passed)
 
 
 def test_search_replies_and_accepts_any_right_answer():

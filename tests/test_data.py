@@ -8,6 +8,7 @@ import os
 import re
 import socket
 import stat
+import sys
 import tarfile
 import threading
 import time
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import tqdm
 from torch import nn
 
 from fromfound import data, files
@@ -98,6 +100,10 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self.send_header("Content-Length", str(len(body)))
         self.end_headers()
+        if how == "pauses":
+            self.wfile.write(body[:100_000])
+            self.server.ended.wait(0.3)
+            body = body[100_000:]
         self.wfile.write(body[:100_000] if "breaks" in how else b"" if how == "mute" else body)
 
     def log_message(self, *args: object) -> None:
@@ -128,6 +134,8 @@ DELIVERED = [  # how each source behaves, what lies there from before, and the b
     (["norange"], CONTENT[:70_000], [70_000]),
     (["good"], OTHER[:70_000], [70_000, 0]),  # the rest of another file: again from the start
     (["good"], CONTENT + b"more", [0]),
+    (["good"], CONTENT, [0]),
+    (["breaks"], CONTENT, [0]),  # a whole file: until the connection breaks it gets the bytes that it has
     (["missing", "good"], None, [0, 0]),
     (["wrong", "good"], None, [0, 0]),
     (["page", "good"], None, [0, 0]),
@@ -182,6 +190,24 @@ def test_nobody_answers(server: Server, tmp_path: Path, monkeypatch: pytest.Monk
         with pytest.raises(Unreachable, match="(?s)no answer within 0.2 seconds.*refused.*nowhere.invalid"):
             download(remote, tmp_path)
     assert time.monotonic() - started < 2 and names(tmp_path) == []
+
+
+def test_a_server_may_pause_within_a_file(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_CONNECT_SECONDS", 100.0)
+    download(server.file("pauses"), tmp_path)
+    assert server.asked == [0] and names(tmp_path) == ["numbers.bin"]
+
+
+@pytest.mark.parametrize("ci, terminal, notebook, watched", [(False, False, False, False), (False, True, False, True), (False, False, True, True), (True, True, True, False)])
+def test_a_bar_is_for_those_who_watch(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ci: bool, terminal: bool, notebook: bool, watched: bool) -> None:
+    bars, bar = [], tqdm.tqdm
+    monkeypatch.setattr(tqdm, "tqdm", lambda **options: bars.append(options) or bar(**options))
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
+    monkeypatch.setitem(sys.modules, "ipykernel", None) if notebook else monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+    monkeypatch.setenv("CI", "true") if ci else monkeypatch.delenv("CI", raising=False)
+    (tmp_path / "numbers.bin.part").write_bytes(CONTENT[:70_000])
+    download(server.file("good"), tmp_path)
+    assert [(o["disable"], o["initial"], o["total"], o["desc"]) for o in bars] == [(not watched, 70_000, len(CONTENT), "numbers.bin")]
 
 
 def test_interrupted_download_is_resumed(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -332,6 +358,21 @@ def test_disk_refuses(server: Server, tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(DataError, match=rf"cannot write to .*\({says}\): free space, permit writing, or let XDG_CACHE_HOME"):
         fetch("toy")
     assert not [name for name in names(tmp_path / "home") if not (tmp_path / "home" / name).is_dir()]
+
+
+def test_a_folder_that_another_process_has_built_stays(tmp_path: Path) -> None:
+    with files.building(tmp_path / "cats") as folder:
+        (folder / "mine").touch()
+        (tmp_path / "cats").mkdir()
+        (tmp_path / "cats" / "theirs").touch()
+    assert names(tmp_path) == ["cats", "cats/theirs"]
+
+
+def test_a_file_in_the_place_of_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "cats").write_text("meow")
+    with pytest.raises(DataError, match="cannot write to .*Not a directory"), files.building(tmp_path / "cats"):
+        pass
+    assert names(tmp_path) == ["cats"]
 
 
 def test_cache_that_is_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

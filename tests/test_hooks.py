@@ -830,6 +830,7 @@ def test_errors_of_the_model_come_through():
 def test_simple_cnn():
     assert simple_cnn()(torch.randn(2, 1, 28, 28)).shape == (2, 10) == simple_cnn((3, 5))(torch.randn(2, 1, 50, 31)).shape
     assert simple_cnn((4,), n_classes=7, in_channels=3)(torch.randn(2, 3, 9, 9)).shape == (2, 7)
+    assert [(m.out_channels, m.kernel_size, m.stride, m.padding) for m in simple_cnn() if isinstance(m, nn.Conv2d)] == [(16, (5, 5), (2, 2), (2, 2))] + [(n, (3, 3), (2, 2), (1, 1)) for n in (32, 64, 64)]
 
 
 def test_image_loaders():

@@ -11,19 +11,21 @@ import sys
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from functools import partial
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import tqdm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler, TensorDataset
 
-from fromfound import dataloader
+from fromfound import callback, dataloader
 from fromfound.learner import (EVENTS, Callback, CancelBatchException, CancelEpochException, CancelFitException, CancelStepException, Checkpoint, DataBunch, EarlyStopping,
                                GradientClip, Learner, Metric, ProgressBar, Recorder, StopOnNaN, show_training_loop)
 
@@ -581,6 +583,18 @@ def test_recorder_and_table(capsys):
     assert len(recorder.rows) == 1
 
 
+@pytest.mark.parametrize("options, momentum", [({"momentum": 0.9}, 0.9), ({}, 0.0)])
+def test_the_recorder_writes_momentum_before_others_look(options, momentum):
+    class Reader(Callback):
+        def before_backward(self):
+            seen.append(len(self.learn.recorder.lrs))
+
+    seen = []
+    learn = learner(cbs=[Reader(), Recorder()], opt_func=partial(torch.optim.SGD, **options))
+    learn.fit(1)
+    assert seen == [1, 2, 3, 4, 5, 6, 7] and learn.recorder.momenta == [momentum] * 7
+
+
 def test_own_recorder_replaces_the_default():
     learn = learner(default_cbs=True, cbs=[recorder := Recorder()])
     assert learn.recorder is recorder and [type(cb) for cb in learn.cbs] == [Recorder, ProgressBar]
@@ -601,6 +615,62 @@ def test_the_bar_is_seen_only_where_somebody_watches(watched, monkeypatch, capsy
     with redirect_stderr(Terminal()) as seen:
         learner(default_cbs=True).fit(1)
     assert seen.getvalue() == ""
+
+
+class Bar:
+    "What a ProgressBar asks of tqdm, written down."
+    def __init__(self, leave, disable):
+        self.leave, self.disable, self.n, self.total, self.shown, self.closed = leave, disable, 0, None, [], 0
+
+    def set_postfix_str(self, text):
+        self.shown.append((self.n, self.total, text.partition(",")[0]))
+
+    def close(self):
+        self.closed += 1
+
+
+@pytest.fixture
+def bars(monkeypatch):
+    made = []
+    monkeypatch.setattr(tqdm, "tqdm", lambda **options: made.append(Bar(**options)) or made[-1])
+    monkeypatch.delenv("CI", raising=False)
+    return made
+
+
+@pytest.mark.parametrize("ci, terminal, notebook, watched", [(False, False, False, False), (False, True, False, True), (False, False, True, True), (True, True, True, False)])
+def test_a_bar_is_for_a_terminal_or_a_notebook(ci, terminal, notebook, watched, bars, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
+    monkeypatch.setitem(sys.modules, "ipykernel", None) if notebook else monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+    if ci:
+        monkeypatch.setenv("CI", "true")
+    learner(cbs=[ProgressBar()]).fit(1)
+    assert [(bar.disable, bar.leave, bar.closed, bool(bar.shown)) for bar in bars] == [(not watched, False, 1, watched)]
+
+
+@pytest.mark.parametrize("valid, shown", [
+    (None, [(1, 14, "epoch 0"), (4, 14, "epoch 0"), (7, 14, "epoch 0"), (10, 14, "epoch 1"), (13, 14, "epoch 1")]),
+    (BATCHES[:4], [(1, 14, "epoch 0"), (4, 14, "epoch 0"), (7, 14, "epoch 0"), (7, 14, "epoch 0"), (9, 14, "epoch 1"), (12, 14, "epoch 1"), (12, 14, "epoch 1"), (12, 14, "epoch 1")]),
+])
+def test_the_bar_counts_steps_three_times_a_second(valid, shown, bars, monkeypatch):
+    class Eighth(Callback):
+        def after_batch(self):
+            clock[0] += 0.125
+
+    clock = [100.0]
+    monkeypatch.setattr(callback, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    learner(BATCHES, valid, cbs=[ProgressBar(), Eighth()]).fit(2)
+    assert bars[0].shown == shown
+
+
+def test_the_bar_of_a_stream_has_no_end(bars, monkeypatch):
+    class Stream:
+        def __iter__(self):
+            return iter(BATCHES[:1])
+
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    learner(Stream(), cbs=[ProgressBar()]).fit(1)
+    assert bars[0].shown == [(0, None, "epoch 0")]
 
 
 def test_the_loop_is_shown_with_its_callbacks(capsys):

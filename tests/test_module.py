@@ -284,16 +284,24 @@ def test_names_after_slicing_and_appending():
     assert list(layers) == held
 
 
-def test_lazy_becomes_linear():
+@pytest.mark.parametrize("shape", [(2, 5), (5,), (2, 1, 5), (2, 0, 5)], ids=str)
+def test_lazy_becomes_linear(shape):
     torch.manual_seed(0)
     mine = LazyLinear(3)
     held = list(mine.parameters())
-    y = mine(torch.randn(2, 5))
-    assert type(mine) is Linear and mine.in_features == 5 and y.shape == (2, 3)
+    y = mine(torch.randn(shape))
+    assert type(mine) is Linear and mine.in_features == 5 and y.shape == (*shape[:-1], 3)
     assert all(a is b and type(a) is Parameter for a, b in zip(held, mine.parameters())) and mine.weight.shape == (3, 5)
     assert 0.8 * 5 ** -0.5 < mine.weight.abs().max() <= 5 ** -0.5
     with pytest.raises(RuntimeError):
         mine(torch.randn(2, 6))
+
+
+def test_lazy_waits_without_size_and_without_drawing():
+    state = torch.get_rng_state()
+    mine = LazyLinear(3)
+    assert repr(mine) == "LazyLinear(in_features=0, out_features=3, bias=True)" and torch.equal(torch.get_rng_state(), state)
+    assert not mine.weight.requires_grad_(requires_grad=False).requires_grad and mine.bias.requires_grad
 
 
 def test_lazy_moves_and_copies_before_its_first_batch():
@@ -348,6 +356,7 @@ def test_parameters_and_buffers():
     p = Parameter(data)
     assert type(p * 2) is torch.Tensor and p.data_ptr() == data.data_ptr() and p.is_leaf and p.requires_grad
     assert not Parameter(data, requires_grad=False).requires_grad and Parameter().numel() == 0
+    assert Parameter(p * 2).is_leaf, "what computed the values is forgotten"
     with pytest.raises(RuntimeError, match="floating point"):
         Parameter(torch.tensor([1]))
     net = kept(OURS)
@@ -487,6 +496,8 @@ def test_models_in_both_formats(tmp_path, make):
         other.load_state_dict(load(tmp_path / name))
         assert all(torch.equal(v, mine.state_dict()[k]) for k, v in other.state_dict().items())
     theirs.load_state_dict(load_file(tmp_path / "net.safetensors"))
+    save({"turned": torch.arange(6).reshape(2, 3).T}, tmp_path / "net.safetensors")
+    assert equal(load(tmp_path / "net.safetensors"), {"turned": torch.arange(6).reshape(2, 3).T})
     assert sorted(os.listdir(tmp_path)) == ["net.pt", "net.safetensors"]
 
 

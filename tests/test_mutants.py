@@ -66,6 +66,31 @@ def test_messages_and_annotations_are_left_alone(planted: Path) -> None:
     assert all("x + 1} is small" in mutants.mutated("f", m["at"]) for m in mutants.mutants("f") if m["mistake"] != "refusal forgotten")
 
 
+OTHER_MACHINES = """
+@experiment(data=("mnist",))
+def trial(seed):
+    return {"score": seed + 1}
+
+def device():
+    if torch.cuda.is_available():
+        return 2 ** 20
+    elif sys.platform == "win32":
+        return first(1, 2)
+    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else names[3]
+
+def known(text):
+    return "cuda" in text
+"""
+
+
+def test_what_other_machines_run_and_experiments_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "f.py").write_text(OTHER_MACHINES, encoding="utf-8")
+    monkeypatch.setattr(mutants, "source_of", lambda module: tmp_path / "f.py")
+    made = {mutants.mutated("f", m["at"]) for m in mutants.mutants("f")}
+    same = ast.unparse(ast.parse(OTHER_MACHINES))
+    assert made == {same.replace("names[3]", "names[4]"), same.replace("'cuda' in text", "'cuda' not in text")}
+
+
 def test_a_sample_is_the_same_each_time_and_has_each_kind(planted: Path) -> None:
     assert mutants.sample("f", 99) == mutants.sample("f", 99)
     assert {m["mistake"] for m in mutants.sample("f", len(WANTED))} == set(WANTED)

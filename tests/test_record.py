@@ -2,6 +2,7 @@
 import json
 import math
 
+import psutil
 import pytest
 import torch
 
@@ -57,6 +58,13 @@ def test_sync_rewrites_and_check_only_reports(tmp_path):
     assert len(sync([chapter, page], [chapter])) == 2
     assert "50.0%" in chapter.read_text() and "50%" in page.read_text()
     assert sync([chapter, page], [chapter], check=True) == []
+
+
+def test_sync_writes_a_notebook_as_nbdev_does(tmp_path):
+    chapter = notebook(tmp_path / "01_a.ipynb", ["Größe\n", "<!-- v x:.1% -->1%<!-- /v -->"], x=0.5)
+    expected = json.dumps(json.loads(chapter.read_text()), indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+    sync([chapter], [chapter])
+    assert chapter.read_text(encoding="utf-8") == expected.replace("1%<", "50.0%<")
 
 
 def test_a_name_quoted_twice_is_an_error(tmp_path):
@@ -142,6 +150,36 @@ def test_record_and_show(module, tmp_path):
     module(MODULE.replace("FACTOR = 2", "FACTOR = 3"))
     assert "code has changed" in repr(show_run("_trial.trial"))
     assert show_run("_trial.trial")["up"] == 4.0
+
+
+def test_a_run_of_one_seed_has_no_deviation(module, capsys):
+    module()
+    assert main(["run", "_trial.trial", "--seeds", "1"]) == 0
+    path = record._find_run("_trial.trial")
+    assert capsys.readouterr().out.strip().endswith(str(path.relative_to(path.parents[2])))
+    assert json.loads(path.read_text())["figures"]["up"] == {"mean": 2.0, "sd": None, "per_seed": [2.0]}
+    assert repr(show_run("_trial.trial")).startswith("| figure | mean of 1 | sd | mark |\n| down | -2 | – | ≤ -5: MISSED |\n| up | 2 | – | ≥ 1: met |\n`python -m")
+
+
+def test_a_run_is_recorded_again_in_its_place(module):
+    module()
+    first = record_run("_trial.trial", seeds=1)
+    assert record_run("_trial.trial", seeds=2) == first
+    kept = json.loads(first.read_text())
+    assert kept["figures"]["up"]["per_seed"] == [2.0, 4.0] and 0 <= kept["seconds"] < 60
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the memory of a GPU is measured")
+def test_a_record_holds_the_peak_of_memory(module):
+    module()
+    peak, now = json.loads(record_run("_trial.trial", seeds=1).read_text())["peak_mb"], psutil.Process().memory_info().rss / 2**20
+    assert 0.9 * now < peak < 20 * now
+
+
+@pytest.mark.parametrize("mean, mark, shown", [
+    (1.0, ">= 1", "≥ 1: met"), (0.99, ">= 1", "≥ 1: MISSED"), (-5.0, "<= -5", "≤ -5: met"), (-4.99, "<= -5", "≤ -5: MISSED"), (2e-3, "<= 1e-2", "≤ 1e-2: met"), (7, None, "–")])
+def test_marks(mean, mark, shown):
+    assert record._verdict(mean, mark) == shown
 
 
 def test_missing_and_unknown_runs(module):

@@ -145,7 +145,7 @@ def alike(a, b):
 
 
 MISCHIEF = {"python": lambda m, d: random.random(), "numpy": lambda m, d: np.random.rand(), "torch": lambda m, d: torch.rand(1), "batch": lambda m, d: batches(d), "seed": lambda m, d: torch.manual_seed(3),
-            "weights": lambda m, d: m[0].weight.data.fill_(math.nan), "gradient": lambda m, d: m.zero_grad(), "new gradient": lambda m, d: setattr(m[0].bias, "grad", torch.ones(4)), "mode": lambda m, d: m.eval(),
+            "weights": lambda m, d: m[0].weight.data.fill_(math.nan), "gradient": lambda m, d: m.zero_grad(), "gradient in place": lambda m, d: m.zero_grad(set_to_none=False), "new gradient": lambda m, d: setattr(m[0].bias, "grad", torch.ones(4)), "mode": lambda m, d: m.eval(),
             "statistics": lambda m, d: m.train()(torch.randn(8, 3)), "buffer": lambda m, d: setattr(m[1], "running_mean", torch.ones(4)), "parameter": lambda m, d: setattr(m[3], "weight", nn.Parameter(torch.ones(2, 4))),
             "new parameter": lambda m, d: m[0].register_parameter("extra", nn.Parameter(torch.ones(1))), "gone": lambda m, d: delattr(m[0], "bias"),
             "half precision": lambda m, d: m.half(), "other shape": lambda m, d: setattr(m[0].weight, "data", torch.zeros(5, 5)), "new memory": lambda m, d: setattr(m[0].weight, "data", torch.zeros(4, 3)),
@@ -234,6 +234,18 @@ def test_what_has_no_end_is_refused():
     for data in (Open(), SimpleNamespace(dataset=Open())):
         with pytest.raises(TypeError, match="30 deep and found no end, only Open objects: give the loaders themselves"):
             generators(data)
+
+
+def test_thirty_deep_is_deep_enough():
+    def nested(depth):
+        inner = SimpleNamespace(generator=seeded())
+        for _ in range(depth - 1):
+            inner = SimpleNamespace(dataset=inner)
+        return inner
+
+    assert len(generators(nested(30))) == 1
+    with pytest.raises(TypeError, match="30 deep and found no end"):
+        generators(nested(31))
 
 
 @pytest.mark.parametrize("kept, given", [(shuffled, None), (None, shuffled)])

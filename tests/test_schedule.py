@@ -815,6 +815,10 @@ def test_it_stops_at_the_cliff_and_at_nan():
     assert len(LRFinder().run(learn).lrs) == 1
 
 
+def test_a_loss_that_stays_zero_is_no_cliff():
+    assert len(LRFinder(steps=5).run(falls(lambda pred, y: 0 * (pred - y).square().mean())).lrs) == 5
+
+
 def test_it_takes_callbacks_of_training_only():
     learn = noisy()
     learn.cbs = [recorder := Recorder()]
