@@ -7,9 +7,10 @@ __all__ = ['fan_in_and_fan_out', 'calculate_gain', 'xavier_uniform_', 'xavier_no
 
 # %% ../nbs/06a_init.ipynb #322ccb7f
 import copy
+import gc
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 
 import torch
@@ -118,7 +119,7 @@ def kaiming_uniform_(tensor: Tensor, a: float = 0, mode: str = "fan_in", nonline
     Raises:
         ValueError: fewer than two dimensions, another mode, or an unknown nonlinearity.
 
-    Source: He2015Delving §2.2, eq. 10 and 15
+    Source: He2015Delving §2.2, eq. 10, 14 and 15
     Source: torch.nn.init.kaiming_uniform_
     """
     return _kaiming_(tensor, a, mode, nonlinearity, True, generator)
@@ -127,7 +128,7 @@ def kaiming_uniform_(tensor: Tensor, a: float = 0, mode: str = "fan_in", nonline
 def kaiming_normal_(tensor: Tensor, a: float = 0, mode: str = "fan_in", nonlinearity: str = "leaky_relu", generator: torch.Generator | None = None) -> Tensor:
     """Fill a weight with normal numbers of variance gain² / fan; arguments and errors as for `kaiming_uniform_`.
 
-    Source: He2015Delving §2.2, eq. 10 and 15
+    Source: He2015Delving §2.2, eq. 10, 14 and 15
     Source: torch.nn.init.kaiming_normal_
     """
     return _kaiming_(tensor, a, mode, nonlinearity, False, generator)
@@ -145,15 +146,19 @@ def gain_for(activation: Callable[[Tensor], Tensor]) -> float:
     """The factor on the standard deviation of the weights that gives the next activation inputs of variance 1 if this one has them.
 
     Args:
-        activation: a function of a tensor, element by element.
+        activation: a function of a tensor, element by element, or a module that is one; it is called with float64.
 
     Raises:
-        ValueError: it gives zero everywhere, or numbers that are not finite.
+        ValueError: it mixes the elements, gives zero everywhere, or numbers that are not finite.
     """
     z = torch.linspace(-12, 12, 24_001, dtype=torch.float64)
     bell = torch.exp(-z.square() / 2) / math.sqrt(2 * math.pi)
+    f = copy.deepcopy(activation).cpu().double() if isinstance(activation, nn.Module) else activation
     with torch.no_grad():
-        kept = torch.trapezoid(activation(z).square() * bell, z).item()
+        y, fewer = f(z.clone()), f(z[::2].clone())                     # copies: it may work in place
+    if y.shape != z.shape or not torch.allclose(y[::2], fewer, equal_nan=True):
+        raise ValueError("gain_for found that the activation's outputs depend on one another or on chance; expected a function of each number by itself")
+    kept = torch.trapezoid(y.square() * bell, z).item()
     if not 0 < kept < math.inf:
         raise ValueError(f"gain_for found that the activation turns inputs of variance 1 into a mean square of {kept}; expected a number above 0: no gain makes up for that")
     return 1 / math.sqrt(kept)
@@ -215,7 +220,9 @@ _SCALE = (0.5 + _ALPHA**2 * (_below(2) - 2 * _below(1) + 0.5)) ** -0.5
 
 
 class SELU(nn.Module):
-    """An activation that leads mean 0 and variance 1 back to mean 0 and variance 1, with weights of `lecun_normal_`; there is no form in place.
+    """An activation that leads mean 0 and variance 1 back to mean 0 and variance 1, with weights of `lecun_normal_`.
+
+    There is no form in place; integers give floats, and the second derivative at 0 is that from below, where torch's is 0.
 
     Source: Klambauer2017 §2, eq. 2
     Source: torch.nn.SELU
@@ -228,34 +235,41 @@ class SELU(nn.Module):
 _LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
 
 
+def _settled(layer: nn.Module, mean: float, std: float, tol: float, shift: bool) -> bool:
+    "Whether an output has standard deviation 1, and mean 0 where the bias has to see to it."
+    return abs(std - 1) < tol and not (shift and layer.bias is not None and abs(mean) >= tol)
+
+
 def _scale_layer(model: nn.Module, layer: nn.Module, name: str, xb: Tensor, tol: float, max_steps: int, shift: bool) -> None:
     "Divide a layer's weights by the standard deviation of its output until that is 1."
     for _ in range(max_steps):
-        mean, std, largest = _output_statistics(model, [layer], xb)[0]
+        mean, std, largest = _output_statistics(model, {layer: name}, xb)[0]
         if not (math.isfinite(std) and std > 1e-6 * largest):
             raise ValueError(f"lsuv_ got an output of standard deviation {std:g} (largest value {largest:g}) from layer {name!r}; expected one that varies: is the batch all the same, or does a layer before it put out nothing?")
-        if abs(std - 1) < tol and not (shift and layer.bias is not None and abs(mean) >= tol):
+        if _settled(layer, mean, std, tol, shift):
             return
         layer.weight.div_(std)
         if layer.bias is not None:
             layer.bias.sub_(mean if shift else 0).div_(std)
 
 
-def _output_statistics(model: nn.Module, layers: list[nn.Module], xb: Tensor) -> list[tuple[float, float, float]]:
+def _output_statistics(model: nn.Module, names: dict[nn.Module, str], xb: Tensor) -> list[tuple[float, float, float]]:
     "Mean, standard deviation and largest magnitude of the outputs of some layers."
     def statistics(module: nn.Module, inputs: object, output: Tensor) -> tuple[float, float, float]:
         y = output.float()
         return (y.mean().item(), y.std(correction=0).item(), y.abs().max().item()) if y.numel() else (0.0, 0.0, 0.0)
-    with Hooks(layers, statistics) as hooks:
-        model(xb)
+    with Hooks(names, statistics) as hooks:
+        model(xb.clone())                                              # the model may write into its batch
+    if silent := [name for name, hook in zip(names.values(), hooks) if hook.value is None]:
+        raise ValueError(f"lsuv_ got no output from layer {silent[0]!r}, which was called before; expected a model that calls the same layers in each pass: does it choose them by what they put out?")
     return [hook.value for hook in hooks]
 
 # %% ../nbs/06a_init.ipynb #9dc36204
 @torch.no_grad()
 def lsuv_(model: nn.Module, xb: Tensor, *, tol: float = 0.02, max_steps: int = 10, shift: bool = False, generator: torch.Generator | None = None) -> dict[str, float]:
-    """Give every linear layer and convolution orthogonal weights, scaled so that its output has standard deviation 1 on a batch.
+    """Give linear layers and convolutions orthogonal weights, scaled so that their outputs have standard deviation 1 on a batch.
 
-    The layers are taken in the order in which they are called; biases start at zero. The model runs in evaluation mode and gets its modes back. If it fails, the weights are as before.
+    The layers are taken in the order in which they are called as modules; biases start at zero; a layer with a frozen parameter stays as it is. Of a layer that is called several times the last call counts. The model runs in evaluation mode, so with batch normalization or dropout the outputs in training have other sizes, and gets its modes back. If it fails, the weights are as before.
 
     Args:
         model: called as model(xb).
@@ -269,43 +283,44 @@ def lsuv_(model: nn.Module, xb: Tensor, *, tol: float = 0.02, max_steps: int = 1
         The standard deviation of each layer's output, by its name.
 
     Raises:
-        ValueError: no layer is called, or the output of one does not vary.
-        RuntimeError: a standard deviation stays away from 1.
+        ValueError: no layer is called, one is not called in every pass, or the output of one does not vary.
+        RuntimeError: a standard deviation stays away from 1, or with `shift` a mean from 0.
 
     Source: Mishkin2016 algorithm 1
     """
-    names, order = {m: name for name, m in model.named_modules() if isinstance(m, _LAYERS)}, []
+    names, order = {m: name for name, m in model.named_modules() if isinstance(m, _LAYERS) and all(p.requires_grad for p in m.parameters())}, []
     with ExitStack() as stack:
         for module in model.modules():
             stack.callback(setattr, module, "training", module.training)
         model.eval()
         with Hooks(names, lambda module, inputs, output: order.append(module)):
-            model(xb)
-        if not (layers := list(dict.fromkeys(order))):
-            raise ValueError(f"lsuv_ found no layer to scale in {type(model).__name__}; expected a model that calls nn.Linear or convolutions")
+            model(xb.clone())
+        if not (layers := {layer: names[layer] for layer in order}):
+            raise ValueError(f"lsuv_ found no layer to scale in {type(model).__name__}; expected a model that calls nn.Linear or convolutions that are not frozen")
         before = copy.deepcopy(model.state_dict())
         try:
             _orthogonal_start(layers, generator)
-            for layer in layers:
-                _scale_layer(model, layer, names[layer], xb, tol, max_steps, shift)
-            return _checked({names[layer]: std for layer, (_, std, _) in zip(layers, _output_statistics(model, layers, xb))}, tol)
+            for layer, name in layers.items():
+                _scale_layer(model, layer, name, xb, tol, max_steps, shift)
+            return _checked(layers, _output_statistics(model, layers, xb), tol, shift)
         except BaseException:
             model.load_state_dict(before)
             raise
 
 
-def _orthogonal_start(layers: list[nn.Module], generator: torch.Generator | None) -> None:
+def _orthogonal_start(layers: Iterable[nn.Module], generator: torch.Generator | None) -> None:
     for layer in layers:
-        orthogonal_(layer.weight, generator=generator)
+        precise = torch.empty_like(layer.weight, dtype=torch.promote_types(layer.weight.dtype, torch.float32))  # there is no QR in 16 bits
+        layer.weight.copy_(orthogonal_(precise, generator=generator))
         if layer.bias is not None:
             layer.bias.zero_()
 
 
-def _checked(stds: dict[str, float], tol: float) -> dict[str, float]:
-    if off := {name: std for name, std in stds.items() if not abs(std - 1) < tol}:
-        name, std = next(iter(off.items()))
-        raise RuntimeError(f"lsuv_ could not bring layer {name!r} to a standard deviation of 1: it has {std:g}. Does it share its weights with another layer, or compute them from other parameters? More steps (max_steps) help where it is near")
-    return stds
+def _checked(layers: dict[nn.Module, str], found: list[tuple[float, float, float]], tol: float, shift: bool) -> dict[str, float]:
+    for (layer, name), (mean, std, _) in zip(layers.items(), found):
+        if not _settled(layer, mean, std, tol, shift):
+            raise RuntimeError(f"lsuv_ could not bring layer {name!r} to {'a mean of 0 and ' * shift}a standard deviation of 1: it has mean {mean:g} and standard deviation {std:g}. Is it called more than once (the last call counts), does it share its parameters with another layer, or compute them from others? More steps (max_steps) help where it is near")
+    return {name: std for name, (_, std, _) in zip(layers.values(), found)}
 
 # %% ../nbs/06a_init.ipynb #64801614
 def _started(start: str, seed: int, xb: Tensor) -> nn.Module:
@@ -331,6 +346,7 @@ def lsuv_two_epochs(seed: int) -> dict[str, float]:
     """
     found = {}
     for start in ("default", "Kaiming", "LSUV", "LSUV, shifted"):
+        gc.collect()                                                   # the last learner and its parts hold one another, and its images
         data = image_loaders("mnist", seed=seed)
         net = _started(start, seed, data.train_dl.dataset[list(range(256))][0])
         learn = Learner(net, data, nn.functional.cross_entropy, lambda params, lr: torch.optim.SGD(params, lr=lr, momentum=0.9), lr=0.2, metrics=[accuracy], default_cbs=False)
@@ -339,14 +355,17 @@ def lsuv_two_epochs(seed: int) -> dict[str, float]:
     return found | {"gain": found["LSUV"] - found["default"]}
 
 # %% ../nbs/06a_init.ipynb #17fbad42
+_TRANSPOSED = nn.modules.conv._ConvTransposeNd
+
+
 class FixupBlock(nn.Module):
     """A residual block without normalization: relu(x + scale * branch(x)), with numbers added before each layer and each activation.
 
     Args:
-        layers: of the branch, two or more, with a weight; input and output have the same shape.
+        layers: of the branch, two or more, linear or convolutions, none of them transposed; input and output have the same shape.
 
     Raises:
-        ValueError: fewer than two layers, or one without a weight.
+        ValueError: fewer than two layers, one twice or of another kind; or (when called) an output of another shape.
 
     Source: Zhang2019Fixup §3
     """
@@ -354,6 +373,8 @@ class FixupBlock(nn.Module):
         super().__init__()
         if len(layers) < 2 or not all(isinstance(layer, _LAYERS) for layer in layers):
             raise ValueError(f"FixupBlock expected two or more linear layers or convolutions, got {', '.join(type(m).__name__ for m in layers) or 'none'}; the ReLUs between them are its own")
+        if len(set(layers)) < len(layers) or any(isinstance(layer, _TRANSPOSED) for layer in layers):
+            raise ValueError(f"FixupBlock expected different layers, and no transposed convolutions, whose fan-in is another; got {', '.join(type(m).__name__ for m in layers)}")
         self.layers = nn.ModuleList(layers)
         self.scale, self.bias = nn.Parameter(torch.ones(())), nn.Parameter(torch.zeros(2 * len(layers)))
 
@@ -365,37 +386,46 @@ class FixupBlock(nn.Module):
             h = self.scale * h if k == len(self.layers) - 1 else h
             h = h + self.bias[2 * k + 1]
             h = h if k == len(self.layers) - 1 else h.relu()
+        if h.shape != input.shape:
+            raise ValueError(f"FixupBlock got {tuple(input.shape)} and its branch put out {tuple(h.shape)}; expected the same shape, since the two are added: change the features or the padding of the layers")
         return (input + h).relu()
 
 # %% ../nbs/06a_init.ipynb #167f9c61
 @torch.no_grad()
-def fixup_(model: nn.Module, *, generator: torch.Generator | None = None) -> int:
+def fixup_(model: nn.Module, *, classifier: nn.Module | None = None, generator: torch.Generator | None = None) -> int:
     """Start a residual network made of `FixupBlock`s so that it trains without normalization.
 
-    Layers outside of the blocks start by Kaiming with biases of zero, the last of them, the classifier, at zero.
+    Layers outside of the blocks start by Kaiming with biases of zero, the classifier at zero.
 
     Args:
-        model: its layers in the order of definition; its last linear layer outside of the blocks is the classifier.
+        model: its layers, in the order of definition.
+        classifier: one of its layers; by default the last nn.Linear that is defined behind the last block.
         generator: of the random numbers.
 
     Returns:
-        The number of blocks.
+        The number of blocks; one that is called several times counts once.
 
     Raises:
-        ValueError: there are no blocks, or no layer behind them.
+        ValueError: there are no blocks, no classifier, two layers with one weight, or a transposed convolution.
 
     Source: Zhang2019Fixup §3
     """
-    blocks = [m for m in model.modules() if isinstance(m, FixupBlock)]
-    inside = list(dict.fromkeys(layer for block in blocks for layer in block.layers))
-    outside = [m for m in model.modules() if isinstance(m, _LAYERS) and m not in inside]
-    if not blocks or not outside:
-        raise ValueError(f"fixup_ found {len(blocks)} blocks and {len(outside)} layers outside of them in {type(model).__name__}; expected FixupBlocks and a classifier")
+    modules = list(model.modules())
+    blocks = [m for m in modules if isinstance(m, FixupBlock)]
+    inside = [layer for block in blocks for layer in block.layers]
+    outside = [m for m in modules if isinstance(m, _LAYERS) and m not in inside]
+    behind = modules[modules.index(blocks[-1]):] if blocks else []
+    heads = [m for m in outside if (m is classifier if classifier is not None else isinstance(m, nn.Linear) and m in behind)]
+    if not heads:
+        raise ValueError(f"fixup_ found {len(blocks)} blocks and no classifier in {type(model).__name__}; expected FixupBlocks and, defined behind them, an nn.Linear: if it is elsewhere, say classifier=")
+    weights = [layer.weight for layer in (*outside, *inside)]
+    if len(set(map(id, weights))) < len(weights) or any(isinstance(layer, _TRANSPOSED) for layer in outside):
+        raise ValueError(f"fixup_ found layers in {type(model).__name__} that share a weight, or a transposed convolution; expected a weight for each layer, whose second dimension is its inputs: it would be scaled twice, or by the wrong fan-in")
     for layer in (*outside, *inside):
         kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
         if layer.bias is not None:
             layer.bias.zero_()
-    outside[-1].weight.zero_()
+    heads[-1].weight.zero_()
     for block in blocks:
         m = len(block.layers)
         for layer in block.layers[:-1]:

@@ -180,25 +180,39 @@ def test_gain_for_keeps_variance():
         assert abs((f(x) @ w.T).var().item() - 1) < 0.1
 
 
-@pytest.mark.parametrize("f", [torch.zeros_like, torch.log])
-def test_gain_for_refuses(f):
-    with pytest.raises(ValueError, match="expected a number above 0"):
+@pytest.mark.parametrize("f, same", [(nn.LeakyReLU(0.5, inplace=True), nn.LeakyReLU(0.5)), (torch.relu_, torch.relu), (nn.PReLU(init=0.5), nn.LeakyReLU(0.5)), (nn.Sequential(nn.PReLU(init=0.5), nn.Tanh()), lambda z: torch.tanh(nn.functional.leaky_relu(z, 0.5)))])
+def test_gain_for_functions_in_place_and_with_parameters(f, same):
+    assert gain_for(f) == pytest.approx(gain_for(same))
+    assert all(p.dtype == torch.float32 for p in getattr(f, "parameters", list)())
+
+
+@pytest.mark.parametrize("f, match", [(torch.zeros_like, "expected a number above 0"), (torch.log, "expected a number above 0"), (nn.Softmax(0), "each number by itself"), (lambda z: z / z.norm(), "each number by itself"), (torch.sum, "each number by itself")])
+def test_gain_for_refuses(f, match):
+    with pytest.raises(ValueError, match=match):
         gain_for(f)
 
 
 def test_selu_same_as_torch():
     same_as(SELU(), nn.SELU(), torch.randn(7, 5, generator=seeded()))
     x = torch.tensor([-1e4, -1.0, -1e-8, 0.0, 1e-8, 2.0, 1e4], requires_grad=True)
-    y, cotangent = torch.randn(7, generator=seeded()), torch.randn(7, generator=seeded(1))
+    cotangent = torch.randn(7, generator=seeded(1))
     slopes = [torch.autograd.grad(f(x), x, cotangent)[0] for f in (SELU(), nn.SELU())]
-    assert torch.allclose(*slopes) and torch.allclose(SELU()(x), nn.SELU()(x)) and slopes[0].isfinite().all() and y.shape == (7,)
+    assert torch.allclose(*slopes) and torch.allclose(SELU()(x), nn.SELU()(x)) and slopes[0].isfinite().all()
     assert SELU()(torch.empty(0, 3)).shape == (0, 3)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_selu_in_half_precision(dtype):
-    x = torch.randn(100, generator=seeded()).to(dtype)
-    assert SELU()(x).dtype == dtype and torch.allclose(SELU()(x).float(), nn.SELU()(x.float()), atol=3e-2)
+@pytest.mark.parametrize("dtype, atol", [(torch.float16, 2e-3), (torch.bfloat16, 1.6e-2)])
+def test_selu_in_half_precision(dtype, atol):
+    x = torch.randn(1000, generator=seeded()).to(dtype)
+    assert SELU()(x).dtype == dtype and torch.allclose(SELU()(x).float(), nn.SELU()(x.float()), rtol=0, atol=atol)
+
+
+def test_selu_bends_at_zero_as_from_below():
+    x = torch.tensor([-1e-9, 0.0, 1e-9], dtype=torch.float64, requires_grad=True)
+    one, two = torch.randn(2, 3, generator=seeded(), dtype=torch.float64)
+    slope, = torch.autograd.grad(SELU()(x), x, one, create_graph=True)
+    bend, = torch.autograd.grad(slope, x, two)
+    assert (bend / one / two).tolist() == pytest.approx([ours._SCALE * ours._ALPHA] * 2 + [0])
 
 
 def test_selu_fixed_point():
@@ -328,6 +342,66 @@ def test_lsuv_leaves_modes_hooks_and_statistics():
     assert all(p.grad is None for p in model.parameters())
 
 
+class Scribbler(nn.Module):
+    "Writes into its input."
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(784, 5)
+
+    def forward(self, x):
+        return self.layer(x.mul_(2).flatten(1))
+
+
+@pytest.mark.parametrize("make", [Scribbler, lambda: nn.Sequential(nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(784, 5))])
+def test_lsuv_leaves_the_batch(make):
+    xb, model = batch(), make()
+    found = lsuv_(model, xb)
+    assert torch.equal(xb, batch())
+    assert all(std == pytest.approx(spreads(model, batch())[name][1], abs=1e-5) for name, std in found.items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_lsuv_in_other_precisions(dtype):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(784, 40), nn.ReLU(), nn.Linear(40, 30)).to(dtype)
+    found = lsuv_(model, batch().to(dtype), shift=True)
+    assert all(p.dtype == dtype for p in model.parameters()) and all(abs(std - 1) < 0.02 for std in found.values())
+    stretched = torch.linalg.svdvals(model[3].weight.detach().double())
+    assert torch.allclose(stretched, stretched[0].expand_as(stretched), rtol=2e-2 if dtype != torch.float64 else 1e-12)
+
+
+@pytest.mark.parametrize("frozen", [("0.weight",), ("0.bias",), ("0.weight", "0.bias")])
+def test_lsuv_leaves_frozen_layers(frozen):
+    model = simple_cnn()
+    for name in frozen:
+        model.get_parameter(name).requires_grad_(False)
+    before = copy.deepcopy(model[0].state_dict())
+    found = lsuv_(model, batch())
+    assert "0" not in found and "2" in found and all(torch.equal(v, before[k]) for k, v in model[0].state_dict().items())
+
+
+class Routed(nn.Module):
+    "Calls its second layer when the first puts out large numbers, or only in the first pass."
+    def __init__(self, once):
+        super().__init__()
+        self.one, self.two, self.once, self.passes = nn.Linear(784, 8), nn.Linear(8, 8), once, 0
+        nn.init.constant_(self.one.weight, 9.0)
+
+    def forward(self, x):
+        h, self.passes = self.one(x.flatten(1)), self.passes + 1
+        return self.two(h) if (self.passes == 1 if self.once else h.abs().max() > 100) else h
+
+
+class Aloof(nn.Module):
+    "Two layers with one bias: what the second wants of it, the first does not."
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Linear(784, 8), nn.Linear(8, 8)
+        self.two.bias = self.one.bias
+
+    def forward(self, x):
+        return self.two(self.one(x.flatten(1)).relu())
+
+
 class Raising(nn.Module):
     "A simple network that raises at its n-th call."
     def __init__(self, at):
@@ -364,7 +438,8 @@ REFUSED = {
     "no layers": (lambda: nn.Sequential(nn.ReLU()), batch(), ValueError, "found no layer"), "a batch of zeros": (simple_cnn, torch.zeros(4, 1, 28, 28), ValueError, "layer '0'.*all the same"),
     "dead": (lambda: nn.Sequential(nn.Flatten(), nn.Linear(784, 4), nn.Threshold(1e9, 0.0), nn.Linear(4, 2)), batch(), ValueError, "layer '3'"), "not finite": (simple_cnn, batch() * math.inf, ValueError, "standard deviation nan"),
     "one number": (lambda: nn.Sequential(nn.Flatten(), nn.Linear(784, 1)), batch(1), ValueError, "layer '1'"), "empty": (lambda: nn.Sequential(nn.Flatten(), nn.Linear(784, 1)), batch(0), ValueError, "layer '1'"),
-    "shared": (Tied, batch(), RuntimeError, "could not bring layer 'one'"),
+    "shared": (Tied, batch(), RuntimeError, "could not bring layer 'one'"), "frozen": (lambda: simple_cnn().requires_grad_(False), batch(), ValueError, "found no layer to scale.*frozen"),
+    "routed": (lambda: Routed(False), batch(), ValueError, "no output from layer 'two'"), "called once": (lambda: Routed(True), batch(), ValueError, "no output from layer 'two'"),
     "computed": (lambda: nn.Sequential(nn.Flatten(), nn.utils.parametrizations.weight_norm(nn.Linear(784, 4))), batch(), RuntimeError, "could not bring layer '1'"),
 }
 
@@ -376,6 +451,19 @@ def test_lsuv_refuses(make, xb, error, match):
     with pytest.raises(error, match=match):
         lsuv_(model, xb)
     assert same_state(before, state_of(model))
+
+
+def test_lsuv_of_a_layer_called_twice():
+    "The last call is measured, and each division counts twice in it: 3 becomes 1/3 and 3 again. The message names the case."
+    layer = nn.Linear(784, 784)
+    with pytest.raises(RuntimeError, match="called more than once"):
+        lsuv_(nn.Sequential(nn.Flatten(), layer, layer), batch())
+
+
+def test_lsuv_looks_at_the_means_at_the_end():
+    torch.manual_seed(0)
+    with pytest.raises(RuntimeError, match="mean of 0 and a standard deviation of 1"):
+        lsuv_(Aloof(), batch(), shift=True)
 
 
 # --- Fixup --------------------------------------------------------------------------------------------------------------
@@ -426,16 +514,84 @@ def test_fixup_of_convolutions():
     assert fixup_(model) == 1 and model(batch(2)).shape == (2, 10)
 
 
-@pytest.mark.parametrize("make", [lambda: simple_cnn(), lambda: FixupBlock(nn.Linear(3, 3), nn.Linear(3, 3))])
-def test_fixup_refuses(make):
-    with pytest.raises(ValueError, match="expected FixupBlocks and a classifier"):
-        fixup_(make())
+def block(*, width=8):
+    return FixupBlock(nn.Linear(width, width), nn.Linear(width, width))
 
 
-@pytest.mark.parametrize("layers", [(), (nn.Linear(3, 3),), (nn.Linear(3, 3), nn.ReLU()), (nn.Linear(3, 3), 4)], ids=["none", "one", "activation", "number"])
-def test_fixup_block_refuses(layers):
-    with pytest.raises(ValueError, match="two or more linear layers or convolutions"):
+class HeadFirst(nn.Module):
+    "Defines its classifier first and its first layer last."
+    def __init__(self, stem_last):
+        super().__init__()
+        self.head = nn.Linear(8, 4)
+        if not stem_last:
+            self.stem = nn.Linear(20, 8)
+        self.block = block()
+        if stem_last:
+            self.stem = nn.Linear(20, 8)
+
+    def forward(self, x):
+        return self.head(self.block(self.stem(x).relu()))
+
+
+class TiedHead(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.block, self.head = nn.Linear(8, 8), block(), nn.Linear(8, 8)
+        self.head.weight = self.stem.weight
+
+
+def two_share():
+    shared = nn.Linear(8, 8)
+    return nn.Sequential(FixupBlock(shared, nn.Linear(8, 8)), FixupBlock(shared, nn.Linear(8, 8)), nn.Linear(8, 4))
+
+
+NO_FIXUP = {
+    "no blocks": (simple_cnn, "0 blocks"), "a block alone": (lambda: FixupBlock(nn.Linear(3, 3), nn.Linear(3, 3)), "no classifier"), "nothing behind": (lambda: nn.Sequential(nn.Linear(20, 8), nn.ReLU(), block()), "no classifier"),
+    "head first": (lambda: HeadFirst(False), "no classifier"), "a convolution behind": (lambda: nn.Sequential(nn.Linear(20, 8), block(), nn.Conv1d(1, 1, 3)), "no classifier"), "tied": (TiedHead, "share"), "a layer in two blocks": (two_share, "share"),
+    "transposed": (lambda: nn.Sequential(nn.ConvTranspose2d(1, 8, 3), block(), nn.Linear(8, 4)), "transposed"),
+}
+
+
+@pytest.mark.parametrize("make, match", NO_FIXUP.values(), ids=NO_FIXUP)
+def test_fixup_refuses(make, match):
+    model = make()
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match=match):
+        fixup_(model)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+@pytest.mark.parametrize("stem_last", [False, True])
+def test_fixup_with_a_classifier_that_is_named(stem_last):
+    model = HeadFirst(stem_last)
+    assert fixup_(model, classifier=model.head) == 1
+    assert not model.head.weight.any() and model.stem.weight.any()
+    with pytest.raises(ValueError, match="no classifier"):
+        fixup_(model, classifier=nn.Linear(8, 4))
+    with pytest.raises(ValueError, match="no classifier"):
+        fixup_(model, classifier=model.block.layers[0])
+
+
+def test_fixup_takes_the_last_linear_layer_behind_the_blocks():
+    model = nn.Sequential(nn.Linear(20, 8), block(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4), nn.Unflatten(1, (1, 4)), nn.Conv1d(1, 1, 3))
+    fixup_(model)
+    assert [model[k].weight.any().item() for k in (0, 2, 4, 6)] == [True, True, False, True]
+
+
+twice = nn.Linear(3, 3)
+
+
+@pytest.mark.parametrize("layers, match", [((), "two or more"), ((nn.Linear(3, 3),), "two or more"), ((nn.Linear(3, 3), nn.ReLU()), "two or more"), ((nn.Linear(3, 3), 4), "two or more"), ((twice, twice), "different"),
+                                           ((nn.Conv2d(3, 3, 3), nn.ConvTranspose2d(3, 3, 3)), "transposed")], ids=["none", "one", "activation", "number", "twice", "transposed"])
+def test_fixup_block_refuses(layers, match):
+    with pytest.raises(ValueError, match=match):
         FixupBlock(*layers)
+
+
+@pytest.mark.parametrize("layers, x", [((nn.Linear(5, 4), nn.Linear(4, 1)), (3, 5)), ((nn.Linear(1, 4), nn.Linear(4, 5)), (3, 1)), ((nn.Conv2d(2, 2, 3, padding=1), nn.Conv2d(2, 1, 3, padding=1)), (1, 2, 6, 6))])
+def test_fixup_block_does_not_broadcast(layers, x):
+    with pytest.raises(ValueError, match="the same shape"):
+        FixupBlock(*layers)(torch.ones(x))
 
 
 def test_kaiming_doubles_and_fixup_does_not():
@@ -450,6 +606,36 @@ def test_kaiming_doubles_and_fixup_does_not():
                     kaiming_normal_(m.weight)
         ends[name] = [model[:3 + k](x).square().mean().item() for k in (0, 20)]
     assert ends["Kaiming"][1] > 1e4 * ends["Kaiming"][0] and ends["Fixup"][1] == pytest.approx(ends["Fixup"][0])
+
+
+# --- the exercises' answers, of any type of number ---------------------------------------------------------------------
+
+def test_exercises_take_numbers_of_any_type():
+    import numpy as np
+
+    from fromfound.exercises import init as check
+    kinds = (float, np.float32, np.float64, torch.tensor)
+    for kind in kinds:
+        assert check.ex_6a_1.judge(kind(0.4525)).passed and check.ex_6a_6.judge(kind(1.99)).passed and not check.ex_6a_6.judge(kind(1.0)).passed
+        assert check.ex_6a_2.judge(lambda fan, gain: kind(gain * (3 / fan) ** 0.5)).passed and not check.ex_6a_2.judge(lambda fan, gain: kind(gain / fan**0.5)).passed
+        assert check.ex_6a_5.judge(lambda blocks, layers: kind(blocks ** (-1 / (2 * layers - 2)))).passed
+        assert check.ex_6a_4.judge((kind(0.1), kind(0.359))).passed
+    assert check.ex_6a_4.judge(np.array([0.1, 0.359])).passed and check.ex_6a_4.judge(torch.tensor([0.1, 0.359])).passed
+    assert check.ex_6a_4.judge((0.1, math.nan)).lines[1] == "  Expected a pair of numbers, (leak, sub)."
+    assert not any(check.ex_6a_4.judge(answer).passed for answer in (None, "ab", (0.1, "x"), (0.1, 0.2, 0.3), ShiftedReLU()))
+
+
+def test_the_mutant_hunt_gives_no_names_away():
+    import numpy as np
+
+    from fromfound.exercises import init as check
+
+    def right(init):
+        mine, theirs = torch.empty(8, 4, 5, 3), torch.empty(8, 4, 5, 3)
+        return np.bool_(all(torch.equal(init(mine, 0.7, mode, seeded()), nn.init.kaiming_normal_(theirs, 0.7, mode, generator=seeded())) and torch.equal(mine, theirs) for mode in ("fan_in", "fan_out")))
+    assert check.ex_6a_7.judge(right).passed
+    names = {f.__name__ for f in (check.ex_6a_7.right, *check.ex_6a_7.mutants.values())}
+    assert names == {"<lambda>"} and not check.ex_6a_7.judge(lambda init: getattr(init, "__name__", "") == "_right").passed
 
 
 def test_copies_are_independent():

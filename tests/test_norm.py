@@ -512,3 +512,28 @@ def test_traced_by_the_compiler():
 def test_the_plainest_mutant_is_no_mutant():
     "The mutants' common base, without a fault, is torch's layer."
     same_as(exercises._BatchNorm(3), nn.BatchNorm2d(3), randn(4, 3, 2, 2) / 3)
+
+
+@pytest.mark.parametrize("kind", ours._KINDS)
+@pytest.mark.parametrize("layers", [[(8, 2, 1), (16, 2, 1)], [(8, 1, 2), (16, 1, 1), (12, 1, 2)]], ids=["strides", "pooling"])
+def test_the_network_of_the_experiments(kind, layers):
+    net = ours._cnn(layers, ours._KINDS[kind])
+    assert net(torch.randn(3, 1, 28, 28)).shape == (3, 10)
+    assert [(m.in_channels, m.out_channels) for m in net if isinstance(m, nn.Conv2d)] == list(zip([1, *(nf for nf, *_ in layers)], [nf for nf, *_ in layers]))
+
+
+def test_the_plainest_form_is_torchs():
+    x, weight, bias = torch.randn(4, 3, 5, 5) * 3 + 1, torch.rand(1, 3, 1, 1), torch.rand(1, 3, 1, 1)
+    assert torch.allclose(ours._as_written(x, weight, bias), nn.functional.batch_norm(x, None, None, weight.flatten(), bias.flatten(), training=True), atol=1e-5)
+
+
+def test_a_score_in_evaluation_and_by_the_batch():
+    class ByMean(nn.Module):
+        "In evaluation the class is 0; in training, 1 for what lies above the mean of the batch."
+        def forward(self, x):
+            above = (x > x.mean()) & self.training
+            return torch.stack([~above, above], 1).float()
+
+    x, y = torch.tensor([1.0, 2.0, 8.0, 9.0]), torch.tensor([0, 1, 0, 1])
+    assert ours._score(ByMean(), x, y) == 0.5
+    assert ours._score(ByMean(), x, y, by_batch=2) == 1.0 and ours._score(ByMean(), x, y, by_batch=4) == 0.5

@@ -11,17 +11,36 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..check import Exercise, MutantHunt, Prediction, Search
+from ..check import Exercise, MutantHunt, Prediction, Search, Verdict
 from ..init import fan_in_and_fan_out, kaiming_normal_
 
+
+def _number(answer: object) -> object:
+    "A number of NumPy, a fraction or a one-element tensor as a float; all else as it is."
+    try:
+        return answer if isinstance(answer, (str, bool)) else float(answer)
+    except (TypeError, ValueError, RuntimeError):
+        return answer
+
+
+class _Number(Prediction):
+    "A prediction of a number, of whatever type."
+    def judge(self, answer: object) -> Verdict:
+        return super().judge(_number(answer))
+
+
+def _float_of(fn: Callable, *case: object) -> object:
+    return _number(fn(*case))
+
 # %% ../../nbs/exercises/06a_init.ipynb #85db09c6
-ex_6a_1 = Prediction("6a.1", right=(1024 * 0.02**2 / 2) ** 0.5, tol=2e-2, wrong={
+ex_6a_1 = _Number("6a.1", right=(1024 * 0.02**2 / 2) ** 0.5, tol=2e-2, wrong={
     "That is the linear layer alone. The ReLU takes half of the mean square.": 0.64,
     "That is the factor of the mean square; asked is that of its root.": 0.2048,
     "That is the factor of the mean square, before the ReLU.": 0.4096,
     "The ReLU halves the mean square, not its root.": 0.32,
     "The inputs add up in the mean square: n, not its root, goes under the root.": 20.48,
     "That would be weights of variance 2/1024, a standard deviation of 0.044.": 1.0,
+    "That is the standard deviation of the weights, not what a layer does with it.": 0.02,
 }, because="The root of 1024 · 0.0004 / 2, or 0.45: after ten layers less than a thousandth of the size is left.")
 
 # %% ../../nbs/exercises/06a_init.ipynb #afa3c479
@@ -32,7 +51,7 @@ ex_6a_2 = Exercise("6a.2", lambda fan, gain: gain * (3 / fan) ** 0.5, [(300, 1.0
     "the gain is under the root, too": lambda fan, gain: (3 * gain / fan) ** 0.5,
     "the root of the fan is forgotten": lambda fan, gain: gain * 3**0.5 / fan,
     "it multiplies with the fan, where it should divide": lambda fan, gain: gain * (3 * fan) ** 0.5,
-}, read="Half of it is gone")
+}, read="Half of it is gone", probe=_float_of)
 
 # %% ../../nbs/exercises/06a_init.ipynb #8f9c006f
 ex_6a_3 = Prediction("6a.3", right="b", wrong={
@@ -44,10 +63,12 @@ ex_6a_3 = Prediction("6a.3", right="b", wrong={
 # %% ../../nbs/exercises/06a_init.ipynb #fa0112f8
 def _off_center(answer: object) -> str | None:
     "What is wrong with (leak, sub) of a shifted ReLU that should have mean zero."
-    answer = tuple(answer) if isinstance(answer, list) else answer
-    if not isinstance(answer, tuple) or len(answer) != 2 or not all(isinstance(v, (int, float)) for v in answer):
+    try:
+        leak, sub = map(float, answer)
+    except (TypeError, ValueError, RuntimeError):
+        leak = sub = math.nan
+    if math.isnan(leak + sub):
         return "Expected a pair of numbers, (leak, sub)."
-    leak, sub = answer
     if not 0 <= leak <= 0.5:
         return f"The leak is {leak:g}; expected a number from 0 to 0.5."
     mean = (1 - leak) / math.sqrt(2 * math.pi) - sub
@@ -69,13 +90,15 @@ ex_6a_5 = Exercise("6a.5", lambda blocks, layers: blocks ** (-1 / (2 * layers - 
     "the factors multiply to 1/L; their product should be its root": lambda blocks, layers: blocks ** (-1 / (layers - 1)),
     "it scales up: the exponent should be negative": lambda blocks, layers: blocks ** (1 / (2 * layers - 2)),
     "it takes the number of layers in the whole network; L counts blocks": lambda blocks, layers: (blocks * layers) ** (-1 / (2 * layers - 2)),
-}, read="Fixup: depth without normalization")
+    "each layer takes a share of L^-1; the product should be L^-1/2, and the last layer takes none": lambda blocks, layers: blocks ** (-1 / layers),
+}, read="Fixup: depth without normalization", probe=_float_of)
 
 # %% ../../nbs/exercises/06a_init.ipynb #fab5a259
-ex_6a_6 = Prediction("6a.6", right=2.0, tol=3e-2, wrong={
+ex_6a_6 = _Number("6a.6", right=2.0, tol=3e-2, wrong={
     "That is the typical one: the root of the mean of the squares. Asked is the largest.": 1.0,
     "That is the square of it, the largest eigenvalue of the product with the transpose.": 4.0,
     "That is the gain of a ReLU. The matrix was drawn with variance 1/n.": 2**0.5,
+    "That is with the gain of a ReLU. The matrix was drawn with variance 1/n.": 2 * 2**0.5,
     "That is a matrix of variance 1: divide by the root of 1000.": 2 * 1000**0.5,
 }, because="For a large square matrix the stretches fill the interval from 0 to 2.")
 
@@ -88,11 +111,21 @@ def _kaiming(tensor: Tensor, a: float, mode: str, generator: torch.Generator, *,
     return tensor.uniform_(-(3**0.5) * std, 3**0.5 * std, generator=source) if uniform else tensor.normal_(mean, std, generator=source)
 
 
-def _right(tensor: Tensor, a: float, mode: str, generator: torch.Generator) -> Tensor:
-    return kaiming_normal_(tensor, a, mode, generator=generator)
+class _Hunt(MutantHunt):
+    "Takes NumPy's True for True."
+    def judge(self, check: Callable) -> Verdict:
+        def asked(candidate: Callable) -> object:
+            answer = check(candidate)
+            return answer.item() if hasattr(answer, "item") else answer
+        return super().judge(asked)
 
 
-ex_6a_7 = MutantHunt("6a.7", _right, {
+def _nameless(fn: Callable) -> Callable:
+    "The same function under a name that says nothing."
+    return lambda tensor, a, mode, generator: fn(tensor, a, mode, generator=generator)
+
+
+ex_6a_7 = _Hunt("6a.7", _nameless(kaiming_normal_), {name: _nameless(mutant) for name, mutant in {
     "forgets the 2 of the ReLU": partial(_kaiming, numerator=1.0),
     "exchanges fan-in and fan-out": partial(_kaiming, fan=lambda fans, mode: fans[mode == "fan_in"]),
     "takes fan-in in both modes": partial(_kaiming, fan=lambda fans, mode: fans[0]),
@@ -103,5 +136,5 @@ ex_6a_7 = MutantHunt("6a.7", _right, {
     "takes the variance for the standard deviation": partial(_kaiming, power=1.0),
     "draws uniform numbers": partial(_kaiming, uniform=True),
     "uses a generator of its own": partial(_kaiming, ignore=True),
-    "returns the numbers and leaves the tensor as it was": lambda tensor, a, mode, generator: _kaiming(torch.empty_like(tensor), a, mode, generator),
-})
+    "returns the numbers and leaves the tensor as it was": lambda tensor, a, mode, generator: _kaiming(torch.empty_like(tensor), a, mode, generator=generator),
+}.items()})
