@@ -2,7 +2,9 @@
 
 The true packages (onnx with onnxscript, tensorboard) are an extra: their tests run where they are installed and are skipped elsewhere.
 """
+import contextlib
 import io
+import logging
 import os
 import subprocess
 import sys
@@ -691,3 +693,14 @@ def test_one_large_batch_does_not_kill_all_mutants_of_exercise_4() -> None:
         x = 100 * torch.randn(3, 4)
         return torch.allclose(run(x), reference(x))
     assert not exercises.ex_5b_4.judge(once).passed
+
+
+@pytest.mark.parametrize("error", [None, KeyError])
+def test_the_quiet_ends(error):
+    before = logging.root.manager.disable
+    with pytest.raises(error) if error else contextlib.nullcontext():
+        with _quiet():
+            assert logging.root.manager.disable == logging.CRITICAL
+            if error:
+                raise error
+    assert logging.root.manager.disable == before
