@@ -104,11 +104,11 @@ ex_6a_6 = _Number("6a.6", right=2.0, tol=3e-2, wrong={
 
 # %% ../../nbs/exercises/06a_init.ipynb #58a9d5ba
 def _kaiming(tensor: Tensor, a: float, mode: str, generator: torch.Generator, *, numerator: float = 2.0, slope: Callable = lambda a: 1 + a * a, fan: Callable = lambda fans, mode: fans[mode == "fan_out"],
-             fans: Callable = fan_in_and_fan_out, power: float = 0.5, mean: float = 0.0, uniform: bool = False, ignore: bool = False) -> Tensor:
+             fans: Callable = fan_in_and_fan_out, power: float = 0.5, uniform: bool = False, ignore: bool = False) -> Tensor:
     "Kaiming's start, with parts that can be exchanged."
     std = (numerator / slope(a) / fan(fans(tensor), mode)) ** power
     source = torch.Generator().manual_seed(7) if ignore else generator
-    return tensor.uniform_(-(3**0.5) * std, 3**0.5 * std, generator=source) if uniform else tensor.normal_(mean, std, generator=source)
+    return tensor.uniform_(-(3**0.5) * std, 3**0.5 * std, generator=source) if uniform else tensor.normal_(0, std, generator=source)
 
 
 class _Hunt(MutantHunt):
