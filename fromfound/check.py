@@ -268,8 +268,8 @@ class Exercise:
 
 # %% ../nbs/00b_check.ipynb #e7476dfc
 def _as_said(value: object) -> object:
-    "A one-element tensor as its number, a string in lower case without blanks around it."
-    if isinstance(value, Tensor) and value.numel() == 1:
+    "A number of NumPy or a one-element tensor as Python's number, a string in lower case without blanks around it."
+    if hasattr(value, "item") and (value.numel() if isinstance(value, Tensor) else value.size) == 1:
         return value.item()
     return value.strip().lower() if isinstance(value, str) else value
 
@@ -342,10 +342,9 @@ class MutantHunt:
         self.name, self.right, self.mutants, self.need = name, right, dict(mutants), len(mutants) if need is None else need
 
     def _accepts(self, check: Callable[[Callable], bool], candidate: Callable) -> bool:
-        "A check accepts by returning True, or a tensor that holds nothing but True; returning anything else, or raising, rejects."
+        "A check accepts by returning True, or the same as a number of NumPy or a one-element tensor; returning anything else, or raising, rejects."
         try:
-            answer = check(candidate)
-            return answer is True or isinstance(answer, Tensor) and answer.dtype == torch.bool and answer.numel() == 1 and bool(answer)
+            return _as_said(check(candidate)) is True
         except Exception:  # a mutant may break the reader's check in any way
             return False
 

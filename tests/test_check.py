@@ -1,6 +1,7 @@
 """The checks themselves: each listed wrong answer must be caught, and right ones must pass."""
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -309,3 +310,13 @@ def test_search_replies_and_accepts_any_right_answer():
 def test_search_refuses_examples_of_another_mistake(wrong):
     with pytest.raises(ValueError, match="gets another one"):
         Search("9.8", lambda n: "that is odd" if n % 2 else None, wrong, "")
+
+
+@pytest.mark.parametrize("answer, passed", [(np.float32(2.0), True), (np.array([2.0]), True), (torch.tensor([2.0]), True), (np.float32(1.0), False), (np.ones(2), False), (torch.ones(2), False)], ids=repr)
+def test_a_prediction_takes_numbers_of_numpy(answer, passed):
+    assert Prediction("9.5", 2, {}, because="").judge(answer).passed is passed
+
+
+def test_a_check_may_answer_with_numpys_true():
+    hunt = MutantHunt("9.6", total, {"zero": lambda xs: 0})
+    assert hunt.judge(lambda f: np.bool_(f([1, 2]) == 3)).passed and not hunt.judge(lambda f: np.int64(1)).passed

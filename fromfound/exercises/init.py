@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..check import Exercise, MutantHunt, Prediction, Search, Verdict
+from ..check import Exercise, MutantHunt, Prediction, Search
 from ..init import fan_in_and_fan_out, kaiming_normal_
 
 
@@ -23,17 +23,11 @@ def _number(answer: object) -> object:
         return answer
 
 
-class _Number(Prediction):
-    "A prediction of a number, of whatever type."
-    def judge(self, answer: object) -> Verdict:
-        return super().judge(_number(answer))
-
-
 def _float_of(fn: Callable, *case: object) -> object:
     return _number(fn(*case))
 
 # %% ../../nbs/exercises/06a_init.ipynb #85db09c6
-ex_6a_1 = _Number("6a.1", right=(1024 * 0.02**2 / 2) ** 0.5, tol=2e-2, wrong={
+ex_6a_1 = Prediction("6a.1", right=(1024 * 0.02**2 / 2) ** 0.5, tol=2e-2, wrong={
     "That is the linear layer alone. The ReLU takes half of the mean square.": 0.64,
     "That is the factor of the mean square; asked is that of its root.": 0.2048,
     "That is the factor of the mean square, before the ReLU.": 0.4096,
@@ -94,7 +88,7 @@ ex_6a_5 = Exercise("6a.5", lambda blocks, layers: blocks ** (-1 / (2 * layers - 
 }, read="Fixup: depth without normalization", probe=_float_of)
 
 # %% ../../nbs/exercises/06a_init.ipynb #fab5a259
-ex_6a_6 = _Number("6a.6", right=2.0, tol=3e-2, wrong={
+ex_6a_6 = Prediction("6a.6", right=2.0, tol=3e-2, wrong={
     "That is the typical one: the root of the mean of the squares. Asked is the largest.": 1.0,
     "That is the square of it, the largest eigenvalue of the product with the transpose.": 4.0,
     "That is the gain of a ReLU. The matrix was drawn with variance 1/n.": 2**0.5,
@@ -111,21 +105,12 @@ def _kaiming(tensor: Tensor, a: float, mode: str, generator: torch.Generator, *,
     return tensor.uniform_(-(3**0.5) * std, 3**0.5 * std, generator=source) if uniform else tensor.normal_(0, std, generator=source)
 
 
-class _Hunt(MutantHunt):
-    "Takes NumPy's True for True."
-    def judge(self, check: Callable) -> Verdict:
-        def asked(candidate: Callable) -> object:
-            answer = check(candidate)
-            return answer.item() if hasattr(answer, "item") else answer
-        return super().judge(asked)
-
-
 def _nameless(fn: Callable) -> Callable:
     "The same function under a name that says nothing."
     return lambda tensor, a, mode, generator: fn(tensor, a, mode, generator=generator)
 
 
-ex_6a_7 = _Hunt("6a.7", _nameless(kaiming_normal_), {name: _nameless(mutant) for name, mutant in {
+ex_6a_7 = MutantHunt("6a.7", _nameless(kaiming_normal_), {name: _nameless(mutant) for name, mutant in {
     "forgets the 2 of the ReLU": partial(_kaiming, numerator=1.0),
     "exchanges fan-in and fan-out": partial(_kaiming, fan=lambda fans, mode: fans[mode == "fan_in"]),
     "takes fan-in in both modes": partial(_kaiming, fan=lambda fans, mode: fans[0]),
