@@ -6,7 +6,7 @@ IN = $(PYTHON) tests/press/env.py
 SITE = _build/html
 
 .DEFAULT_GOAL := help
-.PHONY: book serve test check chapter sync counts bench mutants clean help
+.PHONY: book serve test check chapter machines sync counts bench mutants clean help
 
 book:     ## build the website into _build/html and say where to open it
 	@$(IN) book -m tests.press.site build
@@ -22,6 +22,9 @@ check:    ## the fast tier: static checks, quick tests, the chapters that change
 
 chapter:  ## re-execute one chapter and store its outputs: make chapter N=02
 	@$(IN) dev -m tests.press.execute $(N)
+
+machines: ## execute what changed as on other processors: do its outputs hold? ALL=1: every setting
+	@$(IN) dev -m tests.press.machines $(if $(ALL),--all) $(if $(SETTING),--setting $(SETTING))
 
 sync:     ## rewrite the measured figures in the prose from the stored outputs
 	@$(IN) dev -m fromfound.record sync

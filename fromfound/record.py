@@ -11,64 +11,85 @@ import functools
 import hashlib
 import importlib
 import json
+import math
 import platform
 import re
-import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
+from .check import Spread, spread
 from .data import DATASETS, fetch, is_real, load_mnist, model_scores, read_images, stand_in
 
 # %% ../nbs/00d_record.ipynb #f174e6c1
 QUOTE_MIME = "application/vnd.fromfound.quote+json"
 
 # %% ../nbs/00d_record.ipynb #f939545d
-def _plain(name: str, value: object) -> int | float | str:
+def _plain(name: str, value: object) -> int | float | str | dict:
     "The JSON-ready form of one quoted value: floats keep six significant digits."
-    if isinstance(value, torch.Tensor) and value.numel() == 1:
-        value = value.item()
-    if hasattr(value, "item") and not isinstance(value, torch.Tensor):  # NumPy scalars
+    if isinstance(value, Spread):
+        summary = {"mean": value.mean, "n": value.n} | ({"sd": value.sd} if value.n > 1 else {})
+        return {key: _plain(f"{name}.{key}", number) for key, number in summary.items()}
+    if hasattr(value, "item") and getattr(value, "shape", ()) in ((), (1,)):  # a NumPy scalar, or a tensor of one
         value = value.item()
     if isinstance(value, float):
-        if value != value or value in (float("inf"), float("-inf")):
-            raise ValueError(f"quote({name}=…) got {value}; a figure must be finite: find out where it comes from before quoting it")
+        if not math.isfinite(value):
+            raise ValueError(
+                f"quote({name}=…) got {value}; a quoted value must be finite: "
+                "find out where it comes from before quoting it"
+            )
         return float(f"{value:.6g}")
     if isinstance(value, (int, str)):
         return value
-    raise TypeError(f"quote({name}=…) got a {type(value).__name__}; expected a number, a string or a tensor with one element")
+    raise TypeError(
+        f"quote({name}=…) got a {type(value).__name__}; "
+        "expected a number, a string, a spread or a tensor with one element"
+    )
 
 # %% ../nbs/00d_record.ipynb #54145568
 class Quoted:
     "Values on their way from a cell into a sentence; shown as `name = value`."
-    def __init__(self, values: dict[str, int | float | str]) -> None:
+
+    def __init__(self, values: dict[str, int | float | str | dict]) -> None:
         self.values = values
 
     def __repr__(self) -> str:
-        shown = (f"{v:.4g}" if isinstance(v, float) else str(v) for v in self.values.values())
-        return ", ".join(f"{k} = {v}" for k, v in zip(self.values, shown))
+        shown = {name: _as_read(value) for name, value in self.values.items()}
+        return ", ".join(
+            f"{name} = {value:.4g}" if isinstance(value, float) else f"{name} = {value}"
+            for name, value in shown.items()
+        )
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
         return {"text/plain": repr(self), QUOTE_MIME: self.values}
+
+
+def _as_read(value: int | float | str | dict) -> int | float | str | Spread:
+    "A stored value as the text formats it: a summary is a spread again."
+    if isinstance(value, dict):
+        return Spread(value["mean"], value.get("sd", math.nan), value["n"])
+    return value
 
 # %% ../nbs/00d_record.ipynb #78267af7
 def quote(**values: object) -> Quoted:
     """Offer measured values to the prose; write the call as the last expression of a cell.
 
     Args:
-        values: numbers, strings or one-element tensors. The text refers to them by name: `<!-- v acc:.1% -->…<!-- /v -->`.
+        values: numbers, strings, spreads or one-element tensors. The text refers to them by name:
+            `<!-- v acc:.1% -->…<!-- /v -->`, and to the mean of a spread alone as `acc.mean`.
 
     Returns:
         What the notebook stores: the values as text and as JSON.
 
     Raises:
-        TypeError, ValueError: a value is no single number or string, or is not finite.
+        TypeError: a value is neither a single number nor a string nor a spread.
+        ValueError: a value is not finite.
     """
     return Quoted({k: _plain(k, v) for k, v in values.items()})
 
@@ -77,19 +98,28 @@ _MARK = re.compile(r"<!-- v (?P<key>[\w.]+)(?::(?P<format>[^ ]*))? -->(?P<litera
 _CODE = re.compile(r"```.*?```|``.+?``|`[^`\n]+`", re.S)
 
 # %% ../nbs/00d_record.ipynb #feff4163
-def stored_quotes(notebook: Path) -> dict[str, int | float | str]:
-    "The values quoted in the stored outputs of one notebook, by name."
-    found: dict[str, int | float | str] = {}
+def stored_quotes(notebook: Path) -> dict[str, int | float | str | Spread]:
+    """Return the values quoted in the stored outputs of one notebook, by name.
+
+    Args:
+        notebook: file of the notebook. A spread is found under its name, and its mean as `name.mean`.
+
+    Raises:
+        ValueError: two cells quote the same name.
+    """
+    found: dict[str, int | float | str | Spread] = {}
     for cell in json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"]:
         for output in cell.get("outputs", ()):
             for name, value in output.get("data", {}).get(QUOTE_MIME, {}).items():
                 if name in found:
                     raise ValueError(f"{notebook}: the name {name!r} is quoted twice; rename one of them")
-                found[name] = value
+                found[name] = read = _as_read(value)
+                if isinstance(read, Spread):
+                    found[f"{name}.mean"] = read.mean
     return found
 
 # %% ../nbs/00d_record.ipynb #ae5377d9
-def fill_marks(text: str, values: dict[str, int | float | str], where: str) -> str:
+def fill_marks(text: str, values: Mapping[str, object], where: str) -> str:
     """`text` with each literal between value marks replaced by the value it names.
 
     Args:
@@ -231,11 +261,16 @@ def _provenance(data: tuple[str, ...]) -> dict:
 
 # %% ../nbs/00d_record.ipynb #002a22ee
 def _summary(per_seed: list[dict[str, float]]) -> dict[str, dict]:
-    "Mean and standard deviation of each figure over the seeds."
-    return {k: {"mean": float(f"{statistics.fmean(values):.6g}"),
-                "sd": float(f"{statistics.stdev(values):.3g}") if len(values) > 1 else None,
-                "per_seed": [float(f"{v:.6g}") for v in values]}
-            for k in per_seed[0] for values in [[run[k] for run in per_seed]]}
+    "Mean and standard deviation of each value over the seeds."
+    found = {name: spread(run[name] for run in per_seed) for name in per_seed[0]}
+    return {
+        name: {
+            "mean": float(f"{s.mean:.6g}"),
+            "sd": float(f"{s.sd:.3g}") if s.n > 1 else None,
+            "per_seed": [float(f"{v:.6g}") for v in s.values],
+        }
+        for name, s in found.items()
+    }
 
 # %% ../nbs/00d_record.ipynb #f0d58ad2
 def _peak_mb() -> int | None:
@@ -282,23 +317,28 @@ def _find_run(name: str) -> Path | None:
     return next((p for d in (here, *here.parents) if (p := d / "book" / "runs" / f"{name}.json").is_file()), None)
 
 # %% ../nbs/00d_record.ipynb #27779e6f
-def _verdict(mean: float, mark: str | None) -> str:
+def _verdict(found: Spread, mark: str | None) -> str:
+    "Whether a mean keeps its bound; a bound closer than two standard errors is called a draw."
     if mark is None:
         return "–"
     sign, bound = mark.split()
-    met = mean >= float(bound) if sign == ">=" else mean <= float(bound)
-    return f"{sign.replace('>=', '≥').replace('<=', '≤')} {bound}: {'met' if met else 'MISSED'}"
+    ahead = found.mean - float(bound) if sign == ">=" else float(bound) - found.mean
+    said = "met" if ahead >= 0 else "MISSED"
+    if found.n > 1 and abs(ahead) < 2 * found.se:
+        said += ", by less than its uncertainty"
+    return f"{sign.replace('>=', '≥').replace('<=', '≤')} {bound}: {said}"
 
 # %% ../nbs/00d_record.ipynb #6f493c27
 class Run:
-    "A recorded run: `run[figure]` is a figure's mean; a notebook shows it as a table with its provenance."
+    "A recorded run: `run[name]` is a spread over its seeds; a notebook shows it as a table with its provenance."
+
     def __init__(self, name: str, record: dict | None) -> None:
         self.name, self.record = name, record
 
-    def __getitem__(self, figure: str) -> float:
+    def __getitem__(self, name: str) -> Spread:
         if self.record is None:
             raise LookupError(f"{self.name} has not been recorded yet; run: python -m fromfound.record run {self.name}")
-        return self.record["figures"][figure]["mean"]
+        return spread(self.record["figures"][name]["per_seed"])
 
     def changed(self) -> bool:
         "Whether the code it used differs from the code at hand."
@@ -309,12 +349,12 @@ class Run:
         if self.record is None:
             return [f"`{self.name}` is not recorded yet. It takes `python -m fromfound.record run {self.name}`."]
         r = self.record
-        rows = [f"| {k} | {f['mean']:.4g} | {'–' if f['sd'] is None else format(f['sd'], '.2g')} | {_verdict(f['mean'], r['marks'].get(k))} |" for k, f in r["figures"].items()]
-        seeds = len(next(iter(r["figures"].values()))["per_seed"])
+        found = {name: self[name] for name in r["figures"]}
+        rows = [f"| {name} | {value} | {_verdict(value, r['marks'].get(name))} |" for name, value in found.items()]
         stand_in = [n for n, source in r["data"].items() if source == "stand-in"]
         banner = ["**The code has changed since this run.**", ""] if self.changed() else []
         banner += [f"**Run on stand-in data: {', '.join(stand_in)}.**", ""] if stand_in else []
-        return [*banner, f"| figure | mean of {seeds} | sd | mark |", "|---|---|---|---|", *rows, "",
+        return [*banner, "| value | mean ± standard deviation | target |", "|---|---|---|", *rows, "",
                 f"`{r['command']}` · commit {r['commit']} · {r['device']} · torch {r['versions']['torch']} · {r['seconds']:.0f} seconds · {r['peak_mb']} MiB"]
 
     def __repr__(self) -> str:

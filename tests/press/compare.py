@@ -1,16 +1,26 @@
-"""Compare an output with the stored one: numbers within a tolerance, the rest exactly."""
+"""Compare an output with the stored one: numbers by their kind, the rest exactly.
+
+The four kinds (nbs/00d_record.ipynb): exact numbers within a tolerance, spreads ("0.974 ± 0.003 (n=5)") by their
+standard errors, and numbers of cells marked `varies` or `timing` not at all.
+"""
 
 import math
 import re
 from dataclasses import dataclass
 from itertools import zip_longest
 
+from fromfound.check import Spread
+
 RELATIVE = 1e-3  # what a float may differ by
 LAST_DIGITS = 1.5  # or this many units of its last printed digit, where that is more
 
 NUMBER = re.compile(r"(?<![\w.])[-+]?(?:(?:\d{1,3}(?:,\d{3})+(?:\.\d*)?|\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|(?:nan|inf)\b)")
 UNIT = r"(?:[ ]?(?:ns|µs|μs|us|ms|s|min|h)\b)?"  # units of time: which one is printed depends on the number
-DIRECTIVE = re.compile(r"^#\|[ ]*(tolerance:[ ]*(?P<tolerance>\S+)|(?P<timing>timing))[ ]*$", re.M)
+SPREAD = re.compile(
+    rf"(?P<mean>{NUMBER.pattern})(?P<percent>%?) ± (?P<sd>{NUMBER.pattern})%? \(n=(?P<n>\d+)\)"
+)
+SUMMARY = {"mean", "n", "sd"}  # the keys of a quoted spread
+DIRECTIVE = re.compile(r"^#\|[ ]*(tolerance:[ ]*(?P<tolerance>\S+)|(?P<shown>timing|varies))[ ]*$", re.M)
 NOISE = (
     (re.compile(r"\x1b\[[\d;]*m"), ""),  # colors
     (re.compile(r"\b0x[0-9a-fA-F]+"), "0x"),  # addresses of objects
@@ -30,13 +40,30 @@ class Rules:
         return max(abs(stored) * max(self.tolerance or 0.0, RELATIVE), LAST_DIGITS * unit)
 
 
+@dataclass(frozen=True)
+class Tally:
+    """How many numbers of a text were compared, by kind, and how many were only shown."""
+
+    numbers: int = 0
+    spreads: int = 0
+    shown: int = 0
+
+    def __add__(self, other: "Tally") -> "Tally":
+        return Tally(self.numbers + other.numbers, self.spreads + other.spreads, self.shown + other.shown)
+
+
 def rules_of(source: str, mode: str) -> Rules:
     """Return the rules that the directives of a cell and the mode ("real", "standin") ask for."""
     tolerance, masked = None, mode == "standin"
     for line in DIRECTIVE.finditer(source):
-        masked = masked or line["timing"] is not None
+        masked = masked or line["shown"] is not None
         tolerance = float(line["tolerance"]) if line["tolerance"] else tolerance
     return Rules(tolerance, masked)
+
+
+def is_timed(source: str) -> bool:
+    """Return whether a cell measures time, and so wants the machine alone."""
+    return any(line["shown"] == "timing" for line in DIRECTIVE.finditer(source))
 
 
 def clean(text: str) -> str:
@@ -83,25 +110,58 @@ def is_whole(text: str) -> bool:
     return text.lstrip("+-").replace(",", "").isdigit()
 
 
-def compare_text(stored: str, got: str, rules: Rules) -> tuple[str | None, int]:
-    """Return the first difference between two texts (None if they agree) and how many numbers were compared."""
+def compare_text(stored: str, got: str, rules: Rules) -> tuple[str | None, Tally]:
+    """Return the first difference between two texts (None if they agree) and what was compared."""
     stored, got = clean(stored), clean(got)
     if rules.masked:
-        return first_difference(mask(stored), mask(got)), 0
+        shown_only = len(NUMBER.findall(stored))
+        return first_difference(mask(stored), mask(got)), Tally(shown=shown_only)
     # Blanks beside a number are padding: they may change with its width.
-    pattern = re.compile(rf"[ ]*({NUMBER.pattern})[ ]*")
+    pattern = re.compile(rf"[ ]*({unnamed(SPREAD)}|{NUMBER.pattern})[ ]*")
     left, right = pattern.split(stored), pattern.split(got)
     if left[::2] != right[::2]:
-        return first_difference(stored, got), 0
+        return first_difference(stored, got), Tally()
+    tally = Tally()
     for position, (a, b) in enumerate(zip(left[1::2], right[1::2])):
-        if wrong := compare_numbers(a, b, rules):
-            return f"{wrong}\n{line_of_number(stored, position)}", position
-    return None, len(left) // 2
+        spreads = SPREAD.fullmatch(a), SPREAD.fullmatch(b)
+        if all(spreads):
+            wrong = compare_spreads(*map(spread_of, spreads))
+            tally += Tally(spreads=1)
+        elif any(spreads):
+            wrong = f"stored {a}, got {b}: one is a spread, the other is not"
+        else:
+            wrong = compare_numbers(a, b, rules)
+            tally += Tally(numbers=1)
+        if wrong:
+            return f"{wrong}\n{line_of(stored, pattern, position)}", tally
+    return None, tally
 
 
-def line_of_number(text: str, position: int) -> str:
-    """Return the line of `text` that holds its number at `position`, as an error shows it."""
-    before = text[: list(NUMBER.finditer(text))[position].start()].count("\n")
+def unnamed(pattern: re.Pattern) -> str:
+    """Return the source of a pattern with its named groups nameless, for use inside another one."""
+    return re.sub(r"\(\?P<\w+>", "(?:", pattern.pattern)
+
+
+def spread_of(found: re.Match) -> tuple[Spread, float]:
+    """Return a printed spread and the worth of one unit of the last digit of its mean."""
+    mean, unit = value_and_unit(found["mean"])
+    sd, _ = value_and_unit(found["sd"])
+    return Spread(mean, sd, int(found["n"])), unit or 1.0
+
+
+def compare_spreads(stored: tuple[Spread, float], got: tuple[Spread, float]) -> str | None:
+    """Return what is wrong with the second of two printed spreads, or None; standard deviations may differ."""
+    (expected, unit), (value, other) = stored, got
+    if expected.n != value.n:
+        return f"stored {expected}, got {value}: the number of runs must agree"
+    if expected.agrees(value, floor=LAST_DIGITS * max(unit, other)):
+        return None
+    return f"stored {expected}, got {value}: the means differ by more than chance allows"
+
+
+def line_of(text: str, pattern: re.Pattern, position: int) -> str:
+    """Return the line of `text` that holds the match of `pattern` at `position`, as an error shows it."""
+    before = text[: list(pattern.finditer(text))[position].start(1)].count("\n")
     return f"  in line {before + 1}  {shown(text.splitlines()[before])}"
 
 
@@ -118,34 +178,37 @@ def shown(line: str | None) -> str:
     return "(no such line)" if line is None else line if len(line) <= 200 else line[:200] + " …"
 
 
-def compare_json(stored: object, got: object, rules: Rules, place: str = "") -> tuple[str | None, int]:
+def compare_json(stored: object, got: object, rules: Rules, place: str = "") -> tuple[str | None, Tally]:
     """Compare two JSON values: keys and types exactly, numbers by the rules; return as `compare_text` does."""
     where = place or "the value"
     if isinstance(stored, dict) and isinstance(got, dict):
         if stored.keys() != got.keys():
-            return f"{where} has the keys {sorted(got)}, stored are {sorted(stored)}", 0
+            return f"{where} has the keys {sorted(got)}, stored are {sorted(stored)}", Tally()
+        if stored.keys() == SUMMARY and not rules.masked:
+            wrong = compare_spreads(*((Spread(v["mean"], v["sd"], v["n"]), 0.0) for v in (stored, got)))
+            return wrong and f"{where}: {wrong}", Tally(spreads=1)
         return compare_items([(stored[key], got[key], f"{place}.{key}".lstrip(".")) for key in stored], rules)
     if isinstance(stored, list) and isinstance(got, list):
         if len(stored) != len(got):
-            return f"{where} has {len(got)} items, stored are {len(stored)}", 0
+            return f"{where} has {len(got)} items, stored are {len(stored)}", Tally()
         return compare_items([(a, b, f"{place}[{i}]") for i, (a, b) in enumerate(zip(stored, got))], rules)
     if isinstance(stored, str) and isinstance(got, str):
-        wrong, numbers = compare_text(stored, got, rules)
-        return wrong and f"{where}: {wrong}", numbers
+        wrong, tally = compare_text(stored, got, rules)
+        return wrong and f"{where}: {wrong}", tally
     if is_number(stored) and is_number(got):
         if rules.masked:
-            return None, 0
+            return None, Tally(shown=1)
         wrong = compare_values(stored, got, rules)
-        return wrong and f"{where}: {wrong}", 1
-    return (None if stored == got and type(stored) is type(got) else f"{where}: stored {stored!r}, got {got!r}"), 0
+        return wrong and f"{where}: {wrong}", Tally(numbers=1)
+    return (None if stored == got and type(stored) is type(got) else f"{where}: stored {stored!r}, got {got!r}"), Tally()
 
 
-def compare_items(items: list[tuple], rules: Rules) -> tuple[str | None, int]:
+def compare_items(items: list[tuple], rules: Rules) -> tuple[str | None, Tally]:
     """Compare pairs of JSON values up to the first difference."""
-    total = 0
+    total = Tally()
     for stored, got, place in items:
-        wrong, numbers = compare_json(stored, got, rules, place)
-        total += numbers
+        wrong, tally = compare_json(stored, got, rules, place)
+        total += tally
         if wrong:
             return wrong, total
     return None, total

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -12,9 +13,10 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
-from tests.press.chapters import NOTEBOOKS, PACKAGE, ROOT, RUNS, closure, code_cells, mode, name_of, notebooks, peak_mb
+from tests.press.chapters import NOTEBOOKS, PACKAGE, ROOT, closure, code_cells, name_of, notebooks, peak_mb
+from tests.press.machines import USUAL, run_under
+from tests.press.rerun import COSTS, copy_chapters, costs, tree_environment
 
-COSTS = RUNS / "chapters.json"
 TIMEOUT = 600  # seconds a cell may take here; the budget is the proof's business
 
 
@@ -31,14 +33,6 @@ def needs_data(path: Path) -> bool:
     """Return whether the notebook uses a data set, directly or through a module."""
     code = "\n".join("".join(cell["source"]) for cell in code_cells(path))
     return "data" in closure(code) or any(call in code for call in ("fetch(", "load_mnist("))
-
-
-def environment() -> dict:
-    """Return the environment of the kernel: the package comes from the tree."""
-    env = dict(os.environ, PYTHONPATH=str(ROOT), CI="true")  # nobody watches: no progress bars
-    if mode() == "real":
-        env["FROMFOUND_DATA"] = str(Path(os.environ["FROMFOUND_DATA"]).resolve())
-    return env
 
 
 def execute(notebook: nbformat.NotebookNode, folder: Path) -> tuple[float, float]:
@@ -58,7 +52,7 @@ def execute(notebook: nbformat.NotebookNode, folder: Path) -> tuple[float, float
         print(f"{elapsed:8.2f} s {cost['mb']:6.0f} MB", flush=True)
 
     client.on_cell_execute, client.on_cell_executed = before, after
-    client.execute(env=environment(), stderr=subprocess.DEVNULL)
+    client.execute(env=tree_environment(), stderr=subprocess.DEVNULL)
     return cost["seconds"], cost["mb"]
 
 
@@ -70,6 +64,21 @@ def refuse_stderr(notebook: nbformat.NotebookNode, name: str) -> None:
                 raise SystemExit(f"{name}, cell {index} wrote to stderr; mend its cause, then run it again:\n{output.text}")
 
 
+def refuse_what_does_not_hold(notebook: nbformat.NotebookNode, path: Path) -> None:
+    """Stop unless the new outputs hold under the usual simulated machines, too."""
+    print(f"  again under {' and '.join(USUAL)} …", flush=True)
+    with tempfile.TemporaryDirectory(prefix="fromfound-") as folder:
+        place = Path(folder)
+        [copy] = copy_chapters(place, [path])
+        nbformat.write(notebook, copy)
+        wrong = [message for setting in USUAL for message in run_under(setting, place, [path])]
+    if wrong:
+        kept = ROOT / "_build" / "refused" / path.name
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        nbformat.write(notebook, kept)
+        raise SystemExit("\n\n".join([*wrong, f"{name_of(path)} holds on this machine only, and its file was left as it was; see {kept.relative_to(ROOT)}"]))
+
+
 def run_tool(name: str, *args: str) -> None:
     """Run a program of this environment in the root, and stop if it fails."""
     program = shutil.which(name, path=Path(sys.executable).parent)
@@ -79,9 +88,8 @@ def run_tool(name: str, *args: str) -> None:
 
 def store_cost(name: str, seconds: float, mb: float) -> None:
     """Write what a chapter costs into book/runs/chapters.json."""
-    costs = json.loads(COSTS.read_text(encoding="utf-8")) if COSTS.exists() else {}
-    costs[name] = {"peak_mb": 10 * round(mb / 10), "seconds": round(seconds, 1)}
-    COSTS.write_text(json.dumps(costs, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    known = costs() | {name: {"peak_mb": 10 * round(mb / 10), "seconds": round(seconds, 1)}}
+    COSTS.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def rewrite(path: Path) -> None:
@@ -99,6 +107,7 @@ def rewrite(path: Path) -> None:
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
         raise SystemExit(f"\n{error}\n{name} failed, and its file was left as it was") from None
     refuse_stderr(notebook, name)
+    refuse_what_does_not_hold(notebook, path)
     nbformat.write(notebook, path)
     run_tool("nbdev_clean", "--fname", str(path))
     if (PACKAGE / "record.py").exists():

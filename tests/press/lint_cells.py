@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tests.press.book import Cell, Finding, Notebook, code_lines, git_url, notebooks
 
+QUOTE_MIME = "application/vnd.fromfound.quote+json"
 MAX_MEGABYTES = 1.5
 MAX_OUTPUT_LINES = 10
 MAX_LINES = 20  # CHAPTER: one idea, about 12 lines; this is where "about" ends
@@ -22,10 +23,11 @@ if importlib.util.find_spec("fromfound") is None:  # a fresh Colab machine
     get_ipython().run_line_magic("pip", "install -q git+{git_url}")"""
 
 DIRECTIVES = {
-    "default_exp": r"[a-z][\w.]*", "export": "", "hide": "", "fold": "", "timing": "",
+    "default_exp": r"[a-z][\w.]*", "export": "", "hide": "", "fold": "", "timing": "", "varies": "",
     "tolerance": r"0?\.\d+|\d+e-\d+", "fig-alt": r"\S.*", "fig-cap": r"\S.*",
 }
-KNOWN = "default_exp NAME, export, hide, fold, timing, tolerance: 0.02, fig-alt: TEXT, fig-cap: TEXT"
+KNOWN = "default_exp NAME, export, hide, fold, timing, varies, tolerance: 0.02, fig-alt: TEXT, fig-cap: TEXT"
+MAX_TOLERANCE = 0.05
 
 
 def nbdev(command: str, folder: Path) -> None:
@@ -165,6 +167,23 @@ def _check_directive(cell: Cell, line: str) -> Finding | None:
     return None
 
 
+def kinds_of_numbers(root: Path) -> list[Finding]:
+    "A cell's numbers are of one kind; a tolerance is small; what varies is not quoted."
+    cure = "measure over seeds and print a spread, or mark the cell `#| varies` (nbs/00d_record.ipynb, 'Four kinds of numbers')"
+    found = []
+    for cell in (c for n in notebooks(root) for c in n.code):
+        kinds = [d.split(":")[0] for d in cell.directives if d.split(":")[0] in ("tolerance", "timing", "varies")]
+        if len(kinds) > 1:
+            found.append(cell.finding(f"two kinds of numbers in one cell, {' and '.join(kinds)}", "split the cell"))
+        for line in cell.directives:
+            value = line.removeprefix("tolerance:").strip()
+            if line.startswith("tolerance:") and re.fullmatch(DIRECTIVES["tolerance"], value) and float(value) > MAX_TOLERANCE:
+                found.append(cell.finding(f"a tolerance of {value}; at most {MAX_TOLERANCE} proves anything", cure))
+        if "varies" in kinds and (re.search(r"\bquote\(", cell.source) or any(QUOTE_MIME in o.get("data", {}) for o in cell.outputs)):
+            found.append(cell.finding("it quotes a number that varies from machine to machine", cure))
+    return found
+
+
 def directives(root: Path) -> list[Finding]:
     "Only the closed list, only at the top of a cell; `export` and `default_exp` stand alone."
     found = []
@@ -229,4 +248,4 @@ def _markdown_pictures(notebook: Notebook) -> list[Finding]:
     return [c.finding("a picture without a description", "write one: ![what it shows](address)") for c in notebook.markdown if re.search(bare, c.source)]
 
 
-RULES = (clean_notebooks, notebook_files, missing_outputs, output_text, cell_source, directives, default_exp, colab_cell, figures)
+RULES = (clean_notebooks, notebook_files, missing_outputs, output_text, cell_source, kinds_of_numbers, directives, default_exp, colab_cell, figures)

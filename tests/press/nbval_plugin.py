@@ -2,8 +2,10 @@
 
 nbval runs the cells and collects what they put out. This plugin replaces its exact comparison by that of
 `compare.py`, stops a chapter at its first error, holds it to its budget, and counts what was compared.
+With `--turns FOLDER` two runs share the machine: a cell marked `timing` waits until it has it alone.
 """
 
+import argparse
 import json
 import math
 import re
@@ -18,11 +20,12 @@ from nbval.kernel import CURRENT_ENV_KERNEL_NAME, RunningKernel
 from nbval.plugin import IPyNbCell, IPyNbFile, NbCellError
 from nbval.plugin import pytest_addoption as add_nbval_options
 
-from tests.press.chapters import BUDGET_MB, BUDGET_SECONDS, mode, peak_mb
-from tests.press.compare import RELATIVE, Rules, compare_json, compare_text, rules_of
+from tests.press.chapters import BUDGET_MB, BUDGET_SECONDS, fingerprint, mode, peak_mb
+from tests.press.compare import RELATIVE, Rules, compare_json, compare_text, is_timed, rules_of
+from tests.press.turns import Turns
 
 GRACE = 5  # seconds past the budget before a running cell is interrupted
-REPORT = pytest.StashKey()
+REPORT, TURNS = pytest.StashKey(), pytest.StashKey()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -30,13 +33,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add_nbval_options(parser)
     group = parser.getgroup("chapters", "the chapters of the book")
     group.addoption("--report", help="write what was run and compared into this JSON file")
+    group.addoption("--ledger", help="append a line for each chapter to this file")
+    group.addoption("--label", help="what the ledger calls this run")
     group.addoption("--budget-seconds", type=float, default=BUDGET_SECONDS, help="time a chapter may take")
+    group.addoption("--turns", help="folder whose locks give a timing cell the machine alone")
+    group.addoption("--lane", type=int, default=0, help="which of the runs that share it this one is")
     group.addoption("--budget-mb", type=float, default=BUDGET_MB, help="memory a chapter may hold at its peak")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Start an empty report."""
     config.stash[REPORT] = {"mode": mode(), "chapters": {}}
+    config.stash[TURNS] = Turns(config.option.turns, config.option.lane)
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
@@ -50,12 +58,22 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         Path(path).write_text(json.dumps(session.config.stash[REPORT], indent=1, sort_keys=True), encoding="utf-8")
 
 
+def note_in_ledger(option: argparse.Namespace, chapter: "Chapter") -> None:
+    """Append whether a chapter passed, with the fingerprint of all that its outputs depend on."""
+    entry = {"setting": option.label, "chapter": chapter.chapter, "ok": chapter.tally["ok"]}
+    entry["fingerprint"] = fingerprint(chapter.path)
+    with open(option.ledger, "a", encoding="utf-8") as ledger:
+        ledger.write(json.dumps(entry) + "\n")
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None):
     """After the last cell of a chapter say what it cost."""
     result = yield
     if nextitem is None or nextitem.parent is not item.parent:
         item.parent.tally["ok"] = item.parent.unproved == 0
+        if item.config.option.ledger:
+            note_in_ledger(item.config.option, item.parent)
         item.config.pluginmanager.get_plugin("terminalreporter").write_line(" " + item.parent.summary())
     return result
 
@@ -87,7 +105,8 @@ class Chapter(IPyNbFile):
         """Yield the code cells that hold code; their numbers count all cells of the notebook, from 1."""
         notebook = nbformat.read(self.path, as_version=4)
         name = self.path.relative_to(self.config.rootpath).with_suffix("").as_posix().removeprefix("nbs/")
-        self.tally = {"cells": 0, "comparisons": 0, "failures": [], "numbers": 0, "ok": False, "peak_mb": 0.0, "seconds": 0.0}
+        self.tally = {"cells": 0, "comparisons": 0, "numbers": 0, "spreads": 0, "shown": 0}
+        self.tally |= {"failures": [], "ok": False, "peak_mb": 0.0, "seconds": 0.0}
         self.config.stash[REPORT]["chapters"][name] = self.tally
         self.chapter, self.stopped, self.unproved = name, None, 0
         for index, cell in enumerate(notebook.cells, 1):
@@ -108,7 +127,8 @@ class Chapter(IPyNbFile):
 
     def summary(self) -> str:
         """Return in a line what was run and what it cost."""
-        line = "{cells} cells, {comparisons} comparisons, {numbers} numbers, {seconds:.1f} s, {peak_mb:.0f} MB".format(**self.tally)
+        line = "{cells} cells, {comparisons} comparisons, {numbers} numbers, {spreads} spreads, {shown} only shown".format(**self.tally)
+        line += ", {seconds:.1f} s, {peak_mb:.0f} MB".format(**self.tally)
         failed = len(self.tally["failures"])
         return f"{self.chapter}: {line}" + (f", {failed} failed" if failed else "")
 
@@ -125,7 +145,8 @@ class Cell(IPyNbCell):
         if self.parent.stopped:
             pytest.skip(f"not run, because {self.parent.stopped} stopped the chapter")
         try:
-            self.execute()
+            with self.config.stash[TURNS].turn(alone=is_timed(self.cell.source)):
+                self.execute()
             self.parent.unproved -= 1
         except Failure as failure:
             self.parent.tally["failures"].append({"cell": self.cell_num, "message": str(failure)})
@@ -174,8 +195,8 @@ class Cell(IPyNbCell):
         advice = f"if the new output is right, store it: make chapter N={number}"
         if not rules.masked:
             tolerance = f"{rules.tolerance:g}, as the cell says" if rules.tolerance else f"{RELATIVE:g}, the default"
-            advice += "\nif its numbers vary between machines, say so in the cell: "
-            advice += f"`#| tolerance: 0.02` (now {tolerance}), or `#| timing` for times"
+            advice += "\nif its numbers vary between machines, measure over seeds and print a spread, or say so in the cell: "
+            advice += f"`#| tolerance: 0.02` (now {tolerance}), `#| varies` for one training run, `#| timing` for times"
         return "\n".join([head, *self.complaints, advice])
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo) -> str:
@@ -206,8 +227,9 @@ class Cell(IPyNbCell):
         if kind.startswith("image/") or kind == "application/pdf":
             return None  # the bytes of a picture depend on fonts and versions
         compare = compare_text if isinstance(stored, str) and isinstance(got, str) else compare_json
-        wrong, numbers = compare(stored, got, rules)
-        self.parent.tally["numbers"] += numbers
+        wrong, tally = compare(stored, got, rules)
+        for key in ("numbers", "spreads", "shown"):
+            self.parent.tally[key] += getattr(tally, key)
         return wrong and f"{what} differs from the stored one: {wrong}"
 
 

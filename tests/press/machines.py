@@ -1,0 +1,74 @@
+"""`make machines`: do the stored outputs hold on other processors?
+
+Processors round differently. A few settings of PyTorch's libraries make one machine round like others; under each of
+them the chapters are executed again and compared with what is stored. A ledger remembers what held, so that a run can
+go on after a stop, and only chapters that changed since are executed.
+"""
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from pathlib import Path
+
+from tests.press import env
+from tests.press.chapters import ROOT, fingerprint, mode, name_of, notebooks
+from tests.press.rerun import copy_chapters, rerun, tree_environment
+
+SETTINGS = {
+    "default": {"ATEN_CPU_CAPABILITY": "default"},
+    "avx2": {"ATEN_CPU_CAPABILITY": "avx2", "OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"},
+    "mkl": {"MKL_CBWR": "COMPATIBLE"},
+    "onednn": {"ONEDNN_MAX_CPU_ISA": "AVX2"},
+}
+USUAL = ("default", "avx2")  # those that `make chapter` asks before it stores outputs
+LEDGER = ROOT / env.FOLDERS["dev"] / "machines.jsonl"
+
+
+def held(ledger: Path = LEDGER) -> set[tuple[str, str, str]]:
+    """Return what is known to hold: setting, chapter, and the fingerprint it had."""
+    lines = ledger.read_text(encoding="utf-8").splitlines() if ledger.exists() else []
+    entries = [json.loads(line) for line in lines]
+    return {(e["setting"], e["chapter"], e["fingerprint"]) for e in entries if e["ok"]}
+
+
+def run_under(setting: str, place: Path, paths: list[Path]) -> list[str]:
+    """Re-execute chapters copied under `place` as on the machine `setting`; return what does not hold."""
+    chapters, code = rerun(place, paths, tree_environment() | SETTINGS[setting], "--ledger", LEDGER, "--label", setting)
+    wrong = [f"{setting}: {f['message']}" for chapter in chapters.values() for f in chapter["failures"]]
+    if code and not wrong:
+        wrong = [f"{setting}: pytest stopped (exit code {code})"]
+    return wrong
+
+
+def due(settings: tuple[str, ...], paths: list[Path]) -> dict[str, list[Path]]:
+    """Return for each setting the chapters that are not known to hold under it."""
+    known = held()
+    return {s: [p for p in paths if (s, name_of(p), fingerprint(p)) not in known] for s in settings}
+
+
+def main() -> int:
+    """Execute what is due under each setting; the exit code is 0 if everything holds."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--all", action="store_true", help="every setting, not only the usual two")
+    parser.add_argument("--setting", choices=SETTINGS, help="this setting alone")
+    options = parser.parse_args()
+    if mode() != "real":
+        raise SystemExit("make machines compares numbers of real data: set FROMFOUND_DATA to a folder that holds it")
+    settings = (options.setting,) if options.setting else tuple(SETTINGS) if options.all else USUAL
+    started, wrong, ran = time.perf_counter(), [], 0
+    for setting, paths in due(settings, notebooks()).items():
+        print(f"\n== {setting}: {' '.join(f'{k}={v}' for k, v in SETTINGS[setting].items())}", flush=True)
+        with tempfile.TemporaryDirectory(prefix="fromfound-") as folder:
+            copy_chapters(Path(folder), paths)
+            wrong += run_under(setting, Path(folder), paths) if paths else []
+        ran += len(paths)
+    print("\n\n".join(["", *wrong]))
+    verdict = f"{len(wrong)} cells do not hold" if wrong else "everything holds"
+    print(f"make machines: {verdict} under {', '.join(settings)}; {ran} executions in {time.perf_counter() - started:.0f} s on {os.uname().machine}")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

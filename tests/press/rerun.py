@@ -1,0 +1,99 @@
+"""Re-execute chapters two at a time, one thread each, and collect what they proved."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+from tests.press.chapters import ROOT, RUNS, name_of
+from tests.press.turns import LANES
+
+COSTS = RUNS / "chapters.json"
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+def costs() -> dict[str, dict]:
+    """Return what each chapter took when its outputs were stored: seconds and MB."""
+    return json.loads(COSTS.read_text(encoding="utf-8")) if COSTS.exists() else {}
+
+
+def lanes(paths: list[Path], count: int = LANES) -> list[list[Path]]:
+    """Deal chapters to lanes, the longest first, each to the lane that has least to do."""
+    seconds = {path: costs().get(name_of(path), {}).get("seconds", 30.0) for path in paths}
+    dealt: list[list[Path]] = [[] for _ in range(min(count, len(paths)))]
+    for path in sorted(paths, key=seconds.get, reverse=True):
+        min(dealt, key=lambda lane: sum(seconds[p] for p in lane)).append(path)
+    return dealt
+
+
+def copy_chapters(place: Path, paths: list[Path]) -> list[Path]:
+    """Copy notebooks of the tree and the recorded runs under `place`; return the copies of the notebooks."""
+    for run in sorted(RUNS.glob("*.json")):
+        copy_to(place, run)
+    return [copy_to(place, path) for path in paths]
+
+
+def copy_to(place: Path, path: Path) -> Path:
+    """Copy a file of the tree under `place`, at the same path."""
+    target = place / path.relative_to(ROOT)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(path, target)
+    return target
+
+
+def rerun(place: Path, paths: list[Path], environment: dict, *options: object) -> tuple[dict, int]:
+    """Re-execute notebooks of the tree that were copied under `place`, in two lanes.
+
+    Args:
+        place: folder with the copies; reports and locks are written into it.
+        paths: the notebooks, as they are named in the tree.
+        environment: of the kernels.
+        options: for the plugin.
+
+    Returns:
+        The report of each chapter that ran, and the largest exit code.
+    """
+    (place / "pytest.ini").write_text("[pytest]\n", encoding="utf-8")
+    reports, codes, threads = [], [], []
+    for number, lane in enumerate(lanes(paths)):
+        report = place / f"report{number}.json"
+        report.unlink(missing_ok=True)
+        copies = [place / path.relative_to(ROOT) for path in lane]
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:nbval", "-p", "no:cacheprovider"]
+        command += ["-p", "no:randomly", "-p", "tests.press.nbval_plugin", "-c", place / "pytest.ini"]
+        command += ["--rootdir", place, "--report", report, "--turns", place, "--lane", number, *options, *copies]
+        run = threading.Thread(target=lambda c=command: codes.append(stream(c, cwd=ROOT, env=environment)[0]))
+        run.start()
+        reports.append(report)
+        threads.append(run)
+    for thread in threads:
+        thread.join()
+    chapters: dict[str, dict] = {}
+    for report in reports:
+        if report.exists():
+            chapters |= json.loads(report.read_text(encoding="utf-8"))["chapters"]
+    return chapters, max(codes, default=0)
+
+
+def stream(command: list, **options: object) -> tuple[int, str]:
+    """Run `command`, pass its output on as it comes; return its exit code and last line."""
+    last, pipe = "", {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    text = {"text": True, "encoding": "utf-8", "errors": "replace"}
+    with subprocess.Popen([str(part) for part in command], **pipe, **text, **options) as process:
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            last = line.strip() or last
+    return process.returncode, last
+
+
+def tree_environment() -> dict:
+    """Return the environment of a kernel that imports the package from the tree, one thread, nobody watching."""
+    environment = dict(os.environ, PYTHONPATH=str(ROOT), CI="true") | ONE_THREAD
+    data = environment.get("FROMFOUND_DATA", "standin")
+    environment["FROMFOUND_DATA"] = data if data in ("", "standin") else str(Path(data).resolve())
+    return environment
+
+
