@@ -6,7 +6,7 @@ IN = $(PYTHON) tests/press/env.py
 SITE = _build/html
 
 .DEFAULT_GOAL := help
-.PHONY: book serve test check chapter machines sync counts bench mutants clean help
+.PHONY: book serve test check chapter machines sync bench mutants clean help
 
 book:     ## build the website into _build/html and say where to open it
 	@$(IN) book -m tests.press.site build
@@ -28,9 +28,6 @@ machines: ## execute what changed as on other processors: do its outputs hold? A
 
 sync:     ## rewrite the measured figures in the prose from the stored outputs
 	@$(IN) dev -m fromfound.record sync
-
-counts:   ## record how much a run proves, so that a later one cannot prove less
-	@$(IN) dev -m tests.press.prove counts
 
 bench:    ## measure, side by side in one run; figures go to benchmarks/results.json
 	@$(IN) dev -m benchmarks

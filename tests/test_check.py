@@ -1,12 +1,16 @@
 """The checks themselves: each listed wrong answer must be caught, and right ones must pass."""
 import copy
+import math
+import statistics
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
-from fromfound.check import Exercise, MutantHunt, Prediction, Search, agree, gradient_check, same_as
+from fromfound.check import ALARM, Exercise, MutantHunt, Prediction, Search, Spread, agree, gradient_check, same_as, spread, t_quantile
 
 
 class BatchNorm(nn.Module):
@@ -320,3 +324,108 @@ def test_a_prediction_takes_numbers_of_numpy(answer, passed):
 def test_a_check_may_answer_with_numpys_true():
     hunt = MutantHunt("9.6", total, {"zero": lambda xs: 0})
     assert hunt.judge(lambda f: np.bool_(f([1, 2]) == 3)).passed and not hunt.judge(lambda f: np.int64(1)).passed
+
+
+TABLE = [(0.95, 1, 6.314), (0.975, 1, 12.706), (0.975, 4, 2.776), (0.99, 10, 2.764), (0.9995, 4, 8.610), (0.975, 10**6, 1.960), (0.5, 3, 0.0)]
+
+
+@pytest.mark.parametrize("p, df, printed", TABLE)
+def test_t_quantile_agrees_with_printed_tables(p, df, printed):
+    assert abs(t_quantile(p, df) - printed) <= 0.0006
+
+
+@pytest.mark.parametrize("p", [0.9, 0.99, 0.999, 1 - ALARM / 2])
+@pytest.mark.parametrize("df", [1, 2, 3, 4, 5, 8, 9, 14, 30, 101])
+def test_t_quantile_inverts_the_distribution(p, df):
+    """The tail beyond the quantile, from the closed sums for whole degrees of freedom."""
+    theta = math.atan(t_quantile(p, df) / math.sqrt(df))
+    sine, cosine = math.sin(theta), math.cos(theta)
+    term, total = (1.0, 0.0) if df % 2 == 0 else (cosine, 0.0)
+    for k in range(1, 2 * (df // 2), 2):
+        total += term
+        step = k / (k + 1) if df % 2 == 0 else (k + 1) / (k + 2)
+        term *= step * cosine**2
+    inside = sine * total if df % 2 == 0 else 2 / math.pi * (theta + sine * total)
+    assert (1 - inside) / 2 == pytest.approx(1 - p, rel=1e-3)
+
+
+@pytest.mark.parametrize("p, df", [(0.4, 3), (1.0, 3), (0.9, 0), (0.9, 0.5)])
+def test_t_quantile_refuses(p, df):
+    with pytest.raises(ValueError, match="t_quantile expected"):
+        t_quantile(p, df)
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=20))
+def test_a_spread_knows_mean_and_deviation(values):
+    s = spread(values)
+    assert s.mean == pytest.approx(statistics.fmean(values), rel=1e-9, abs=1e-6)
+    assert s.sd == pytest.approx(statistics.stdev(values), rel=1e-9, abs=1e-6)
+    assert s.n == len(values)
+    assert s.se == pytest.approx(s.sd / len(values) ** 0.5)
+    low, high = s.interval()
+    assert low <= s.mean <= high
+    assert s.agrees(s)
+
+
+PRINTED = [
+    ([0.97, 0.98, 0.975], "", "0.9750 ± 0.0050 (n=3)"),
+    ([0.97, 0.98, 0.975], ".1%", "97.5% ± 0.5% (n=3)"),
+    ([36, 38], "", "37.0 ± 1.4 (n=2)"),
+    ([3600, 3800], "", "3700 ± 141 (n=2)"),
+    ([1, 1, 1], "", "1.0000 ± 0.0000 (n=3)"),
+    ([1.5, 2.5], "8.1f", "     2.0 ± 0.7 (n=2)"),
+    ([0.25], ".1%", "25.0% (one run)"),
+    ([3.0], "", "3 (one run)"),
+    (torch.tensor([1.0, 3.0]), ".1f", "2.0 ± 1.4 (n=2)"),
+]
+
+
+@pytest.mark.parametrize("values, spec, printed", PRINTED)
+def test_a_spread_prints(values, spec, printed):
+    assert format(spread(values), spec) == printed
+    if not spec:
+        assert repr(spread(values)) == str(spread(values)) == printed
+
+
+def test_a_difference_is_paired_by_seed():
+    seeds = torch.randn(8, generator=torch.Generator().manual_seed(0)).tolist()
+    better, worse = spread(10 * s + 1 for s in seeds), spread(10 * s for s in seeds)
+    gain = better - worse
+    assert gain.mean == pytest.approx(1)
+    assert gain.sd == pytest.approx(0, abs=1e-9)
+    assert gain.interval()[0] > 0.99
+    with pytest.raises(ValueError, match="paired by seed, got 8 and 7 values"):
+        better - spread(seeds[:7])
+    with pytest.raises(ValueError, match="paired by seed, got 8 and 0 values"):
+        better - Spread(1.0, 0.1, 8)
+
+
+@pytest.mark.parametrize("values", [[], [math.nan], [1.0, math.inf]])
+def test_spread_refuses(values):
+    with pytest.raises(ValueError, match="spread expected finite numbers"):
+        spread(values)
+
+
+def test_single_runs_agree_only_within_the_floor():
+    assert spread([1.0]).agrees(spread([1.0]))
+    assert not spread([1.0]).agrees(spread([1.1]))
+    assert spread([1.0]).agrees(spread([1.1]), floor=0.11)
+    assert spread([1.0, 1.0]).agrees(spread([1.01, 1.01]), floor=0.02)
+    assert not spread([1.0, 1.0]).agrees(spread([1.01, 1.01]))
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 10])
+def test_two_sets_of_runs_of_one_program_disagree_as_rarely_as_promised(n):
+    """Draws both sets a million times: they share nothing, which is the worst case."""
+    trials = 1_000_000
+    draws = np.random.default_rng(n).normal(size=(2, n, trials))
+    means, variances = draws.mean(1), draws.var(1, ddof=1)
+    reach = t_quantile(1 - ALARM / 2, 2 * n - 2) * np.sqrt(variances.sum(0) / n)
+    alarms = (abs(means[0] - means[1]) > reach).sum()
+    assert abs(alarms - trials * ALARM) < 5 * (trials * ALARM) ** 0.5
+
+
+def test_a_mean_that_is_wrong_by_a_lot_disagrees():
+    stored = spread([0.974, 0.971, 0.977, 0.973, 0.975])
+    assert stored.agrees(spread([0.972, 0.975, 0.970, 0.976, 0.974]))
+    assert not stored.agrees(spread([0.912, 0.915, 0.910, 0.916, 0.914]))

@@ -476,7 +476,7 @@ IDX = bytes([0, 0, 8, 1, 0, 0, 0, 5, 1, 2, 3, 4, 5])
     (gzip.compress(IDX[:6]), "is damaged"),
     (gzip.compress(IDX[:-1]), "holds 4 bytes, its header promises 5"),
     (gzip.compress(IDX + b"6"), "holds 6 bytes, its header promises 5"),
-])
+], ids=["cut short", "not compressed", "empty", "a web page", "header alone", "a byte less", "a byte more"])
 def test_damaged_idx(tmp_path: Path, content: bytes, says: str) -> None:
     path = tmp_path / "train-images-idx3-ubyte.gz"
     path.write_bytes(content)

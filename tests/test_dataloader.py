@@ -127,6 +127,15 @@ def seconds_until(condition, limit=10):
     return time.monotonic() - start
 
 
+@pytest.fixture(autouse=True)
+def no_worker_outlives_its_test():
+    """Some tests count the processes that are left, so each leaves none: a caught error may still hold its loader."""
+    yield
+    gc.collect()
+    seconds_until(lambda: not multiprocessing.active_children())
+    assert multiprocessing.active_children() == []
+
+
 # --- samplers ---------------------------------------------------------------------------------------------------------
 
 @given(n=st.integers(1, 70), replacement=st.booleans(), num_samples=st.none() | st.integers(1, 150), seed=st.none() | st.integers(0, 5))

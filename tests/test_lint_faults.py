@@ -130,6 +130,7 @@ def small_book(tmp_path_factory: pytest.TempPathFactory) -> Path:
     "A book of four notebooks in which all is well."
     root = tmp_path_factory.mktemp("book")
     files = {"settings.ini": SETTINGS, "pyproject.toml": "[project]\nname = 'fromfound'\n", "README.md": "# A book\n", "book/references.bib": BIBLIOGRAPHY, "fromfound/__init__.py": '__version__ = "0.1.0"\n',
+             "book/runs/chapters.json": json.dumps({name: {"seconds": 1.0, "peak_mb": 100} for name in ("00_start", "00a_tools", "01_halves", "exercises/01_halves")}),
              "fromfound/py.typed": "", "_toc.yml": "root: book/intro\nchapters:\n  - file: nbs/00_start\n  - file: nbs/00a_tools\n  - file: nbs/01_halves\n",
              "book/intro.md": "# Hello\n\nIt takes <!-- v 01_halves.slow:.1f -->2.5<!-- /v --> ms.\n", "tests/test_halves.py": "def test_half():\n    assert 1 / 2\n"}
     for name, text in files.items():
@@ -158,6 +159,19 @@ def write(file: str, text: str) -> Plant:
         (root / file).parent.mkdir(parents=True, exist_ok=True)
         (root / file).write_text(text, encoding="utf-8")
     return plant
+
+
+def costs_of(name: str, seconds: float, megabytes: int = 100) -> Plant:
+    "Record another cost of one chapter."
+    def plant(root: Path) -> None:
+        path = root / "book" / "runs" / "chapters.json"
+        costs = json.loads(path.read_text()) | {name: {"seconds": seconds, "peak_mb": megabytes}}
+        path.write_text(json.dumps(costs))
+    return plant
+
+
+def rename(file: str, other: str) -> Plant:
+    return lambda root: (root / file).rename(root / other)
 
 
 def remove(file: str) -> Plant:
@@ -260,6 +274,18 @@ FAULTS: list[tuple[str, str, Plant, list[str]]] = [
     ("directives", "export to a second module", add(("c", "#| export other\nx = 1")), ["does not have its form"]),
     ("default_exp", "twice", replace("nbs/00a_tools.ipynb", "default_exp tools", "default_exp halves"), ["already the module of nbs/00a_tools.ipynb", "append for ever"]),
     ("default_exp", "none", drop_cell("#| default_exp"), ["to no module", "default_exp NAME"]),
+    ("kinds_of_numbers", "wide", add(("c", "#| tolerance: 0.2\n1.5 + 0", shown("1.5"))), ["a tolerance of 0.2", "at most 0.05", "print a spread"]),
+    ("kinds_of_numbers", "exponent", add(("c", "#| tolerance: 9e-1\n1.5 + 0", shown("1.5"))), ["a tolerance of 9e-1"]),
+    ("kinds_of_numbers", "two", add(("c", "#| varies\n#| tolerance: 0.02\n1.5 + 0", shown("1.5"))), ["varies and tolerance", "Split the cell"]),
+    ("kinds_of_numbers", "quoted", add(("c", "#| varies\nquote(acc=0.9)", shown("acc = 0.9", **{QUOTE: {"acc": 0.9}}))), ["quotes a number that varies"]),
+    ("kinds_of_numbers", "quoted by another name", add(("c", "#| varies\noffer(acc=0.9)", shown("acc = 0.9", **{QUOTE: {"acc": 0.9}}))), ["quotes a number that varies"]),
+    ("directives", "varies with a value", add(("c", "#| varies: 0.1\nx = 1")), ["does not have its form"]),
+    ("chapter_costs", "none", write("book/runs/chapters.json", "{}"), ["no cost of 01_halves", "make chapter N=01"]),
+    ("chapter_costs", "of nothing", costs_of("02_thirds", 1), ["a cost of 02_thirds", "Take the entry out"]),
+    ("chapter_costs", "too long", costs_of("01_halves", 121), ["01_halves takes 121 s", "budget is 120 s"]),
+    ("chapter_costs", "long", costs_of("01_halves", 61), ["01_halves takes 61 s", "needs a reason"]),
+    ("chapter_costs", "all", costs_of("01_halves", 3600), ["all chapters take 1802 s, 2 at a time"]),
+    ("chapter_costs", "memory", costs_of("01_halves", 1, 3001), ["3001 MB"]),
     ("colab_cell", "missing", drop_cell("#| hide"), ["not the Colab cell", "git_url"]),
     ("colab_cell", "other owner", replace("settings.ini", "someone", "another"), ["git+https://github.com/another/book"]),
     ("figures", "no alt", replace(LESSON_FILE, "#| fig-alt: a falling line from 4 to 1, halved at each step\n", "\n"), ["picture without a description", "fig-alt"]),
@@ -338,7 +364,9 @@ FAULTS: list[tuple[str, str, Plant, list[str]]] = [
     ("signatures", "method", module_with('class A:\n    "Doc."\n    def f(self, x): return x\n', "'A'"), ["A.f: no type for x, its result"]),
     ("signatures", "mutable", module_with(DEF.replace("x: float", "x: list = []")), ["mutable default"]),
     ("signatures", "bare except", module_with("try:\n    pass\nexcept:\n    pass\n" + DEF), ["bare except"]),
-    ("module_size", "long", module_with(DEF + "".join(f"x{i} = {i}\n" for i in range(248))), ["251 lines", "at most 250"]),
+    ("module_size", "long", module_with(DEF + "".join(f"x{i} = {i}\n" for i in range(248))), ["251 formatted lines", "at most 250"]),
+    ("module_size", "dense", module_with(DEF + "".join(f"x{i} = {i}; y{i} = {i}\n" for i in range(124))), ["251 formatted lines"]),
+    ("module_size", "shrunk", rename("fromfound/tools.py", "fromfound/hooks.py"), ["still on the list"]),
     ("sources", "unknown key", module_with(DEF.replace('"Doc."', '"Doc.\\n\\n    Source: Kaim2016 eq. 2"')), ["Kaim2016", "Kaiming2015"]),
     ("sources", "not in torch", module_with(DEF.replace('"Doc."', '"Doc.\\n\\n    Source: torch.nn.BatchNorm9d"')), ["torch.nn.BatchNorm9d", "torch has"]),
     ("torch_counterparts", "silent", module_with(DEF.replace("half_of", "relu"), "'relu'"), ["relu", "Source: torch.nn.functional.relu"]),

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from fromfound import record
+from fromfound.check import spread
 from fromfound.record import Run, code_hash, experiment, fill_marks, main, quote, record_run, show_run, stored_quotes, sync
 
 
@@ -149,7 +150,7 @@ def test_record_and_show(module, tmp_path):
     assert "≥ 1: met" in shown and "≤ -5: MISSED" in shown and "changed" not in shown
     module(MODULE.replace("FACTOR = 2", "FACTOR = 3"))
     assert "code has changed" in repr(show_run("_trial.trial"))
-    assert show_run("_trial.trial")["up"] == 4.0
+    assert show_run("_trial.trial")["up"] == spread([2.0, 4.0, 6.0])
 
 
 def test_a_run_of_one_seed_has_no_deviation(module, capsys):
@@ -158,7 +159,9 @@ def test_a_run_of_one_seed_has_no_deviation(module, capsys):
     path = record._find_run("_trial.trial")
     assert capsys.readouterr().out.strip().endswith(str(path.relative_to(path.parents[2])))
     assert json.loads(path.read_text())["figures"]["up"] == {"mean": 2.0, "sd": None, "per_seed": [2.0]}
-    assert repr(show_run("_trial.trial")).startswith("| figure | mean of 1 | sd | mark |\n| down | -2 | – | ≤ -5: MISSED |\n| up | 2 | – | ≥ 1: met |\n`python -m")
+    shown = repr(show_run("_trial.trial"))
+    assert shown.startswith("| value | mean ± standard deviation | target |\n")
+    assert "\n| down | -2 (one run) | ≤ -5: MISSED |\n| up | 2 (one run) | ≥ 1: met |\n`python -m" in shown
 
 
 def test_a_run_is_recorded_again_in_its_place(module):
@@ -176,10 +179,38 @@ def test_a_record_holds_the_peak_of_memory(module):
     assert 0.9 * now < peak < 20 * now
 
 
-@pytest.mark.parametrize("mean, mark, shown", [
-    (1.0, ">= 1", "≥ 1: met"), (0.99, ">= 1", "≥ 1: MISSED"), (-5.0, "<= -5", "≤ -5: met"), (-4.99, "<= -5", "≤ -5: MISSED"), (2e-3, "<= 1e-2", "≤ 1e-2: met"), (7, None, "–")])
-def test_marks(mean, mark, shown):
-    assert record._verdict(mean, mark) == shown
+MET = [
+    ([1.0], ">= 1", "≥ 1: met"),
+    ([0.99], ">= 1", "≥ 1: MISSED"),
+    ([-5.0], "<= -5", "≤ -5: met"),
+    ([-4.99], "<= -5", "≤ -5: MISSED"),
+    ([2e-3], "<= 1e-2", "≤ 1e-2: met"),
+    ([7.0], None, "–"),
+    ([0.97, 0.99], ">= 0.9", "≥ 0.9: met"),
+    ([0.97, 0.99], ">= 0.975", "≥ 0.975: met, by less than its uncertainty"),
+    ([0.97, 0.99], ">= 0.985", "≥ 0.985: MISSED, by less than its uncertainty"),
+]
+
+
+@pytest.mark.parametrize("values, target, shown", MET)
+def test_targets(values, target, shown):
+    assert record._verdict(spread(values), target) == shown
+
+
+def test_a_spread_is_quoted_and_read_back(tmp_path):
+    accuracy = spread([0.97, 0.98, 0.975])
+    assert quote(acc=accuracy).values == {"acc": {"mean": 0.975, "sd": 0.005, "n": 3}}
+    assert repr(quote(acc=accuracy, n=3)) == "acc = 0.9750 ± 0.0050 (n=3), n = 3"
+    text = "<!-- v acc:.1% -->?<!-- /v --> and alone <!-- v acc.mean:.0% -->?<!-- /v -->"
+    path = notebook(tmp_path / "01_a.ipynb", "It is " + text, acc=accuracy)
+    sync([path], [path])
+    filled = "".join(json.loads(path.read_text())["cells"][0]["source"])
+    assert "-->97.5% ± 0.5% (n=3)<!--" in filled
+    assert "-->98%<!--" in filled or "-->97%<!--" in filled
+    assert quote(acc=spread([0.5])).values == {"acc": {"mean": 0.5, "n": 1}}
+    path = notebook(tmp_path / "02_b.ipynb", "It is <!-- v acc:.1% -->?<!-- /v -->", acc=spread([0.5]))
+    sync([path], [path])
+    assert "50.0% (one run)" in path.read_text()
 
 
 def test_missing_and_unknown_runs(module):

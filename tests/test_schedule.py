@@ -60,7 +60,7 @@ def test_tensors_of_positions(make, shape, dtype):
 
 
 @every_maker
-@pytest.mark.parametrize("kind", [torch.tensor, np.float32, np.float64, int], ids=str)
+@pytest.mark.parametrize("kind", [torch.tensor, np.float32, np.float64, int], ids=lambda kind: kind.__name__)
 def test_other_numbers_as_positions(make, kind):
     sched = make(1.0, 0.1)
     assert float(sched(kind(0))) == 1.0 and float(sched(kind(1))) == pytest.approx(0.1)
@@ -307,7 +307,7 @@ def test_groups_that_share_one_tensor():
     assert kept[0] == [1, 2] and kept[3] == [0.5, 1.5]
 
 
-@pytest.mark.parametrize("sched", [0.1, "cos", [0.1, 0.2], [sched_lin(1, 0), 3]], ids=str)
+@pytest.mark.parametrize("sched", [0.1, "cos", [0.1, 0.2], [sched_lin(1, 0), 3]], ids=["a number", "a word", "numbers", "not all schedules"])
 def test_a_number_is_no_schedule(sched):
     with pytest.raises(TypeError, match="expected a function of the position"):
         ParamScheduler("lr", sched)

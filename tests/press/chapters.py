@@ -13,7 +13,10 @@ ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = ROOT / "nbs"
 PACKAGE = ROOT / "fromfound"
 RUNS = ROOT / "book" / "runs"
-BUDGET_SECONDS, BUDGET_MB = 120, 3000  # a chapter on two cores
+BUDGET_SECONDS, BUDGET_MB = 120, 3000  # a chapter on one core
+WITHOUT_REASON = 60  # seconds; a chapter that takes longer says why in REASONS
+ALL_SECONDS = 30 * 60  # all chapters together
+REASONS: dict[str, str] = {}
 
 IMPORT = re.compile(
     r"^[ \t]*(?:from[ \t]+(fromfound[\w.]*)[ \t]+import[ \t]+(\([^)]*\)|[^\n#;]*)|import[ \t]+(fromfound[\w.]*))", re.M

@@ -66,6 +66,26 @@ def is_timed(source: str) -> bool:
     return any(line["shown"] == "timing" for line in DIRECTIVE.finditer(source))
 
 
+def parts_of(outputs: list) -> dict[tuple, object]:
+    """Return outputs as a dict: ("stdout", 0) -> text, ("text/plain", 2) -> text of the second displayed output."""
+    parts, number = {}, 0
+    for output in outputs:
+        if output.output_type == "stream":
+            parts[output.name, 0] = parts.get((output.name, 0), "") + output.text
+        else:
+            number += 1
+            parts |= {(kind, number): value for kind, value in output.get("data", {}).items()}
+    return parts
+
+
+def compare_part(kind: str, stored: object, got: object, rules: Rules) -> tuple[str | None, Tally]:
+    """Compare one part of a cell's outputs, of MIME type `kind`; return as `compare_text` does."""
+    if kind.startswith("image/") or kind == "application/pdf":
+        return None, Tally()  # the bytes of a picture depend on fonts and versions
+    compare = compare_text if isinstance(stored, str) and isinstance(got, str) else compare_json
+    return compare(stored, got, rules)
+
+
 def clean(text: str) -> str:
     """Return `text` without what differs from run to run and says nothing."""
     for pattern, replacement in NOISE:

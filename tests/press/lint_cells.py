@@ -1,6 +1,7 @@
 """Rules about notebook cells: clean, with their outputs, small, and written in the closed list of directives."""
 import ast
 import io
+import json
 import re
 import shutil
 import subprocess
@@ -10,6 +11,8 @@ import tokenize
 from pathlib import Path
 
 from tests.press.book import Cell, Finding, Notebook, code_lines, git_url, notebooks
+from tests.press.chapters import ALL_SECONDS, BUDGET_MB, BUDGET_SECONDS, REASONS, WITHOUT_REASON, name_of
+from tests.press.turns import LANES
 
 QUOTE_MIME = "application/vnd.fromfound.quote+json"
 MAX_MEGABYTES = 1.5
@@ -69,6 +72,25 @@ def notebook_files(root: Path) -> list[Finding]:
             found.append(Finding(notebook.file, None, f"its kernel is {notebook.kernel!r}; expected 'python3'", "set metadata.kernelspec.name to python3, so that it opens everywhere"))
         if not notebook.is_exercises and not any(c.outputs for c in notebook.code):
             found.append(Finding(notebook.file, None, "no cell has stored outputs", "execute it (make chapter N=…) and keep the outputs: the website is built from them"))
+    return found
+
+
+def chapter_costs(root: Path) -> list[Finding]:
+    "What each chapter takes is recorded, and all of them keep to the time a run may take."
+    path = root / "book" / "runs" / "chapters.json"
+    place = path.relative_to(root).as_posix()
+    costs = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    names = [name_of(n.path, root / "nbs") for n in notebooks(root)]
+    found = [Finding(place, None, f"no cost of {name}", f"execute it: make chapter N={name.split('_')[0]}") for name in names if name not in costs]
+    found += [Finding(place, None, f"a cost of {name}, which does not exist", "take the entry out") for name in costs if name not in names]
+    for name, cost in costs.items():
+        if cost["seconds"] > BUDGET_SECONDS or cost["peak_mb"] > BUDGET_MB:
+            found.append(Finding(place, None, f"{name} takes {cost['seconds']:.0f} s and {cost['peak_mb']} MB; its budget is {BUDGET_SECONDS} s and {BUDGET_MB} MB", "do less in it, or record the run"))
+        elif cost["seconds"] > WITHOUT_REASON and name not in REASONS:
+            found.append(Finding(place, None, f"{name} takes {cost['seconds']:.0f} s; over {WITHOUT_REASON} s needs a reason", "do less in it, or write the reason into REASONS of tests/press/chapters.py"))
+    total = sum(cost["seconds"] for cost in costs.values()) / LANES
+    if total > ALL_SECONDS:
+        found.append(Finding(place, None, f"all chapters take {total:.0f} s, {LANES} at a time; expected at most {ALL_SECONDS}", "do less in the longest"))
     return found
 
 
@@ -248,4 +270,4 @@ def _markdown_pictures(notebook: Notebook) -> list[Finding]:
     return [c.finding("a picture without a description", "write one: ![what it shows](address)") for c in notebook.markdown if re.search(bare, c.source)]
 
 
-RULES = (clean_notebooks, notebook_files, missing_outputs, output_text, cell_source, kinds_of_numbers, directives, default_exp, colab_cell, figures)
+RULES = (clean_notebooks, notebook_files, chapter_costs, missing_outputs, output_text, cell_source, kinds_of_numbers, directives, default_exp, colab_cell, figures)

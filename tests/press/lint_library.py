@@ -5,6 +5,7 @@ import importlib
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,13 @@ from pathlib import Path
 from tests.press.book import Finding, Module, bibliography, code_lines, docstrings, modules, notebooks
 from tests.press.lint_cells import nbdev
 
-MAX_MODULE_LINES = 250
+LINE_LENGTH = 100
+MAX_MODULE_LINES = 250  # formatted, without docstrings and comments
+TO_REWRITE = {  # longer still, and until then no longer than this
+    "autograd": 298, "check": 462, "data": 369, "dataloader": 452, "exercises.dataloader": 330, "exercises.hooks": 278,
+    "exercises.modules": 325, "exercises.normalization": 277, "exercises.training": 290, "hooks": 587, "init": 355,
+    "learner": 389, "module": 408, "norm": 527, "record": 352, "schedule": 392,
+}
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -154,10 +161,24 @@ def signatures(root: Path) -> list[Finding]:
     return found
 
 
+def formatted(source: str) -> str:
+    "The code as ruff lays it out at our line length: dense code gains nothing by long lines."
+    command = [sys.executable, "-m", "ruff", "format", "--isolated", f"--line-length={LINE_LENGTH}", "-"]
+    return subprocess.run(command, input=source, capture_output=True, text=True, encoding="utf-8", check=True).stdout
+
+
 def module_size(root: Path) -> list[Finding]:
-    "A module fits in the head."
-    counts = [(m, len(code_lines(m.source, m.tree))) for m in modules(root)]
-    return [Finding(m.file, None, f"{n} lines of code; expected at most {MAX_MODULE_LINES}", "simplify it, or give its second concept a companion chapter") for m, n in counts if n > MAX_MODULE_LINES]
+    "A module fits in the head; those that wait to be rewritten do not grow."
+    found = []
+    for module in modules(root):
+        code = formatted(module.source)
+        count = len(code_lines(code, ast.parse(code)))
+        limit = TO_REWRITE.get(module.name, MAX_MODULE_LINES)
+        if count > limit:
+            found.append(Finding(module.file, None, f"{count} formatted lines of code; expected at most {limit}", "simplify it, or give its second concept a companion chapter"))
+        elif count <= MAX_MODULE_LINES < limit:
+            found.append(Finding(module.file, None, f"{count} formatted lines of code, and still on the list of what is too long", "take it out of TO_REWRITE in tests/press/lint_library.py"))
+    return found
 
 
 def sources(root: Path) -> list[Finding]:

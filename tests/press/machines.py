@@ -35,7 +35,8 @@ def held(ledger: Path = LEDGER) -> set[tuple[str, str, str]]:
 
 def run_under(setting: str, place: Path, paths: list[Path]) -> list[str]:
     """Re-execute chapters copied under `place` as on the machine `setting`; return what does not hold."""
-    chapters, code = rerun(place, paths, tree_environment() | SETTINGS[setting], "--ledger", LEDGER, "--label", setting)
+    options = ["--mode", "real", "--ledger", LEDGER, "--label", setting]  # the same data on both sides: numbers agree
+    chapters, code = rerun(place, paths, tree_environment() | SETTINGS[setting], *options)
     wrong = [f"{setting}: {f['message']}" for chapter in chapters.values() for f in chapter["failures"]]
     if code and not wrong:
         wrong = [f"{setting}: pytest stopped (exit code {code})"]

@@ -21,7 +21,7 @@ from nbval.plugin import IPyNbCell, IPyNbFile, NbCellError
 from nbval.plugin import pytest_addoption as add_nbval_options
 
 from tests.press.chapters import BUDGET_MB, BUDGET_SECONDS, fingerprint, mode, peak_mb
-from tests.press.compare import RELATIVE, Rules, compare_json, compare_text, is_timed, rules_of
+from tests.press.compare import RELATIVE, Rules, compare_part, is_timed, parts_of, rules_of
 from tests.press.turns import Turns
 
 GRACE = 5  # seconds past the budget before a running cell is interrupted
@@ -35,6 +35,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--report", help="write what was run and compared into this JSON file")
     group.addoption("--ledger", help="append a line for each chapter to this file")
     group.addoption("--label", help="what the ledger calls this run")
+    group.addoption("--mode", choices=["real", "standin"], default=mode(), help="with stand-ins numbers are masked")
     group.addoption("--budget-seconds", type=float, default=BUDGET_SECONDS, help="time a chapter may take")
     group.addoption("--turns", help="folder whose locks give a timing cell the machine alone")
     group.addoption("--lane", type=int, default=0, help="which of the runs that share it this one is")
@@ -43,7 +44,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Start an empty report."""
-    config.stash[REPORT] = {"mode": mode(), "chapters": {}}
+    config.stash[REPORT] = {"mode": config.option.mode, "chapters": {}}
     config.stash[TURNS] = Turns(config.option.turns, config.option.lane)
 
 
@@ -62,7 +63,9 @@ def note_in_ledger(option: argparse.Namespace, chapter: "Chapter") -> None:
     """Append whether a chapter passed, with the fingerprint of all that its outputs depend on."""
     entry = {"setting": option.label, "chapter": chapter.chapter, "ok": chapter.tally["ok"]}
     entry["fingerprint"] = fingerprint(chapter.path)
-    with open(option.ledger, "a", encoding="utf-8") as ledger:
+    path = Path(option.ledger)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as ledger:
         ledger.write(json.dumps(entry) + "\n")
 
 
@@ -190,7 +193,7 @@ class Cell(IPyNbCell):
         head = f"{self.parent.chapter}, cell {self.cell_num}:\n" + "\n".join(f"  | {line}" for line in self.cell.source.splitlines()[:6])
         if wrong:
             return f"{head}\n{wrong}"
-        rules = rules_of(self.cell.source, mode())
+        rules = rules_of(self.cell.source, self.config.option.mode)
         number = re.match(r"(exercises/)?[^_]*", self.parent.chapter).group()
         advice = f"if the new output is right, store it: make chapter N={number}"
         if not rules.masked:
@@ -205,7 +208,7 @@ class Cell(IPyNbCell):
 
     def compare_outputs(self, test: list, ref: list, skip_compare: tuple | None = None) -> bool:
         """Compare the outputs of a run with the stored ones, part by part; note complaints and counts."""
-        rules = rules_of(self.cell.source, mode())
+        rules = rules_of(self.cell.source, self.config.option.mode)
         got, stored = parts_of(test), parts_of(ref)
         for key in dict.fromkeys([*stored, *got]):
             complaint = self.compare_part(key, stored.get(key), got.get(key), rules)
@@ -224,25 +227,10 @@ class Cell(IPyNbCell):
                 return f"the cell wrote to stderr; mend the cause of the warning:\n{excerpt(kind, got)}"
             return f"new output: the run has {what}, but none is stored:\n{excerpt(kind, got)}"
         self.parent.tally["comparisons"] += 1
-        if kind.startswith("image/") or kind == "application/pdf":
-            return None  # the bytes of a picture depend on fonts and versions
-        compare = compare_text if isinstance(stored, str) and isinstance(got, str) else compare_json
-        wrong, tally = compare(stored, got, rules)
+        wrong, tally = compare_part(kind, stored, got, rules)
         for key in ("numbers", "spreads", "shown"):
             self.parent.tally[key] += getattr(tally, key)
         return wrong and f"{what} differs from the stored one: {wrong}"
-
-
-def parts_of(outputs: list) -> dict[tuple, object]:
-    """Return outputs as a dict: ("stdout", 0) -> text, ("text/plain", 2) -> text of the second displayed output."""
-    parts, number = {}, 0
-    for output in outputs:
-        if output.output_type == "stream":
-            parts[output.name, 0] = output.text
-        else:
-            number += 1
-            parts |= {(kind, number): value for kind, value in output.get("data", {}).items()}
-    return parts
 
 
 def excerpt(kind: str, value: object) -> str:

@@ -1,4 +1,4 @@
-"""`make test` proves the book, `make check` what changed in it, `make counts` records how much a run proves."""
+"""`make test` proves the book, `make check` what changed in it."""
 
 import argparse
 import hashlib
@@ -12,11 +12,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import nbformat
+
 from tests.press import env
 from tests.press.chapters import ROOT, fingerprint, mode, name_of, notebooks, runs_elsewhere
+from tests.press.compare import compare_part, parts_of, rules_of
+from tests.press.rerun import ONE_THREAD, copy_chapters, rerun, stream
+from tests.press.turns import LANES
 
-COUNTS = ROOT / "tests" / "counts.json"
-COUNTED = ("cells", "comparisons", "numbers")
+COUNTED = ("cells", "comparisons", "numbers", "spreads", "shown")
 PROVED = ROOT / env.FOLDERS["run"] / "proved.json"  # what passed last, for the fast tier
 
 
@@ -38,17 +42,6 @@ def tree() -> dict[str, str]:
     hashes = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items() if path.is_file()}
     ignored = git("ls-files", "--others", "--ignored", "--exclude-standard", "--directory")
     return hashes | {name: "ignored" for name in ignored if not name.startswith(tuple(env.FOLDERS.values()))}
-
-
-def stream(command: list, **options: object) -> tuple[int, str]:
-    """Run `command`, pass its output on as it comes; return its exit code and last line."""
-    last, pipe = "", {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    text = {"text": True, "encoding": "utf-8", "errors": "replace"}
-    with subprocess.Popen([str(part) for part in command], **pipe, **text, **options) as process:
-        for line in process.stdout:
-            print(line, end="", flush=True)
-            last = line.strip() or last
-    return process.returncode, last
 
 
 class Proof:
@@ -100,30 +93,22 @@ class Proof:
             raise Failed(f"chapters would import fromfound from {origin or 'nowhere'}, not from the wheel in {env.FOLDERS['run']}")
 
     def chapters(self, paths: list[Path]) -> str:
-        """Re-execute chapters outside the tree against the wheel; compare outputs, and counts with the recorded ones."""
+        """Re-execute chapters outside the tree against the wheel; compare outputs, and how much was compared."""
         marks = {name_of(path): fingerprint(path) for path in paths}
         place = self.folder / "chapters"
-        copies = [copy_to(place, path) for path in paths]
-        for run in sorted((ROOT / "book" / "runs").glob("*.json")):
-            copy_to(place, run)
-        (place / "pytest.ini").write_text("[pytest]\n", encoding="utf-8")
-        report = self.folder / "report.json"
-        code, _ = stream(
-            [sys.executable, "-m", "pytest", "-q", "-p", "no:nbval", "-p", "no:cacheprovider", "-p", "tests.press.nbval_plugin"]
-            + ["-c", place / "pytest.ini", "--rootdir", place, "--nbval-kernel-name", "fromfound", "--report", report, *copies],
-            cwd=ROOT,
-            env=self.kernel_environment(),
-        )
-        if not report.exists():
+        copy_chapters(place, paths)
+        report, code = rerun(place, paths, self.kernel_environment(), "--nbval-kernel-name", "fromfound")
+        if not report:
             raise Failed(f"pytest stopped before it ran a chapter (exit code {code})")
-        self.report = json.loads(report.read_text(encoding="utf-8"))["chapters"]
-        remember({name: mark for name, mark in marks.items() if self.report[name]["ok"]})
-        totals = {key: sum(chapter[key] for chapter in self.report.values()) for key in COUNTED}
+        remember({name: mark for name, mark in marks.items() if report.get(name, {}).get("ok")})
+        totals = {key: sum(chapter[key] for chapter in report.values()) for key in COUNTED}
         done = ", ".join(f"{total} {key}" for key, total in totals.items())
-        note = f"{len(self.report)} chapters, {done} ({mode()} data)"
+        note = f"{len(report)} chapters, {done} ({mode()} data)"
         if code:
-            bad = [name for name, chapter in self.report.items() if not chapter["ok"]]
+            bad = [name for name, chapter in report.items() if not chapter["ok"]]
             raise Failed(f"{note}; failures in {', '.join(bad) or 'the run itself'}")
+        if lines := shortfall({name_of(path): owed(path, mode()) for path in paths}, report):
+            raise Failed("\n".join([*lines, f"{note}; less was proved than is stored, in {len(lines)} places"]))
         return note
 
     def kernel_environment(self) -> dict:
@@ -131,25 +116,10 @@ class Proof:
         prefix = self.folder / "kernel"
         python = env.ensure("run")
         env.run_quietly([python, "-m", "ipykernel", "install", "--prefix", prefix, "--name", "fromfound"], "registering the kernel")
-        return runs_elsewhere(self.environment) | {
+        return runs_elsewhere(self.environment) | ONE_THREAD | {
             "JUPYTER_PATH": str(prefix / "share" / "jupyter"),
             "IPYTHONDIR": str(self.folder / "ipython"),  # nobody's own start-up files
         }
-
-    def counts(self) -> str:
-        """Compare what the chapters proved with what is recorded (the fast tier: of those that ran)."""
-        counts = recorded().get(mode(), {})
-        if self.fast:
-            counts = {name: counts[name] for name in counts if name in self.report}
-        if lines := shortfall(counts, self.report):
-            raise Failed("\n".join([*lines, f"less was proved than recorded, in {len(lines)} places; if that is intended: make counts"]))
-        return f"no less than recorded for {len(counts)} chapters"
-
-    def record_counts(self) -> str:
-        """Write what the chapters proved into tests/counts.json."""
-        counts = recorded() | {mode(): {name: {key: chapter[key] for key in COUNTED} for name, chapter in self.report.items()}}
-        COUNTS.write_text(json.dumps(counts, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-        return f"recorded for {len(self.report)} chapters"
 
     def website(self) -> str:
         """Build the website as `make book` does, in its own environment without PyTorch, but outside the tree."""
@@ -160,8 +130,12 @@ class Proof:
 
     def suite(self) -> str:
         """Run the tests."""
-        quick = ["-m", "not slow", "--durations=5", "--durations-min=5"] if self.fast else []
-        code, last = stream([sys.executable, "-m", "pytest", "-rs", *quick, "tests"], cwd=ROOT, env=self.environment)
+        quick = ["-m", "not slow"] if self.fast else []
+        both = ["-n", str(LANES), "--dist", "worksteal"]
+        if seed := os.environ.get("SEED"):  # make test SEED=7: in a random order, the same each time
+            both += ["-p", "randomly", "--randomly-dont-reset-seed", f"--randomly-seed={seed}"]
+        command = [sys.executable, "-m", "pytest", "-rs", *both, *quick, "--durations=5", "--durations-min=10", "tests"]
+        code, last = stream(command, cwd=ROOT, env=self.environment)
         if code:
             raise Failed(last)
         return last
@@ -185,28 +159,32 @@ def data_folder() -> str:
     return str(folder)
 
 
-def copy_to(place: Path, path: Path) -> Path:
-    """Copy a file of the tree under `place`, at the same path."""
-    target = place / path.relative_to(ROOT)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy(path, target)
-    return target
-
-
-def recorded() -> dict:
-    """Return the recorded counts of each mode."""
-    return json.loads(COUNTS.read_text(encoding="utf-8")) if COUNTS.exists() else {}
+def owed(path: Path, mode: str) -> dict[str, int]:
+    """Return how much re-executing a chapter has to prove in a mode ("real", "standin"), from its stored outputs."""
+    counts = dict.fromkeys(COUNTED, 0)
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type != "code" or not cell.source.strip():
+            continue
+        counts["cells"] += 1
+        rules = rules_of(cell.source, mode)
+        for (kind, _), stored in parts_of(cell.outputs).items():
+            counts["comparisons"] += 1
+            _, tally = compare_part(kind, stored, stored, rules)
+            for key in ("numbers", "spreads", "shown"):
+                counts[key] += getattr(tally, key)
+    return counts
 
 
 def shortfall(counts: dict, report: dict) -> list[str]:
     """Return where a run proved less than `counts` say."""
     lines = []
-    for name in sorted(counts):
-        if name in report:
-            done = report[name]
-            lines += [f"{name}: {done[key]} {key}, recorded are {counts[name][key]}" for key in COUNTED if done[key] < counts[name][key]]
-        else:
-            lines.append(f"{name}: recorded, but not run")
+    for name, count in sorted(counts.items()):
+        if name not in report:
+            lines.append(f"{name}: stored, but not run")
+            continue
+        for key, stored in count.items():
+            if report[name][key] < stored:
+                lines.append(f"{name}: {report[name][key]} {key}, stored are {stored}")
     return lines
 
 
@@ -223,22 +201,21 @@ def proved() -> dict[str, str]:
 
 
 def run_stages(proof: Proof, what: str, before: dict[str, str]) -> None:
-    """Run the stages of "test", "check" or "counts" in order; a stage that needs a failed one is left out."""
+    """Run the stages of "test" or "check" in order; a stage that needs a failed one is left out."""
     proof.stage("set-up", proof.set_up)
     paths = [path for path in notebooks() if not proof.fast or proved().get(name_of(path)) != fingerprint(path)]
-    if paths and proof.ok and proof.stage("package", proof.package) and proof.stage("chapters", lambda: proof.chapters(paths)):
-        proof.stage("counts", proof.record_counts if what == "counts" else proof.counts)
+    if paths and proof.ok and proof.stage("package", proof.package):
+        proof.stage("chapters", lambda: proof.chapters(paths))
     if what == "test":
         proof.stage("website", proof.website)
-    if what != "counts":
-        proof.stage("suite", proof.suite)
-        proof.stage("tree", lambda: proof.tree(before))
+    proof.stage("suite", proof.suite)
+    proof.stage("tree", lambda: proof.tree(before))
 
 
 def main() -> int:
     """Run what the command line asks for; the exit code is 0 if all of it passed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["test", "check", "counts"])
+    parser.add_argument("what", choices=["test", "check"])
     what = parser.parse_args().what
     started, before = time.perf_counter(), tree()
     with tempfile.TemporaryDirectory(prefix="fromfound-") as folder:
