@@ -1,7 +1,7 @@
 # The commands of the book. What each does is Python, in tests/press/.
 PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt
-export CONSTRAINTS
+export CONSTRAINTS SEED
 IN = $(PYTHON) tests/press/env.py
 SITE = _build/html
 

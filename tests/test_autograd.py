@@ -237,7 +237,8 @@ def test_copies_are_variables_of_their_own() -> None:
 def test_gradients_are_plain_tensors_whatever_torch_tracks() -> None:
     v, c = Variable(random(3), requires_grad=True), random(3).requires_grad_()
     (v * c).backward(random(3).requires_grad_())
-    assert not v.grad.requires_grad and not (v ** c).data.requires_grad
+    assert not v.grad.requires_grad
+    assert not (v ** c).data.requires_grad
     v.grad = None
     v.backward(random(3).requires_grad_())
     assert not v.grad.requires_grad
@@ -269,9 +270,11 @@ def test_gradient_of_a_leaf_itself() -> None:
 def test_who_takes_part() -> None:
     x, y = Variable(random(3), requires_grad=True), Variable(random(3))
     out = x * y + y * y
-    assert out.requires_grad and not (y * y).requires_grad
+    assert out.requires_grad
+    assert not (y * y).requires_grad
     out.backward(random(3))
-    assert y.grad is None and [v.op for v in (y * y).history()] == [""]
+    assert y.grad is None
+    assert [v.op for v in (y * y).history()] == [""]
     assert [v.op for v in out.history()] == ["add", "mul", ""]
 
 
@@ -409,7 +412,8 @@ def test_variable_of_a_tracked_torch_tensor_starts_a_graph_of_its_own() -> None:
     v = Variable(t * 2, requires_grad=True)
     assert not v.data.requires_grad
     (v * v).backward(random(3))
-    assert v.grad is not None and t.grad is None
+    assert v.grad is not None
+    assert t.grad is None
 
 
 # --- unbroadcast ------------------------------------------------------------------------------------------------------
@@ -444,7 +448,8 @@ def test_unbroadcast_takes_shapes_as_lists(shapes: tuple) -> None:
 
 def test_words() -> None:
     a = Variable(2., requires_grad=True)
-    assert a.item() == 2 and type(a.item()) is float
+    assert a.item() == 2
+    assert type(a.item()) is float
     assert [Variable(random(*shape)).ndim for shape in [(), (3,), (2, 3)]] == [0, 1, 2]
     assert repr(a) == "Variable(2.0, requires_grad=True)"
     assert repr(a * a) == "Variable(4.0, from mul)"

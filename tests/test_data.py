@@ -150,7 +150,8 @@ def test_download_delivers(server: Server, tmp_path: Path, sources: list[str], b
         (tmp_path / "numbers.bin.part").write_bytes(before)
     download(server.file(*sources), tmp_path)
     assert (tmp_path / "numbers.bin").read_bytes() == CONTENT
-    assert server.asked == asked and names(tmp_path) == ["numbers.bin"]
+    assert server.asked == asked
+    assert names(tmp_path) == ["numbers.bin"]
 
 
 FAILED = [  # how the sources behave, the error, what it says, and what is left
@@ -170,14 +171,17 @@ FAILED = [  # how the sources behave, the error, what it says, and what is left
 def test_download_fails(server: Server, tmp_path: Path, sources: list[str], error: type, says: str, left: list[str]) -> None:
     with pytest.raises(DataError, match=says) as raised:
         download(server.file(*sources), tmp_path)
-    assert raised.type is error and names(tmp_path) == left
+    assert raised.type is error
+    assert names(tmp_path) == left
 
 
 def test_wrong_bytes_after_wrong_bytes(server: Server, tmp_path: Path) -> None:
     (tmp_path / "numbers.bin.part").write_bytes(OTHER[:70_000])
     with pytest.raises(DataError, match="none were kept") as raised:
         download(server.file("wrong"), tmp_path)
-    assert raised.type is DataError and server.asked == [70_000, 0] and names(tmp_path) == []
+    assert raised.type is DataError
+    assert server.asked == [70_000, 0]
+    assert names(tmp_path) == []
 
 
 def test_nobody_answers(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,13 +193,15 @@ def test_nobody_answers(server: Server, tmp_path: Path, monkeypatch: pytest.Monk
         started = time.monotonic()
         with pytest.raises(Unreachable, match="(?s)no answer within 0.2 seconds.*refused.*nowhere.invalid"):
             download(remote, tmp_path)
-    assert time.monotonic() - started < 2 and names(tmp_path) == []
+    assert time.monotonic() - started < 2
+    assert names(tmp_path) == []
 
 
 def test_a_server_may_pause_within_a_file(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "_CONNECT_SECONDS", 100.0)
     download(server.file("pauses"), tmp_path)
-    assert server.asked == [0] and names(tmp_path) == ["numbers.bin"]
+    assert server.asked == [0]
+    assert names(tmp_path) == ["numbers.bin"]
 
 
 @pytest.mark.parametrize("ci, terminal, notebook, watched", [(False, False, False, False), (False, True, False, True), (False, False, True, True), (True, True, True, False)])
@@ -223,7 +229,8 @@ def test_interrupted_download_is_resumed(server: Server, tmp_path: Path, monkeyp
         download(server.file("good"), tmp_path)
     assert names(tmp_path) == ["numbers.bin.part"]
     download(server.file("good"), tmp_path)
-    assert server.asked == [0, 2 << 16] and names(tmp_path) == ["numbers.bin"]
+    assert server.asked == [0, 2 << 16]
+    assert names(tmp_path) == ["numbers.bin"]
 
 
 def test_two_downloads_at_once(server: Server, tmp_path: Path) -> None:
@@ -239,7 +246,9 @@ def test_two_downloads_at_once(server: Server, tmp_path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert not failures and names(tmp_path) == ["numbers.bin"] and (tmp_path / "numbers.bin").read_bytes() == CONTENT
+    assert not failures
+    assert names(tmp_path) == ["numbers.bin"]
+    assert (tmp_path / "numbers.bin").read_bytes() == CONTENT
 
 
 # --- the order of places ---------------------------------------------------------------------------------------------------
@@ -247,8 +256,10 @@ def test_two_downloads_at_once(server: Server, tmp_path: Path) -> None:
 def test_fetch_downloads_once(server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     register(monkeypatch, server.file("good"))
     folder = fetch("toy")
-    assert (folder / "numbers.bin").read_bytes() == CONTENT and is_real(folder)
-    assert fetch("toy") == folder == files.cache_dir() / "toy" and server.asked == [0]
+    assert (folder / "numbers.bin").read_bytes() == CONTENT
+    assert is_real(folder)
+    assert fetch("toy") == folder == files.cache_dir() / "toy"
+    assert server.asked == [0]
     assert capsys.readouterr() == ("", "")
 
 
@@ -261,7 +272,8 @@ def test_own_folder_comes_first(server: Server, tmp_path: Path, monkeypatch: pyt
     (own / "numbers.bin").write_bytes(CONTENT)
     assert fetch("toy") == cached, "an incomplete folder is passed over"
     (own / "more.bin").write_bytes(CONTENT)
-    assert fetch("toy") == own and server.asked == [0, 0]
+    assert fetch("toy") == own
+    assert server.asked == [0, 0]
 
 
 def test_files_are_checked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -443,7 +455,8 @@ def test_unpacks_beside_a_folder_it_may_not_write(tmp_path: Path, monkeypatch: p
     assert (folder / ("a/cats.txt" if make else "cats.txt")).read_bytes() == CONTENT
     assert names(tmp_path / "mine") == ["toy", f"toy/cats.txt{suffix}"]
     monkeypatch.setattr(data, "unpack", None)
-    assert fetch("toy") == folder and folder.parent == files.cache_dir() / "unpacked", "it is unpacked once"
+    assert fetch("toy") == folder, "it is unpacked once"
+    assert folder.parent == files.cache_dir() / "unpacked"
 
 
 @pytest.mark.parametrize("make, suffix", [(make_zip, ".zip"), (make_tar, ".tar.xz"), (None, ".xz")])
@@ -489,11 +502,15 @@ def test_damaged_idx(tmp_path: Path, content: bytes, says: str) -> None:
 def test_registry() -> None:
     cited = set(re.findall(r"^@\w+\{(\w+),", (ROOT / "book" / "references.bib").read_text(encoding="utf-8"), re.M))
     for name, known in DATASETS.items():
-        assert name == known.name and known.files and known.license and known.homepage.startswith("http")
+        assert name == known.name
+        assert known.files
+        assert known.license
+        assert known.homepage.startswith("http")
         assert known.citation is None or known.citation in cited
         assert known.note or all(file.urls for file in known.files), f"{name} has no download and no word about it"
         for file in known.files:
-            assert re.fullmatch("[0-9a-f]{64}", file.sha256) and file.bytes > 0
+            assert re.fullmatch("[0-9a-f]{64}", file.sha256)
+            assert file.bytes > 0
             assert all(url.startswith("http") and url.endswith(f"/{file.name}") for url in file.urls)
 
 
@@ -512,7 +529,8 @@ def test_registry_is_the_manifest() -> None:
 def test_real_sets(name: str, inside: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FROMFOUND_DATA", str(REAL))
     folder = fetch(name)
-    assert (folder / inside).exists() and is_real(folder)
+    assert (folder / inside).exists()
+    assert is_real(folder)
 
 
 # --- stand-ins -------------------------------------------------------------------------------------------------------------
@@ -544,8 +562,11 @@ def test_loaded_images(place: str, name: str) -> None:
     for part, count in (("train", 60_000), ("test", 10_000)):
         x, y = getattr(images, f"x_{part}"), getattr(images, f"y_{part}")
         assert (x.shape, x.dtype, y.shape, y.dtype) == ((count, 28, 28), torch.float32, (count,), torch.int64)
-        assert (x.min(), x.max()) == (0, 1) and y.unique().tolist() == list(range(10)) and len(images.classes) == 10
-    assert images.real == (place == "real") == is_real(fetch(name)) and repr(images).startswith(name if images.real else "STAND-IN")
+        assert (x.min(), x.max()) == (0, 1)
+        assert y.unique().tolist() == list(range(10))
+        assert len(images.classes) == 10
+    assert images.real == (place == "real") == is_real(fetch(name))
+    assert repr(images).startswith(name if images.real else "STAND-IN")
     if images.real:
         assert images.y_train[:8].tolist() == {"mnist": [5, 0, 4, 1, 9, 2, 1, 3], "fashion_mnist": [9, 0, 0, 3, 0, 2, 7, 2]}[name]
     else:
@@ -556,16 +577,20 @@ def test_stand_in_announces_itself(small: None, monkeypatch: pytest.MonkeyPatch,
     for says in ("a test asked for", "restart Python"):
         folder = fetch("mnist")
         out, err = capsys.readouterr()
-        assert out == "" and re.fullmatch(rf"fromfound: the real mnist cannot be had: .*({says}).*STAND-IN.*\n", err)
-    assert not is_real(folder) and [path.name for path in files.cache_dir().iterdir()] == ["standin"]
+        assert out == ""
+        assert re.fullmatch(rf"fromfound: the real mnist cannot be had: .*({says}).*STAND-IN.*\n", err)
+    assert not is_real(folder)
+    assert [path.name for path in files.cache_dir().iterdir()] == ["standin"]
     monkeypatch.setenv("FROMFOUND_DATA", "standin")
-    assert fetch("mnist") == folder and capsys.readouterr() == ("", "")
+    assert fetch("mnist") == folder
+    assert capsys.readouterr() == ("", "")
 
 
 def test_stand_in_gives_way_to_the_real_set(small: None, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pretend = stand_in("mnist")
     register(monkeypatch, server.file("good"), name="mnist")
-    assert fetch("mnist") != pretend and is_real(fetch("mnist"))
+    assert fetch("mnist") != pretend
+    assert is_real(fetch("mnist"))
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -577,7 +602,8 @@ def test_stand_in_is_always_the_same(name: str) -> None:
     assert torch.equal(after, torch.rand(1)), "drawing leaves the reader's random numbers alone"
     torch.manual_seed(2)
     (again, same), _ = draw(name, (300, 100))
-    assert torch.equal(first, again) and torch.equal(labels, same)
+    assert torch.equal(first, again)
+    assert torch.equal(labels, same)
 
 
 def test_half_drawn_stand_in_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

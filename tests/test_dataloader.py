@@ -152,7 +152,8 @@ def test_random_sampler_equals_torchs(n, replacement, num_samples, seed):
 @given(n=st.integers(0, 40), batch_size=st.integers(1, 12), drop_last=st.booleans())
 def test_batch_sampler_equals_torchs(n, batch_size, drop_last):
     mine, reference = (kind(range(n), batch_size, drop_last) for kind in (BatchSampler, theirs.BatchSampler))
-    assert list(mine) == list(reference) and len(mine) == len(reference) == len(list(mine))
+    assert list(mine) == list(reference)
+    assert len(mine) == len(reference) == len(list(mine))
     assert list(SequentialSampler(range(n))) == list(range(n))
 
 
@@ -316,7 +317,8 @@ def test_the_parts_are_exchangeable():
         assert [plain(batch) for batch in kind(data(*tensors), 4, sampler=sampler(tensors[1]))] == reference
     whole = DataLoader(TensorDataset(*tensors), batch_size=None, sampler=BatchSampler(SequentialSampler(tensors[1]), 4, False))
     assert [[t.tolist() for t in batch] for batch in whole] == [[t.tolist() for t in batch] for batch in theirs.DataLoader(TensorDataset(*tensors), 4)]
-    assert DataLoader(tensors[1], 4).batch_size == 4 and DataLoader(tensors[1], batch_sampler=[[0]]).batch_size is None
+    assert DataLoader(tensors[1], 4).batch_size == 4
+    assert DataLoader(tensors[1], batch_sampler=[[0]]).batch_size is None
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -361,7 +363,8 @@ def test_large_batches_come_in_shared_memory_and_can_be_kept_and_changed():
     assert [batch[:, 7].tolist() for batch in batches] == [[0., 1., 2., 3.], [4., 5., 6., 7.], [8., 9., 10., 11.]]
     small = next(iter(DataLoader(Numbers(), 4, num_workers=1, multiprocessing_context=METHOD)))["x"]
     small += 1
-    assert not small.is_shared() and small[0, 0, 0] == 1
+    assert not small.is_shared()
+    assert small[0, 0, 0] == 1
 
 
 # --- workers: seeds, order, errors, deaths, ends ----------------------------------------------------------------------
@@ -371,7 +374,8 @@ def test_worker_seeds_are_distinct_and_reproducible():
     for _ in range(2):
         generator = torch.Generator().manual_seed(0)
         seeds, pids = zip(*[(seed[0].item(), pid[0].item()) for seed, pid in DataLoader(Seeds(), 1, num_workers=3, generator=generator, multiprocessing_context=METHOD)])
-        assert len(set(seeds)) == len(set(pids)) == 3 and os.getpid() not in pids
+        assert len(set(seeds)) == len(set(pids)) == 3
+        assert os.getpid() not in pids
         assert all(pids[i] == pids[i % 3] for i in range(len(pids)))
         seen.append(seeds)
     assert seen[0] == seen[1]
@@ -417,8 +421,10 @@ def test_an_error_in_a_worker_comes_with_its_type_index_and_traceback(error, kin
     with pytest.raises(kind) as caught:
         list(DataLoader(Fails(error), 4, num_workers=2, multiprocessing_context="fork"))
     text = str(caught.value)
-    assert f"Caught {type(error).__name__} in DataLoader worker process 1.\nOriginal Traceback" in text and said in text
-    assert "at sample 13" in text and "raise self.error" in text
+    assert f"Caught {type(error).__name__} in DataLoader worker process 1.\nOriginal Traceback" in text
+    assert said in text
+    assert "at sample 13" in text
+    assert "raise self.error" in text
 
 
 def test_an_error_here_bears_a_note():
@@ -447,7 +453,9 @@ def test_after_an_error_one_can_go_on(workers):
         seen.append(got)
     del batches
     gc.collect()  # PyTorch's iterator and its error hold each other
-    assert seen[0] == seen[1] and seen[0][2] == "error" and len(seen[0]) == 5
+    assert seen[0] == seen[1]
+    assert seen[0][2] == "error"
+    assert len(seen[0]) == 5
 
 
 class Stops(Numbers):
@@ -581,7 +589,9 @@ def test_too_many_open_files_are_said():
             kept.extend(batches)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
-    assert 5 < len(kept) < 25 and not multiprocessing.active_children() and list(batches) == []
+    assert 5 < len(kept) < 25
+    assert not multiprocessing.active_children()
+    assert list(batches) == []
     assert len([batch[0, 0] for batch in DataLoader(Large(500), 4, num_workers=2, multiprocessing_context=METHOD)]) == 125  # not kept: as many as one likes
 
 
@@ -604,7 +614,8 @@ def test_an_exhausted_or_failed_pass_leaves_nothing_behind_at_once():
     gc.disable()
     try:
         done = iter(DataLoader(range(5), **options))
-        assert len(list(done)) == 5 and not multiprocessing.active_children()
+        assert len(list(done)) == 5
+        assert not multiprocessing.active_children()
         with contextlib.suppress(KeyError):
             list(DataLoader(Fails(), **options))
         assert not multiprocessing.active_children()
@@ -628,7 +639,8 @@ def test_a_long_sample_does_not_keep_its_worker_alive():
     start = time.monotonic()
     del batches
     gc.collect()
-    assert time.monotonic() - start < 5 and not multiprocessing.active_children()
+    assert time.monotonic() - start < 5
+    assert not multiprocessing.active_children()
 
 
 def sleep_for(seconds):
@@ -638,7 +650,8 @@ def sleep_for(seconds):
 def test_persistent_workers_stay_and_serve_one_pass_at_a_time():
     loader = DataLoader(Sleeps(12, 0), 2, num_workers=2, persistent_workers=True, multiprocessing_context=METHOD)
     pids = [{pid for batch in loader for pid in batch.tolist()} for _ in range(2)]
-    assert pids[0] == pids[1] and len(pids[0]) == 2
+    assert pids[0] == pids[1]
+    assert len(pids[0]) == 2
     loader = DataLoader(range(12), 2, num_workers=2, persistent_workers=True, multiprocessing_context=METHOD)
     first = iter(loader)
     next(first)
@@ -684,7 +697,9 @@ def test_a_fork_of_the_owner_starts_workers_of_its_own():
     assert ours.poll(20), "the fork waits for workers that answer another process"
     in_the_fork = ours.recv()
     child.join()
-    assert child.exitcode == 0 and len(in_the_fork) == 2 and not set(in_the_fork) & set(pids)
+    assert child.exitcode == 0
+    assert len(in_the_fork) == 2
+    assert not set(in_the_fork) & set(pids)
     assert sorted({pid.item() for pid in loader}) == pids  # and the owner's are as they were
 
 
@@ -742,7 +757,8 @@ def test_no_process_outlives_the_main_one(method, how, helper, tmp_path):
         process = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, stderr=errors, text=True, env=dict(os.environ, PYTHONPATH=str(ROOT)), start_new_session=True)
         *pids, other = [int(pid) for pid in process.stdout.readline().split()]
         try:
-            assert len(pids) == 2 and all(alive(pid) for pid in (*pids, *[other] * bool(helper)))
+            assert len(pids) == 2
+            assert all(alive(pid) for pid in (*pids, *[other] * bool(helper)))
             if how == signal.SIGINT:
                 os.killpg(process.pid, how)  # as a terminal does: to all of them
             else:
@@ -757,7 +773,8 @@ def test_no_process_outlives_the_main_one(method, how, helper, tmp_path):
         errors.seek(0)
         said = errors.read()
     if how == signal.SIGINT:
-        assert said.count("Traceback") == 1 and said.rstrip().endswith("KeyboardInterrupt")
+        assert said.count("Traceback") == 1
+        assert said.rstrip().endswith("KeyboardInterrupt")
     else:
         assert said == ""
 
@@ -767,7 +784,9 @@ def test_no_process_outlives_the_main_one(method, how, helper, tmp_path):
 def test_the_exercise_of_padding_agrees_with_torchs():
     samples = exercises._sentences(2, 5, 1)
     rows, lengths, labels = exercises._padded(samples)
-    assert torch.equal(rows, torch.nn.utils.rnn.pad_sequence([words for words, _ in samples], batch_first=True)) and lengths.tolist() == [2, 5, 1] and labels.tolist() == [1, 0, 1]
+    assert torch.equal(rows, torch.nn.utils.rnn.pad_sequence([words for words, _ in samples], batch_first=True))
+    assert lengths.tolist() == [2, 5, 1]
+    assert labels.tolist() == [1, 0, 1]
 
 
 def padded(part=None, kind=tuple):
@@ -785,7 +804,8 @@ def test_padding_of_any_making_is_right_and_of_other_types_is_wrong():
     for answer, said in ((padded(torch.Tensor.float), "torch.float32, torch.float32, torch.float32"), (padded(torch.Tensor.int), "torch.int32"), (padded(torch.Tensor.tolist, list), "your three parts are lists"),
                          (lambda samples: [p.float() if p.ndim == 2 else p for p in padded()(samples)], "your table is float; class numbers of words are integers")):
         verdict = exercises.ex_4a_3.judge(answer)
-        assert not verdict.passed and said in str(verdict)
+        assert not verdict.passed
+        assert said in str(verdict)
 
 
 def generator_of_batches(sampler, size, drop_last):
@@ -816,7 +836,9 @@ def counted(make):
 
 
 def test_no_counting_finds_what_equality_finds_at_once():
-    assert counted(exercises._Shuffle) and counted(exercises._Thrifty) and not counted(exercises._Biased)
+    assert counted(exercises._Shuffle)
+    assert counted(exercises._Thrifty)
+    assert not counted(exercises._Biased)
     for mutant in (exercises._Thrifty, exercises._Biased):
         ours, torchs = mutant(100, torch.Generator().manual_seed(0)), theirs.RandomSampler(range(100), generator=torch.Generator().manual_seed(0))
         assert [list(ours) for _ in range(2)] != [list(torchs) for _ in range(2)]

@@ -156,4 +156,7 @@ def test_the_cells_above_give_names_but_do_not_run() -> None:
     exported = Cell("x.ipynb", 0, "code", "", "#| export\nTHREE = 3", ())
     card = make_card()
     names = namespace(Notebook("x.ipynb", Path("x.ipynb"), (above, exported, card.statement, card.stub), None), card)
-    assert names["third"](3) == 1 and "math" in names and "table" not in names and names["THREE"] == 3
+    assert names["third"](3) == 1
+    assert "math" in names
+    assert "table" not in names
+    assert names["THREE"] == 3

@@ -102,7 +102,8 @@ def test_the_model_is_left_as_it_was(tmp_path) -> None:
     modes = [m.training for m in model.modules()]
     export_model(model, torch.randn(4, 3, 4), tmp_path / "model.pt2")
     assert [m.training for m in model.modules()] == modes
-    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items()) and all(p.grad is g for p, g in zip(model.parameters(), gradients))
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert all(p.grad is g for p, g in zip(model.parameters(), gradients))
 
 
 def test_later_training_does_not_change_the_file(tmp_path) -> None:
@@ -112,7 +113,8 @@ def test_later_training_does_not_change_the_file(tmp_path) -> None:
         expected = model(x)
         for p in model.parameters():
             p.add_(1)
-        assert torch.allclose(load_exported(tmp_path / "model.pt2")(x), expected) and not torch.allclose(model(x), expected)
+        assert torch.allclose(load_exported(tmp_path / "model.pt2")(x), expected)
+        assert not torch.allclose(model(x), expected)
 
 
 def test_the_example_is_not_in_the_file(tmp_path) -> None:
@@ -143,7 +145,10 @@ class Cond(NoGrad):
 def test_no_source_and_no_folder_of_this_machine_is_in_the_file(model, tmp_path) -> None:
     export_model(model(), torch.randn(2, 4), tmp_path / "model.pt2")
     written = (tmp_path / "model.pt2").read_bytes()
-    assert b"graph" in written and b"self.linear(x" not in written and str(Path(__file__).parent).encode() not in written and str(tmp_path).encode() not in written
+    assert b"graph" in written
+    assert b"self.linear(x" not in written
+    assert str(Path(__file__).parent).encode() not in written
+    assert str(tmp_path).encode() not in written
 
 
 def test_no_draft_is_left(tmp_path) -> None:
@@ -168,7 +173,8 @@ class InPlace(nn.Module):
 def test_a_model_that_changes_its_input_leaves_and_the_example_stays(tmp_path) -> None:
     x = torch.ones(2, 4)
     export_model(InPlace(3), x, tmp_path / "model.pt2")
-    assert torch.equal(x, torch.ones(2, 4)) and torch.equal(load_exported(tmp_path / "model.pt2")(torch.ones(1, 4)), torch.full((1, 4), 3.0))
+    assert torch.equal(x, torch.ones(2, 4))
+    assert torch.equal(load_exported(tmp_path / "model.pt2")(torch.ones(1, 4)), torch.full((1, 4), 3.0))
 
 
 def test_a_wrong_file_of_a_model_that_changes_its_input_is_caught(tmp_path) -> None:
@@ -254,7 +260,8 @@ def test_models_that_cannot_leave(model, message, tmp_path) -> None:
     path.write_bytes(b"the old one")
     with pytest.raises(ValueError, match=message):
         export_model(model, torch.ones(4, 6), path)
-    assert path.read_bytes() == b"the old one" and [p.name for p in tmp_path.iterdir()] == ["model.pt2"]
+    assert path.read_bytes() == b"the old one"
+    assert [p.name for p in tmp_path.iterdir()] == ["model.pt2"]
 
 
 @pytest.mark.parametrize("change", ["weights", "classes"])
@@ -290,7 +297,9 @@ def test_a_refusal_is_one_error_and_no_page_of_logs(tmp_path) -> None:
     script.write_text("import sys, torch\nfrom fromfound.export import export_model\nclass ByValue(torch.nn.Module):\n    def forward(self, x):\n        return x * 2 if x.sum() > 0 else x\n"
                       "try:\n    export_model(ByValue(), torch.ones(4, 6), 'model.pt2')\nexcept ValueError as error:\n    print(error)\n")
     done = subprocess.run([sys.executable, script], cwd=tmp_path, env=dict(os.environ, PYTHONPATH=str(Path(__file__).parents[1])), capture_output=True, text=True)
-    assert done.stdout.startswith("export_model cannot trace ByValue") and done.stdout.count("\n") == 1 and not done.stderr
+    assert done.stdout.startswith("export_model cannot trace ByValue")
+    assert done.stdout.count("\n") == 1
+    assert not done.stderr
 
 
 @pytest.mark.parametrize("outputs", [[1.0, 1.0 - 1e-7], [1e4, 1e4 + 1e-3], [0.0, 0.0]])
@@ -341,7 +350,8 @@ def test_an_interrupted_writer_keeps_the_old_file(tmp_path) -> None:
         raise KeyboardInterrupt
     with patch("torch.export.save", interrupted), pytest.raises(KeyboardInterrupt):
         export_model(tied(), torch.randn(2, 4), path)
-    assert path.read_bytes() == b"the old one" and [p.name for p in tmp_path.iterdir()] == ["model.pt2"]
+    assert path.read_bytes() == b"the old one"
+    assert [p.name for p in tmp_path.iterdir()] == ["model.pt2"]
 
 
 class Planted:
@@ -363,7 +373,8 @@ def test_a_planted_pickle_is_not_run(tmp_path) -> None:
     before = dict(os.environ)
     with pytest.raises(ValueError, match=r"cannot read planted.pt2: .*holds more than tensors and a graph; export the model again \(.*Weights only load failed"):
         load_exported(tmp_path / "planted.pt2")
-    assert not (tmp_path / "ran").exists() and dict(os.environ) == before
+    assert not (tmp_path / "ran").exists()
+    assert dict(os.environ) == before
     with _quiet():
         torch.export.load(tmp_path / "planted.pt2")
     assert (tmp_path / "ran").exists()  # so it was there to be run
@@ -414,7 +425,8 @@ def test_onnx_is_written_without_a_page_of_logs(tmp_path) -> None:
     code = "import torch\nfrom fromfound.export import export_model\nexport_model(torch.nn.Linear(4, 3), torch.ones(2, 4), 'model.onnx')"
     path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=dict(os.environ, PYTHONPATH=path), capture_output=True, text=True)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "") and (tmp_path / "model.onnx").exists()
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (tmp_path / "model.onnx").exists()
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -454,7 +466,8 @@ class Writer:
         Writer.made.append(self)
 
     def add_scalar(self, name, value, step):
-        assert type(value) is float and type(step) is int
+        assert type(value) is float
+        assert type(step) is int
         self.scalars.append((name, value, step))
 
     def flush(self):
@@ -501,11 +514,15 @@ def test_what_is_logged(board) -> None:
     watch = Watch()
     make_learner([board("logs/run"), watch]).fit(2)
     writer, = Writer.made
-    assert [v for v, _ in writer.named("loss/train")] == watch.seen and [s for _, s in writer.named("loss/train")] == list(range(10))
+    assert [v for v, _ in writer.named("loss/train")] == watch.seen
+    assert [s for _, s in writer.named("loss/train")] == list(range(10))
     assert [v for v, _ in writer.named("rate/0")] == [0.1] * 10
     for name in ("epoch/train_loss", "epoch/valid_loss", "epoch/right"):
         assert [s for _, s in writer.named(name)] == [5, 10]
-    assert Path(writer.folder) == Path("logs/run").resolve() and writer.purge_step == 0 and writer.flushed == 2 and writer.closed == 1
+    assert Path(writer.folder) == Path("logs/run").resolve()
+    assert writer.purge_step == 0
+    assert writer.flushed == 2
+    assert writer.closed == 1
 
 
 def test_every_group_has_its_rate_and_schedules_show(board) -> None:
@@ -520,7 +537,8 @@ def test_every_group_has_its_rate_and_schedules_show(board) -> None:
     make_learner([board("run"), Halve()], two_groups, valid=False).fit(1)
     writer, = Writer.made
     assert [v for v, _ in writer.named("rate/0")] == [0.1 / 2 ** k for k in range(1, 6)]
-    assert [v for v, _ in writer.named("rate/1")] == [0.5] * 5 and not writer.named("epoch/valid_loss")
+    assert [v for v, _ in writer.named("rate/1")] == [0.5] * 5
+    assert not writer.named("epoch/valid_loss")
 
 
 def test_no_step_waits_for_the_device(board) -> None:
@@ -569,7 +587,8 @@ def test_what_ends_early_is_logged_as_far_as_it_came(board, stop, at, logged, co
     else:
         writer, = Writer.made
         assert len(writer.named("loss/train")) == len(writer.named("rate/0")) == logged
-        assert bool(writer.named("epoch/train_loss")) == complete and writer.closed == 1
+        assert bool(writer.named("epoch/train_loss")) == complete
+        assert writer.closed == 1
 
 
 def test_a_cancelled_step_keeps_rates_and_losses_together(board) -> None:
@@ -587,7 +606,8 @@ def test_a_cancelled_step_keeps_rates_and_losses_together(board) -> None:
     watch = Watch()
     make_learner([board("run"), Skip(), Rates(), watch]).fit(1)
     writer, = Writer.made
-    assert writer.named("rate/0") == [(1.0 + k, k) for k in range(5)] and writer.named("loss/train") == list(zip(watch.seen, range(5)))
+    assert writer.named("rate/0") == [(1.0 + k, k) for k in range(5)]
+    assert writer.named("loss/train") == list(zip(watch.seen, range(5)))
 
 
 def test_what_fails_before_the_first_epoch_is_not_hidden(board) -> None:
@@ -598,7 +618,8 @@ def test_what_fails_before_the_first_epoch_is_not_hidden(board) -> None:
             raise RuntimeError("the true reason")
     with pytest.raises(RuntimeError, match="the true reason") as caught:
         make_learner([board("run"), Bad()]).fit(1)
-    assert caught.value.__context__ is None and not Writer.made
+    assert caught.value.__context__ is None
+    assert not Writer.made
 
 
 def test_the_folder_of_the_program_has_a_name(board, tmp_path, monkeypatch) -> None:
@@ -631,7 +652,8 @@ def test_a_resumed_training_goes_on_counting(board, tmp_path, capsys) -> None:
     make_learner(callbacks()).fit(4)
     whole, crashed, resumed = Writer.made
     assert crashed.purge_step == resumed.purge_step == 10
-    assert [s for _, s in crashed.named("loss/train")] == [10, 11] and [s for _, s in resumed.named("loss/train")] == list(range(10, 20))
+    assert [s for _, s in crashed.named("loss/train")] == [10, 11]
+    assert [s for _, s in resumed.named("loss/train")] == list(range(10, 20))
     Writer.made = []
     make_learner([board("run")]).fit(4)
     assert Writer.made[0].named("loss/train")[10:] == resumed.named("loss/train")
@@ -658,12 +680,14 @@ def test_the_true_writer(tmp_path) -> None:
     events = EventAccumulator(str(tmp_path / "run"))
     events.Reload()
     logged = events.Scalars("loss/train")
-    assert [e.step for e in logged] == list(range(10)) and [e.value for e in logged] == pytest.approx(watch.seen)
+    assert [e.step for e in logged] == list(range(10))
+    assert [e.value for e in logged] == pytest.approx(watch.seen)
     assert [e.step for e in events.Scalars("epoch/right")] == [5, 10]
     make_learner([TensorBoard(tmp_path / "run")]).fit(1)  # the same program again, shorter; its file sorts after the first
     events = EventAccumulator(str(tmp_path / "run"))
     events.Reload()
-    assert [e.step for e in events.Scalars("loss/train")] == list(range(5)) and [e.step for e in events.Scalars("epoch/right")] == [5]
+    assert [e.step for e in events.Scalars("loss/train")] == list(range(5))
+    assert [e.step for e in events.Scalars("epoch/right")] == [5]
 
 
 # --- exercises --------------------------------------------------------------------------------------------------------
@@ -673,7 +697,9 @@ def test_the_reference_of_exercise_4_is_the_same_each_time() -> None:
     expected = torch.rand(3)
     torch.manual_seed(0)
     a, b = exercises.make_reference(), exercises.make_reference()
-    assert torch.equal(torch.rand(3), expected) and all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters())) and not a.training
+    assert torch.equal(torch.rand(3), expected)
+    assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters()))
+    assert not a.training
 
 
 def test_changing_the_input_is_no_answer_to_exercise_2() -> None:
@@ -681,7 +707,8 @@ def test_changing_the_input_is_no_answer_to_exercise_2() -> None:
         x /= x.norm(dim=1, keepdim=True).clamp(min=1)
         return x
     verdict = exercises.ex_5b_2.judge(in_place)
-    assert not verdict.passed and "changes its input" in str(verdict)
+    assert not verdict.passed
+    assert "changes its input" in str(verdict)
     assert exercises.ex_5b_2.judge(lambda x: x / x.norm(dim=1, keepdim=True).clamp(min=1)).passed
 
 

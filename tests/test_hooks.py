@@ -36,7 +36,8 @@ def compare(mine, theirs, *inputs, tol):
         cotangent = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out.dtype)
         results.append([out, *torch.autograd.grad(out, fresh, cotangent)])
     for ours, reference in zip(*results):
-        assert ours.shape == reference.shape and ours.dtype == reference.dtype
+        assert ours.shape == reference.shape
+        assert ours.dtype == reference.dtype
         torch.testing.assert_close(ours, reference, rtol=tol, atol=tol * max(1.0, reference.abs().max().item() if reference.numel() else 1.0))
 
 
@@ -146,7 +147,10 @@ def test_released_after_the_block(backward, error):
     model = net()
     try:
         with Hook(model[0], lambda *_: None, backward=backward), Hooks(model, lambda *_: None, backward=backward) as hooks:
-            assert count(model) == 4 and len(hooks) == 3 and hooks[-1].module is model[2] and [h.module for h in hooks] == list(model)
+            assert count(model) == 4
+            assert len(hooks) == 3
+            assert hooks[-1].module is model[2]
+            assert [h.module for h in hooks] == list(model)
             if error:
                 raise error
     except (ValueError, KeyboardInterrupt, GeneratorExit) as caught:
@@ -199,7 +203,8 @@ def test_other_peoples_hooks_stay():
     with Hook(model[0], lambda *_: None):
         model(torch.randn(2, 3))
     model(torch.randn(2, 3))
-    assert heard == [1, 1] and count(model) == 1
+    assert heard == [1, 1]
+    assert count(model) == 1
 
 
 @both_ways
@@ -257,7 +262,8 @@ def test_figures_by_hand(shape):
     x[..., :1] *= 0
     mean, std, small, silent, shares = look(x)
     units = x.flatten() if x.ndim == 1 else x.movedim(1, 0).flatten(1)
-    assert mean == pytest.approx(x.mean().item(), abs=1e-6) and std == pytest.approx(x.std(correction=0).item(), abs=1e-6)
+    assert mean == pytest.approx(x.mean().item(), abs=1e-6)
+    assert std == pytest.approx(x.std(correction=0).item(), abs=1e-6)
     assert small == pytest.approx((x.abs() <= 0.1).float().mean().item())
     expected = (units.abs() <= 0.1) if x.ndim == 1 else (units.abs() <= 0.1).all(1)
     assert silent == pytest.approx(expected.float().mean().item())
@@ -267,7 +273,8 @@ def test_figures_by_hand(shape):
 def test_units_of_sequences_are_in_the_last_dimension():
     x = torch.rand(6, 5, 4) + 1
     x[..., :3] = 0
-    assert _figures(x, 0.0, 8, (-2.0, 2.0), -1)[3] == 0.75 and _figures(x, 0.0, 8, (-2.0, 2.0))[3] == 0
+    assert _figures(x, 0.0, 8, (-2.0, 2.0), -1)[3] == 0.75
+    assert _figures(x, 0.0, 8, (-2.0, 2.0))[3] == 0
     model = nn.Sequential(nn.Flatten(0, 2), nn.Linear(8, 3), nn.ReLU(), nn.Unflatten(0, (-1, 64)), nn.Flatten(), nn.Linear(192, 3))
     with pytest.raises(ValueError, match="unit_dim=2, and a ReLU puts out"):
         fit(ActivationStats(nn.ReLU, unit_dim=2), model=model)
@@ -284,14 +291,16 @@ def test_figures_of_what_is_rare():
 def test_histogram_of_the_first_samples_only():
     x = torch.cat([torch.zeros(2, 100_000), torch.ones(2, 100_000)])
     *_, shares = look(x)
-    assert shares[4] == 1 and look(x)[0] == 0.5
+    assert shares[4] == 1
+    assert look(x)[0] == 0.5
 
 
 def test_hooks_that_fail_leave_nothing():
     model = small()
     with pytest.raises(TypeError) as error:
         Hooks([model[0], "x"], print)
-    assert count(model) == 0 and error
+    assert count(model) == 0
+    assert error
 
 
 # --- the callback -----------------------------------------------------------------------------------------------------
@@ -320,8 +329,10 @@ def everything(learn):
 @pytest.mark.parametrize("modules", [None, nn.Conv2d], ids=["all", "type"])
 def test_the_training_is_the_same_in_every_bit(every, modules):
     plain, watched = everything(fit()), everything(learn := fit(stats := ActivationStats(modules, every=every)))
-    assert all(map(torch.equal, plain, watched)) and count(learn.model) == 0
-    assert stats.steps == list(range(0, 14, every)) and stats.history.shape == (len(stats.steps), 6 if modules is None else 1, 56)
+    assert all(map(torch.equal, plain, watched))
+    assert count(learn.model) == 0
+    assert stats.steps == list(range(0, 14, every))
+    assert stats.history.shape == (len(stats.steps), 6 if modules is None else 1, 56)
     assert stats.history.isfinite().all()
 
 
@@ -387,7 +398,8 @@ def test_no_synchronization_on_a_gpu():
             torch.cuda.set_sync_debug_mode("default")
 
     fit(Strict(), stats := ActivationStats(every=1), Lenient(), model=model, data=data, opt=torch.optim.SGD)
-    assert stats.history.shape[0] == 14 and stats.history.device.type == "cpu"
+    assert stats.history.shape[0] == 14
+    assert stats.history.device.type == "cpu"
 
 
 def test_what_is_recorded_is_right():
@@ -402,10 +414,14 @@ def test_what_is_recorded_is_right():
     loss = F.cross_entropy(twin[2](relued), data[0][1])
     slope, = torch.autograd.grad(loss, relued)
     found = {name: rows[1, 0].item() for name, rows in stats.figures().items()}
-    assert found["mean"] == pytest.approx(relued.mean().item(), abs=1e-6) and found["std"] == pytest.approx(relued.std(correction=0).item(), abs=1e-6)
-    assert found["near zero"] == pytest.approx((relued == 0).float().mean().item()) and found["silent"] == pytest.approx((relued == 0).all(0).float().mean().item())
-    assert found["gradient mean"] == pytest.approx(slope.mean().item(), rel=1e-4, abs=1e-8) and found["gradient std"] == pytest.approx(slope.std(correction=0).item(), rel=1e-4)
-    assert stats.names == ["0 Linear", "1 ReLU", "2 Linear"] and stats.histograms.shape == (3, 50, 1)
+    assert found["mean"] == pytest.approx(relued.mean().item(), abs=1e-6)
+    assert found["std"] == pytest.approx(relued.std(correction=0).item(), abs=1e-6)
+    assert found["near zero"] == pytest.approx((relued == 0).float().mean().item())
+    assert found["silent"] == pytest.approx((relued == 0).all(0).float().mean().item())
+    assert found["gradient mean"] == pytest.approx(slope.mean().item(), rel=1e-4, abs=1e-8)
+    assert found["gradient std"] == pytest.approx(slope.std(correction=0).item(), rel=1e-4)
+    assert stats.names == ["0 Linear", "1 ReLU", "2 Linear"]
+    assert stats.histograms.shape == (3, 50, 1)
     assert torch.allclose(stats.histograms.sum(1), torch.ones(3, 1), atol=1e-5)
 
 
@@ -426,11 +442,14 @@ def test_state_after_a_cancel(event, error, order):
         fit(breaker, stats, model=model)
     except ZeroDivisionError:
         pass
-    assert count(model) == 0 and len(stats.steps) == len(stats.history) and stats.steps == sorted(set(stats.steps))
+    assert count(model) == 0
+    assert len(stats.steps) == len(stats.history)
+    assert stats.steps == sorted(set(stats.steps))
     assert event != "before_batch" or order == -1 or 2 not in stats.steps  # nothing was heard in it
     torch.manual_seed(0)
     fit(stats, model=model)  # and it works again
-    assert stats.steps == list(range(14)) and stats.history.isfinite().all()
+    assert stats.steps == list(range(14))
+    assert stats.history.isfinite().all()
 
 
 def test_frozen_layers_have_no_gradient():
@@ -438,7 +457,9 @@ def test_frozen_layers_have_no_gradient():
     model[0].requires_grad_(False)
     fit(stats := ActivationStats(every=1), model=model)
     figures = stats.figures()
-    assert figures["gradient std"][:2].isnan().all() and figures["gradient std"][5].isfinite().all() and figures["std"].isfinite().all()
+    assert figures["gradient std"][:2].isnan().all()
+    assert figures["gradient std"][5].isfinite().all()
+    assert figures["std"].isfinite().all()
 
 
 class Odd(nn.Module):
@@ -473,7 +494,8 @@ def test_odd_models():
     twin = copy.deepcopy(model)
     learn.fit(1, cbs=[stats := ActivationStats(every=1)])
     known = dict(zip(stats.names, stats.history[0]))
-    assert known["never Linear"].isnan().all() and known["blank Blank"].isnan().all()
+    assert known["never Linear"].isnan().all()
+    assert known["blank Blank"].isnan().all()
     assert all(known[name].isfinite().all() for name in known if name.split()[0] not in ("never", "blank"))
     once = twin.first(data[0][0])
     second = twin.twice(twin.twice(once).relu())
@@ -486,7 +508,8 @@ def test_half_precision():
     model, data = nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).to(torch.bfloat16), [(x.bfloat16(), y) for x, y in batches()]
     learn = Learner(model, DataBunch(data), F.cross_entropy, default_cbs=False)
     learn.fit(1, cbs=[stats := ActivationStats(every=1)])
-    assert stats.history.dtype == torch.float32 and stats.history[:, 1].isfinite().all()
+    assert stats.history.dtype == torch.float32
+    assert stats.history[:, 1].isfinite().all()
 
 
 @pytest.mark.filterwarnings("ignore")  # torch's compiler uses what torch deprecates
@@ -502,7 +525,8 @@ def test_compiled_after_looking():
     fit(stats := ActivationStats(every=1), model=model)
     x = torch.randn(2, 1, 8, 8)
     expected = model(x)
-    assert torch.equal(torch.compile(model, backend="eager")(x), expected) and len(stats.steps) == 14
+    assert torch.equal(torch.compile(model, backend="eager")(x), expected)
+    assert len(stats.steps) == 14
 
 
 @pytest.mark.parametrize("make, message", [
@@ -537,7 +561,8 @@ def test_a_layer_may_be_skipped_in_a_step():
     model = Depth()
     learn = Learner(model, DataBunch([(x.flatten(1), y) for x, y in batches()]), F.cross_entropy, default_cbs=False)
     learn.fit(1, cbs=[stats := ActivationStats([model.skipped], every=1)])
-    assert stats.steps == [0, 2, 4, 6] and len(stats.history) == 4
+    assert stats.steps == [0, 2, 4, 6]
+    assert len(stats.history) == 4
 
 
 def test_a_parameter_keeps_no_hook():
@@ -558,7 +583,8 @@ def test_a_parameter_keeps_no_hook():
     model = Shifted()
     learn = Learner(model, DataBunch([(x.flatten(1), y) for x, y in batches()]), F.cross_entropy, default_cbs=False)
     learn.fit(1, cbs=[stats := ActivationStats(every=1)])
-    assert not model.table.weight._backward_hooks and stats.figures()["gradient std"].isfinite().all()
+    assert not model.table.weight._backward_hooks
+    assert stats.figures()["gradient std"].isfinite().all()
 
 
 def test_which_layers():
@@ -569,7 +595,8 @@ def test_which_layers():
         return stats.names
 
     model = small()
-    assert names(model[1], model) == ["1 ReLU"] and names((nn.ReLU, nn.Linear)) == ["1 ReLU", "5 Linear"]
+    assert names(model[1], model) == ["1 ReLU"]
+    assert names((nn.ReLU, nn.Linear)) == ["1 ReLU", "5 Linear"]
     assert names(None, nn.Sequential(nn.Flatten(), weight_norm(nn.Linear(64, 5)), nn.Linear(5, 3))) == ["0 Flatten", "1 ParametrizedLinear", "2 Linear"]
 
     class Nested(nn.Module):
@@ -603,7 +630,8 @@ def test_resuming_keeps_the_records(tmp_path):
     with pytest.raises(ZeroDivisionError):
         fit(ActivationStats(every=3), Checkpoint(tmp_path / "run"), Cut(), n_epochs=4)
     fit(resumed := ActivationStats(every=3), Checkpoint(tmp_path / "run"), n_epochs=4)
-    assert resumed.steps == whole.steps and torch.equal(resumed.history, whole.history)
+    assert resumed.steps == whole.steps
+    assert torch.equal(resumed.history, whole.history)
 
 
 @pytest.mark.parametrize("layers", [1, 3, 4, 5, 7, 8, 10])
@@ -612,7 +640,8 @@ def test_a_picture_for_every_layer(layers):
     fit(stats := ActivationStats(nn.Linear, every=2), model=model)
     assert len(stats.names) == layers
     axes = stats.plot_histograms().fig.axes
-    assert sum(len(ax.images) for ax in axes) == layers and sum(bool(ax.axison) for ax in axes) == layers
+    assert sum(len(ax.images) for ax in axes) == layers
+    assert sum(bool(ax.axison) for ax in axes) == layers
     assert all(len(ax.lines) == layers for ax in stats.plot().fig.axes)
 
 
@@ -672,9 +701,11 @@ def test_summary_is_torchs(make, inputs):
     summary = model_summary(model, *given)
     with FlopCounterMode(display=False) as counter:
         model(*given)
-    assert summary.flops >= counter.get_total_flops() and summary.flops == sum(row.flops for row in summary.rows)
+    assert summary.flops >= counter.get_total_flops()
+    assert summary.flops == sum(row.flops for row in summary.rows)
     assert summary.params == sum(p.numel() for p in model.parameters()) == sum(row.params for row in summary.rows)
-    assert summary.trainable == summary.params and summary.kept == sum(row.kept for row in summary.rows)
+    assert summary.trainable == summary.params
+    assert summary.kept == sum(row.kept for row in summary.rows)
     assert len(str(summary).splitlines()) == len(summary.rows) + 2
 
 
@@ -685,8 +716,12 @@ def test_nothing_has_happened(make, inputs, train):
     model, given = make().train(train), inputs()
     before, random_state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
     model_summary(model, *given)
-    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items()) and torch.equal(torch.get_rng_state(), random_state)
-    assert count(model) == 0 and not any(m._forward_pre_hooks for m in model.modules()) and model.training == train and all(p.grad is None for p in model.parameters())
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert count(model) == 0
+    assert not any(m._forward_pre_hooks for m in model.modules())
+    assert model.training == train
+    assert all(p.grad is None for p in model.parameters())
 
 
 @every_model
@@ -698,15 +733,19 @@ def test_memory_is_what_autograd_keeps(make, inputs):
     own, kept = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers(), *given)}, {}
     with torch.autograd.graph.saved_tensors_hooks(lambda t: (kept.update({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()}), t.detach())[1], lambda t: t):
         out = model(*given)
-    assert summary.kept == sum(size for place, size in kept.items() if place not in own) and out is not None
+    assert summary.kept == sum(size for place, size in kept.items() if place not in own)
+    assert out is not None
 
 
 def test_formulas():
     row = model_summary(nn.Conv2d(6, 8, (3, 5), stride=2, padding=1, groups=2), torch.randn(3, 6, 10, 12)).rows[0]
     n, nf, h, w = row.shape
-    assert row.flops == 2 * n * nf * h * w * 3 * 3 * 5 and row.params == 8 * 3 * 15 + 8
+    assert row.flops == 2 * n * nf * h * w * 3 * 3 * 5
+    assert row.params == 8 * 3 * 15 + 8
     row = model_summary(nn.Linear(7, 5), torch.randn(3, 7)).rows[0]
-    assert row.flops == 2 * 3 * 7 * 5 and row.params == 40 and row.shape == (3, 5)
+    assert row.flops == 2 * 3 * 7 * 5
+    assert row.params == 40
+    assert row.shape == (3, 5)
 
 
 class Attention(nn.Module):
@@ -780,15 +819,20 @@ def test_an_error_that_the_model_catches():
             return self.c(h)
 
     rows = {row.name: row for row in model_summary(Catches(), torch.randn(5, 40)).rows}
-    assert rows["a"].shape is None and rows["b"].shape == (5, 40) and rows["c"].shape == (5, 20)
-    assert rows["b"].flops == 2 * 5 * 40 * 40 and rows["c"].flops == 2 * 5 * 40 * 20
+    assert rows["a"].shape is None
+    assert rows["b"].shape == (5, 40)
+    assert rows["c"].shape == (5, 20)
+    assert rows["b"].flops == 2 * 5 * 40 * 40
+    assert rows["c"].flops == 2 * 5 * 40 * 20
 
 
 def test_a_row_for_each_call_and_parameters_once():
     rows = model_summary(shared(), torch.randn(4, 6)).rows
-    assert [(r.name, r.params) for r in rows] == [("0", 42), ("1", 0), ("0", 0), ("3", 14)] and rows[0].flops == rows[2].flops > 0
+    assert [(r.name, r.params) for r in rows] == [("0", 42), ("1", 0), ("0", 0), ("3", 14)]
+    assert rows[0].flops == rows[2].flops > 0
     rows = model_summary(Odd(), torch.randn(4, 64)).rows
-    assert [r.name for r in rows].count("twice") == 2 and next(r for r in rows if r.name == "never").shape is None
+    assert [r.name for r in rows].count("twice") == 2
+    assert next(r for r in rows if r.name == "never").shape is None
     assert "not called" in str(model_summary(Odd(), torch.randn(4, 64)))
 
 
@@ -799,11 +843,15 @@ def test_lazy_layers_get_their_shapes():
     model[1].eval()
     random_state = torch.get_rng_state()
     summary = model_summary(model, x)
-    assert torch.equal(torch.get_rng_state(), random_state) and [m.training for m in model] == [True, False, True, True, True]
-    assert model[1].num_batches_tracked == 0 and not model[1].running_mean.any()
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert [m.training for m in model] == [True, False, True, True, True]
+    assert model[1].num_batches_tracked == 0
+    assert not model[1].running_mean.any()
     other = nn.Sequential(nn.LazyConv2d(4, 3), nn.LazyBatchNorm2d())
     model_summary(other, x)
-    assert other[1].num_batches_tracked == 0 and not other[1].running_mean.any() and other.training
+    assert other[1].num_batches_tracked == 0
+    assert not other[1].running_mean.any()
+    assert other.training
     assert summary.params == sum(p.numel() for p in model.parameters()) == 4 * 27 + 4 + 64 * 2 + 2
 
 
@@ -811,7 +859,9 @@ def test_frozen_and_without_gradients():
     model = simple_cnn((4,)).requires_grad_(False)
     with torch.no_grad():
         summary = model_summary(model, torch.randn(2, 1, 28, 28))
-    assert summary.trainable == 0 and summary.kept == 0 and summary.params > 0
+    assert summary.trainable == 0
+    assert summary.kept == 0
+    assert summary.params > 0
     model, x = simple_cnn((4,)), torch.randn(2, 1, 28, 28)
     with torch.no_grad():
         silenced = model_summary(model, x).kept
@@ -822,7 +872,8 @@ def test_errors_of_the_model_come_through():
     model = simple_cnn((4,))
     with pytest.raises(RuntimeError, match="channels"):
         model_summary(model, torch.randn(2, 3, 28, 28))
-    assert count(model) == 0 and not any(m._forward_pre_hooks for m in model.modules())
+    assert count(model) == 0
+    assert not any(m._forward_pre_hooks for m in model.modules())
 
 
 # --- the network ------------------------------------------------------------------------------------------------------
@@ -837,7 +888,12 @@ def test_image_loaders():
     data = image_loaders("mnist", seed=1, bs=1000)
     xs, ys = zip(*data.train_dl)
     x = torch.cat(xs)
-    assert x.shape == (60_000, 1, 28, 28) and abs(x.mean()) < 1e-3 and abs(x.std() - 1) < 1e-3 and len(xs) == 60 and data.c == 10
+    assert x.shape == (60_000, 1, 28, 28)
+    assert abs(x.mean()) < 1e-3
+    assert abs(x.std() - 1) < 1e-3
+    assert len(xs) == 60
+    assert data.c == 10
     again = image_loaders("mnist", seed=1, bs=1000)
-    assert torch.equal(next(iter(again.train_dl))[1], ys[0]) and sum(len(y) for _, y in data.valid_dl) == 10_000
+    assert torch.equal(next(iter(again.train_dl))[1], ys[0])
+    assert sum(len(y) for _, y in data.valid_dl) == 10_000
     assert not torch.equal(next(iter(data.train_dl))[1], ys[0])  # another order in the next epoch

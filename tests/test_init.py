@@ -45,7 +45,8 @@ every = pytest.mark.parametrize("name, options", INITIALIZERS.values(), ids=INIT
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_bit_equal(name, options, shape, dtype):
     made = [getattr(m, name)(torch.empty(shape, dtype=dtype), **options, generator=seeded(3)) for m in (ours, nn.init)]
-    assert made[0].dtype == dtype and torch.equal(*made)
+    assert made[0].dtype == dtype
+    assert torch.equal(*made)
 
 
 @every
@@ -54,7 +55,8 @@ def test_the_global_generator(name, options):
     for module in (ours, nn.init):
         torch.manual_seed(5)
         made.append((getattr(module, name)(torch.empty(4, 3), **options), torch.rand(1)))
-    assert torch.equal(made[0][0], made[1][0]) and torch.equal(made[0][1], made[1][1])
+    assert torch.equal(made[0][0], made[1][0])
+    assert torch.equal(made[0][1], made[1][1])
 
 
 @every
@@ -64,7 +66,9 @@ def test_in_place_on_parameters_views_and_layouts(name, options):
         mine = make()
         filled = getattr(ours, name)(mine, **options, generator=seeded())
         theirs = make() if name != "orthogonal_" else torch.empty(mine.shape)  # where torch's refuses other layouts
-        assert filled is mine and mine.grad_fn is None and mine.requires_grad == make().requires_grad
+        assert filled is mine
+        assert mine.grad_fn is None
+        assert mine.requires_grad == make().requires_grad
         assert torch.equal(mine, getattr(nn.init, name)(theirs, **options, generator=seeded()))
 
 
@@ -100,7 +104,8 @@ def test_a_weight_without_fans(shape):
 ])
 def test_refusals_are_torch_s(call):
     mine, theirs = (outcome(lambda m=m: call(m)) for m in (ours, nn.init))
-    assert isinstance(theirs, tuple) and mine[0] is theirs[0]
+    assert isinstance(theirs, tuple)
+    assert mine[0] is theirs[0]
     assert mine[1] == theirs[1]
 
 
@@ -129,7 +134,8 @@ def test_fans_by_counting(groups):
     y = conv(torch.ones(1, 4, 9, 9))
     back = nn.functional.conv_transpose2d(torch.ones(1, 8, 9, 9), conv.weight, padding=1, groups=groups)
     fan_in, fan_out = fan_in_and_fan_out(conv.weight)
-    assert y[0, 0, 4, 4] == fan_in and back[0, 0, 4, 4] * groups == fan_out
+    assert y[0, 0, 4, 4] == fan_in
+    assert back[0, 0, 4, 4] * groups == fan_out
 
 
 # --- what they promise --------------------------------------------------------------------------------------------------
@@ -168,7 +174,8 @@ def test_default_of_torch_is_a_third():
     torch.manual_seed(0)
     for layer in (nn.Linear(300, 200), nn.Conv2d(12, 100, 5), nn.Conv2d(32, 64, 3, groups=4)):
         n = fan_in_and_fan_out(layer.weight)[0]
-        assert layer.weight.abs().max() <= n**-0.5 and abs(n * layer.weight.var().item() - 1 / 3) < 0.02
+        assert layer.weight.abs().max() <= n**-0.5
+        assert abs(n * layer.weight.var().item() - 1 / 3) < 0.02
 
 
 # --- activations --------------------------------------------------------------------------------------------------------
@@ -197,14 +204,17 @@ def test_selu_same_as_torch():
     x = torch.tensor([-1e4, -1.0, -1e-8, 0.0, 1e-8, 2.0, 1e4], requires_grad=True)
     cotangent = torch.randn(7, generator=seeded(1))
     slopes = [torch.autograd.grad(f(x), x, cotangent)[0] for f in (SELU(), nn.SELU())]
-    assert torch.allclose(*slopes) and torch.allclose(SELU()(x), nn.SELU()(x)) and slopes[0].isfinite().all()
+    assert torch.allclose(*slopes)
+    assert torch.allclose(SELU()(x), nn.SELU()(x))
+    assert slopes[0].isfinite().all()
     assert SELU()(torch.empty(0, 3)).shape == (0, 3)
 
 
 @pytest.mark.parametrize("dtype, atol", [(torch.float16, 2e-3), (torch.bfloat16, 1.6e-2)])
 def test_selu_in_half_precision(dtype, atol):
     x = torch.randn(1000, generator=seeded()).to(dtype)
-    assert SELU()(x).dtype == dtype and torch.allclose(SELU()(x).float(), nn.SELU()(x.float()), rtol=0, atol=atol)
+    assert SELU()(x).dtype == dtype
+    assert torch.allclose(SELU()(x).float(), nn.SELU()(x.float()), rtol=0, atol=atol)
 
 
 def test_selu_bends_at_zero_as_from_below():
@@ -218,14 +228,16 @@ def test_selu_bends_at_zero_as_from_below():
 def test_selu_fixed_point():
     "Mean 0 and variance 1 lead back to them, and so do others."
     x = torch.randn(10**6, generator=seeded(), dtype=torch.float64)
-    assert abs(SELU()(x).mean()) < 5e-3 and abs(SELU()(x).var() - 1) < 1e-2
+    assert abs(SELU()(x).mean()) < 5e-3
+    assert abs(SELU()(x).var() - 1) < 1e-2
     for spread in (0.5, 2.0):
         assert abs(SELU()(spread * x).square().mean() - 1) < abs(spread**2 - 1)
 
 
 def test_shifted_relu():
     x = torch.tensor([-2.0, 0.0, 3.0])
-    assert torch.allclose(ShiftedReLU()(x), torch.tensor([-0.6, -0.4, 2.6])) and torch.allclose(ShiftedReLU(0.5, 0.0)(x), torch.tensor([-1.0, 0.0, 3.0]))
+    assert torch.allclose(ShiftedReLU()(x), torch.tensor([-0.6, -0.4, 2.6]))
+    assert torch.allclose(ShiftedReLU(0.5, 0.0)(x), torch.tensor([-1.0, 0.0, 3.0]))
     assert repr(ShiftedReLU(0.2, 0.3)) == "ShiftedReLU(leak=0.2, sub=0.3)"
     gradient_check(ShiftedReLU(), torch.randn(9, generator=seeded()))
 
@@ -294,7 +306,8 @@ def test_lsuv_gives_variance_one(make, shift):
     model = make()
     found = lsuv_(model, batch(), shift=shift, tol=1e-3, generator=seeded(1))
     seen = spreads(model, batch())
-    assert found.keys() == seen.keys() and all(found[name] == pytest.approx(std, abs=1e-5) and abs(std - 1) < 1e-3 for name, (_, std) in seen.items())
+    assert found.keys() == seen.keys()
+    assert all(found[name] == pytest.approx(std, abs=1e-5) and abs(std - 1) < 1e-3 for name, (_, std) in seen.items())
     layers = dict(model.named_modules())
     for name, (mean, _) in seen.items():
         layer = layers[name]
@@ -338,7 +351,8 @@ def test_lsuv_leaves_modes_hooks_and_statistics():
     before = state_of(model)
     lsuv_(model, batch())
     after = state_of(model)
-    assert before[1:] == after[1:] and all(torch.equal(before[0][k], after[0][k]) for k in before[0] if k.startswith(("norm", "idle")))
+    assert before[1:] == after[1:]
+    assert all(torch.equal(before[0][k], after[0][k]) for k in before[0] if k.startswith(("norm", "idle")))
     assert all(p.grad is None for p in model.parameters())
 
 
@@ -364,7 +378,8 @@ def test_lsuv_leaves_the_batch(make):
 def test_lsuv_in_other_precisions(dtype):
     model = nn.Sequential(nn.Flatten(), nn.Linear(784, 40), nn.ReLU(), nn.Linear(40, 30)).to(dtype)
     found = lsuv_(model, batch().to(dtype), shift=True)
-    assert all(p.dtype == dtype for p in model.parameters()) and all(abs(std - 1) < 0.02 for std in found.values())
+    assert all(p.dtype == dtype for p in model.parameters())
+    assert all(abs(std - 1) < 0.02 for std in found.values())
     stretched = torch.linalg.svdvals(model[3].weight.detach().double())
     assert torch.allclose(stretched, stretched[0].expand_as(stretched), rtol=2e-2 if dtype != torch.float64 else 1e-12)
 
@@ -376,7 +391,9 @@ def test_lsuv_leaves_frozen_layers(frozen):
         model.get_parameter(name).requires_grad_(False)
     before = copy.deepcopy(model[0].state_dict())
     found = lsuv_(model, batch())
-    assert "0" not in found and "2" in found and all(torch.equal(v, before[k]) for k, v in model[0].state_dict().items())
+    assert "0" not in found
+    assert "2" in found
+    assert all(torch.equal(v, before[k]) for k, v in model[0].state_dict().items())
 
 
 class Routed(nn.Module):
@@ -494,9 +511,12 @@ def test_fixup_starts_as_the_identity_and_scales(depth):
             p.fill_(0.3)
     assert fixup_(model) == 16
     h = torch.randn(20, 128, generator=seeded()).relu()
-    assert torch.equal(model[3:-1](h), h) and not model[-1].weight.any()
+    assert torch.equal(model[3:-1](h), h)
+    assert not model[-1].weight.any()
     for block in model[3:-1]:
-        assert not block.layers[-1].weight.any() and not block.bias.any() and block.scale == 1
+        assert not block.layers[-1].weight.any()
+        assert not block.bias.any()
+        assert block.scale == 1
         for layer in block.layers[:-1]:
             assert abs(layer.weight.std().item() / ((2 / 128) ** 0.5 * 16 ** (-1 / (2 * depth - 2))) - 1) < 0.05
     assert abs(model[1].weight.std().item() / (2 / 784) ** 0.5 - 1) < 0.05
@@ -506,12 +526,14 @@ def test_fixup_starts_as_the_identity_and_scales(depth):
 def test_fixup_without_biases_and_with_a_generator():
     one, two = residual(bias=False), residual(bias=False)
     fixup_(one, generator=seeded(2)), fixup_(two, generator=seeded(2))
-    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values())) and one[1].weight.any()
+    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values()))
+    assert one[1].weight.any()
 
 
 def test_fixup_of_convolutions():
     model = nn.Sequential(nn.Conv2d(1, 8, 3), FixupBlock(nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
-    assert fixup_(model) == 1 and model(batch(2)).shape == (2, 10)
+    assert fixup_(model) == 1
+    assert model(batch(2)).shape == (2, 10)
 
 
 def block(*, width=8):
@@ -565,7 +587,8 @@ def test_fixup_refuses(make, match):
 def test_fixup_with_a_classifier_that_is_named(stem_last):
     model = HeadFirst(stem_last)
     assert fixup_(model, classifier=model.head) == 1
-    assert not model.head.weight.any() and model.stem.weight.any()
+    assert not model.head.weight.any()
+    assert model.stem.weight.any()
     with pytest.raises(ValueError, match="no classifier"):
         fixup_(model, classifier=nn.Linear(8, 4))
     with pytest.raises(ValueError, match="no classifier"):
@@ -605,7 +628,8 @@ def test_kaiming_doubles_and_fixup_does_not():
                 if isinstance(m, nn.Linear):
                     kaiming_normal_(m.weight)
         ends[name] = [model[:3 + k](x).square().mean().item() for k in (0, 20)]
-    assert ends["Kaiming"][1] > 1e4 * ends["Kaiming"][0] and ends["Fixup"][1] == pytest.approx(ends["Fixup"][0])
+    assert ends["Kaiming"][1] > 1e4 * ends["Kaiming"][0]
+    assert ends["Fixup"][1] == pytest.approx(ends["Fixup"][0])
 
 
 # --- the exercises' answers, of any type of number ---------------------------------------------------------------------
@@ -616,11 +640,15 @@ def test_exercises_take_numbers_of_any_type():
     from fromfound.exercises import init as check
     kinds = (float, np.float32, np.float64, torch.tensor)
     for kind in kinds:
-        assert check.ex_6a_1.judge(kind(0.4525)).passed and check.ex_6a_6.judge(kind(1.99)).passed and not check.ex_6a_6.judge(kind(1.0)).passed
-        assert check.ex_6a_2.judge(lambda fan, gain: kind(gain * (3 / fan) ** 0.5)).passed and not check.ex_6a_2.judge(lambda fan, gain: kind(gain / fan**0.5)).passed
+        assert check.ex_6a_1.judge(kind(0.4525)).passed
+        assert check.ex_6a_6.judge(kind(1.99)).passed
+        assert not check.ex_6a_6.judge(kind(1.0)).passed
+        assert check.ex_6a_2.judge(lambda fan, gain: kind(gain * (3 / fan) ** 0.5)).passed
+        assert not check.ex_6a_2.judge(lambda fan, gain: kind(gain / fan**0.5)).passed
         assert check.ex_6a_5.judge(lambda blocks, layers: kind(blocks ** (-1 / (2 * layers - 2)))).passed
         assert check.ex_6a_4.judge((kind(0.1), kind(0.359))).passed
-    assert check.ex_6a_4.judge(np.array([0.1, 0.359])).passed and check.ex_6a_4.judge(torch.tensor([0.1, 0.359])).passed
+    assert check.ex_6a_4.judge(np.array([0.1, 0.359])).passed
+    assert check.ex_6a_4.judge(torch.tensor([0.1, 0.359])).passed
     assert check.ex_6a_4.judge((0.1, math.nan)).lines[1] == "  Expected a pair of numbers, (leak, sub)."
     assert not any(check.ex_6a_4.judge(answer).passed for answer in (None, "ab", (0.1, "x"), (0.1, 0.2, 0.3), ShiftedReLU()))
 
@@ -635,7 +663,8 @@ def test_the_mutant_hunt_gives_no_names_away():
         return np.bool_(all(torch.equal(init(mine, 0.7, mode, seeded()), nn.init.kaiming_normal_(theirs, 0.7, mode, generator=seeded())) and torch.equal(mine, theirs) for mode in ("fan_in", "fan_out")))
     assert check.ex_6a_7.judge(right).passed
     names = {f.__name__ for f in (check.ex_6a_7.right, *check.ex_6a_7.mutants.values())}
-    assert names == {"<lambda>"} and not check.ex_6a_7.judge(lambda init: getattr(init, "__name__", "") == "_right").passed
+    assert names == {"<lambda>"}
+    assert not check.ex_6a_7.judge(lambda init: getattr(init, "__name__", "") == "_right").passed
 
 
 def test_copies_are_independent():

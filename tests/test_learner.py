@@ -97,7 +97,8 @@ def test_what_is_begun_is_ended_and_gradients_are_cleared(kind, event):
     else:
         with pytest.raises(RuntimeError, match=f"{kind.__name__} at {event} has nothing to leave: raise it from {first} to {last}"):
             learn.fit(2)
-    assert log.lines[-1] == "after_fit" and all(p.grad is None for p in learn.model.parameters())
+    assert log.lines[-1] == "after_fit"
+    assert all(p.grad is None for p in learn.model.parameters())
     for part in ("fit", "epoch", "batch", "step"):
         assert log.lines.count(f"before_{part}") == log.lines.count(f"after_{part}")
     if inside:
@@ -115,7 +116,8 @@ def test_cancelling_the_step_skips_only_the_step():
     learn = learner(cbs=[Skip(), log := Log()])
     before = {k: v.clone() for k, v in learn.model.named_parameters()}
     learn.fit(1)
-    assert all(torch.equal(v, before[k]) for k, v in learn.model.named_parameters()) and log.lines.count("after_step") == len(BATCHES)
+    assert all(torch.equal(v, before[k]) for k, v in learn.model.named_parameters())
+    assert log.lines.count("after_step") == len(BATCHES)
     assert learn.model[1].num_batches_tracked == len(BATCHES)
 
 
@@ -124,9 +126,11 @@ def test_a_real_error_is_not_swallowed_and_the_fit_is_ended():
     learn = learner(cbs=[log])
     with pytest.raises(ZeroDivisionError, match="mine"):
         learn.fit(2)
-    assert log.lines[-3:] == ["after_batch", "after_epoch", "after_fit"] and not learn.complete
+    assert log.lines[-3:] == ["after_batch", "after_epoch", "after_fit"]
+    assert not learn.complete
     learn.fit(1)
-    assert learn.complete and learn.cbs == [log]
+    assert learn.complete
+    assert learn.cbs == [log]
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("mine"), KeyboardInterrupt()])
@@ -143,7 +147,8 @@ def test_an_error_before_the_fit_is_not_hidden_by_what_never_began(order, error,
             learn.fit(1)
     assert bad.lines[-1] == "after_fit"
     learn.fit(1)
-    assert learn.complete and len(learn.recorder.rows) == 1
+    assert learn.complete
+    assert len(learn.recorder.rows) == 1
 
 
 def test_a_failing_optimizer_leaves_no_callback_behind():
@@ -163,7 +168,8 @@ def test_a_pass_within_a_pass_is_an_error(ask):
     learn = learner(valid=BATCHES, cbs=[Ask()])
     with pytest.raises(RuntimeError, match="in the middle of a pass.*Learner of its own"):
         learn.fit(1)
-    assert learn.dl is None and learn.validate()["valid_loss"] > 0
+    assert learn.dl is None
+    assert learn.validate()["valid_loss"] > 0
 
 
 def test_predictions_between_two_passes_change_nothing():
@@ -175,7 +181,9 @@ def test_predictions_between_two_passes_change_nothing():
     learn.fit(2)
     plain = learner(valid=BATCHES)
     plain.fit(2)
-    assert same(learn.model, plain.model) and learn.results == plain.results and learn.cbs[0].seen.shape == (100, 2)
+    assert same(learn.model, plain.model)
+    assert learn.results == plain.results
+    assert learn.cbs[0].seen.shape == (100, 2)
 
 
 @pytest.mark.parametrize("copy_of", [copy.deepcopy, lambda learn: pickle.loads(pickle.dumps(learn))])
@@ -185,7 +193,8 @@ def test_a_copy_is_a_learner_of_its_own(copy_of, capsys):
     other, before = copy_of(learn), {k: v.clone() for k, v in learn.model.state_dict().items()}
     learn.loss = torch.tensor(1e6)
     other.fit(1)
-    assert all(cb.learn is other for cb in other.cbs) and all(torch.equal(v, before[k]) for k, v in learn.model.state_dict().items())
+    assert all(cb.learn is other for cb in other.cbs)
+    assert all(torch.equal(v, before[k]) for k, v in learn.model.state_dict().items())
     assert other.results["valid_loss"] == pytest.approx(F.cross_entropy(*other.get_preds()).item(), abs=1e-5)
 
 
@@ -228,7 +237,8 @@ def test_targets_in_containers(wrap):
     learn.fit(1)
     plain = learner(valid=BATCHES)
     plain.fit(1)
-    assert same(learn.model, plain.model) and learn.results == plain.results
+    assert same(learn.model, plain.model)
+    assert learn.results == plain.results
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
@@ -242,10 +252,12 @@ def test_a_dictionary_for_each_image(count):
 def test_empty_batches_weigh_nothing():
     metric = Metric(accuracy)
     metric.update(torch.zeros(0, 2), Y[:0])
-    assert math.isnan(metric.compute()) and metric.floats() == []
+    assert math.isnan(metric.compute())
+    assert metric.floats() == []
     metric.update(torch.eye(2), torch.zeros(2, dtype=torch.long))
     metric.update(torch.zeros(0, 2), Y[:0])
-    assert metric.compute() == 0.5 and metric.floats() == [0.5]
+    assert metric.compute() == 0.5
+    assert metric.floats() == [0.5]
     assert learner(valid=[(X, Y), (X[:0], Y[:0])]).validate() == learner(valid=[(X, Y)]).validate()
 
 
@@ -287,7 +299,9 @@ def test_ctrl_c_keeps_the_weights(capsys):
     learn.fit(5)
     expected = learner(BATCHES[:3])
     expected.fit(1)
-    assert same(learn.model, expected.model) and log.lines[-1] == "after_fit" and log.lines.count("before_epoch") == 1
+    assert same(learn.model, expected.model)
+    assert log.lines[-1] == "after_fit"
+    assert log.lines.count("before_epoch") == 1
     assert "Ctrl-C in epoch 0, batch 2" in capsys.readouterr().out
 
 
@@ -430,7 +444,8 @@ def test_schedulers_scalers_and_compiled_models_of_torch_fit_in():
 
     learn = learner(cbs=[Scheduled(), recorder := Recorder()])
     learn.fit(3)
-    assert sorted(set(recorder.lrs)) == [0.025, 0.05, 0.1] and len(recorder.lrs) == 21
+    assert sorted(set(recorder.lrs)) == [0.025, 0.05, 0.1]
+    assert len(recorder.lrs) == 21
     learn = Learner(torch.compile(net(), backend="eager"), BATCHES, F.cross_entropy, default_cbs=False, lr=0.1)
     learn.fit(1)
     other = learner()
@@ -465,20 +480,26 @@ def test_means_are_weighted_by_sample(sizes, seed):
     learn = learner(valid=list(zip(x.split(sizes), y.split(sizes))), metrics=[accuracy])
     results = learn.validate()
     pred = learn.predict(x)
-    assert math.isclose(results["valid_loss"], F.cross_entropy(pred, y).item(), rel_tol=1e-5) and math.isclose(results["accuracy"], accuracy(pred, y).item(), abs_tol=1e-6)
+    assert math.isclose(results["valid_loss"], F.cross_entropy(pred, y).item(), rel_tol=1e-5)
+    assert math.isclose(results["accuracy"], accuracy(pred, y).item(), abs_tol=1e-6)
     assert list(results) == ["valid_loss", "accuracy"]
 
 
 def test_metric_takes_tensors_numbers_and_several_targets():
     metric = Metric(lambda pred, target: 0.5, "half")
-    assert math.isnan(metric.compute()) and metric.floats() == []
+    assert math.isnan(metric.compute())
+    assert metric.floats() == []
     metric.update(torch.zeros(3), torch.zeros(3))
     metric.update(torch.zeros(3), (torch.zeros(2), torch.zeros(2), 0.1))
-    assert metric.sizes == [3, 2] and metric.compute() == 0.5 and metric.name == "half"
-    assert Metric(accuracy).name == "accuracy" and Metric(partial(accuracy)).name == "partial"
+    assert metric.sizes == [3, 2]
+    assert metric.compute() == 0.5
+    assert metric.name == "half"
+    assert Metric(accuracy).name == "accuracy"
+    assert Metric(partial(accuracy)).name == "partial"
     low = Metric(lambda pred, target: pred.mean(), "low")
     low.update(torch.ones(2, dtype=torch.bfloat16, requires_grad=True), torch.zeros(2))
-    assert not low.values[0].requires_grad and low.compute() == low.compute() == 1.0
+    assert not low.values[0].requires_grad
+    assert low.compute() == low.compute() == 1.0
 
 
 def test_a_metric_that_is_no_mean():
@@ -502,7 +523,8 @@ def test_a_metric_that_is_no_mean():
 def test_no_or_empty_validation(valid, capsys):
     learn = learner(valid=valid, default_cbs=True, metrics=[accuracy])
     learn.fit(2)
-    assert list(learn.recorder.rows[0]) == ["epoch", "train_loss"] and learn.validate() == {}
+    assert list(learn.recorder.rows[0]) == ["epoch", "train_loss"]
+    assert learn.validate() == {}
 
 
 def test_streams_and_lengths():
@@ -537,9 +559,11 @@ def test_several_inputs_and_no_target():
     learn.fit(1)
     assert learn.predict((X, X.flip(0))).shape == (100, 2)
     preds, targets = learn.get_preds([(x, x, None) for x, _ in BATCHES])
-    assert preds.shape == (100, 2) and targets is None
+    assert preds.shape == (100, 2)
+    assert targets is None
     preds, targets = learn.get_preds([(x, x.flip(0), y) for x, y in BATCHES])
-    assert torch.equal(targets, Y) and not preds.requires_grad
+    assert torch.equal(targets, Y)
+    assert not preds.requires_grad
 
 
 def test_predictions_pass_through_callbacks_and_in_evaluation_mode():
@@ -550,20 +574,23 @@ def test_predictions_pass_through_callbacks_and_in_evaluation_mode():
     learn = learner(cbs=[Double()])
     learn.model.train()
     expected = 2 * net().eval()(X)
-    assert torch.equal(learn.predict(X), expected.detach()) and torch.equal(learn.get_preds(BATCHES)[1], Y)
+    assert torch.equal(learn.predict(X), expected.detach())
+    assert torch.equal(learn.get_preds(BATCHES)[1], Y)
 
 
 def test_batches_follow_the_model():
     learn = Learner(nn.Linear(6, 2).to("meta"), BATCHES, F.cross_entropy, default_cbs=False)
     preds, targets = learn.get_preds(BATCHES)
-    assert preds.device.type == targets.device.type == "meta" and preds.shape == (100, 2)
+    assert preds.device.type == targets.device.type == "meta"
+    assert preds.shape == (100, 2)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_other_dtypes(dtype):
     learn = Learner(nn.Linear(6, 2).to(dtype), [(x.to(dtype), y) for x, y in BATCHES], F.cross_entropy)
     learn.fit(1)
-    assert len(learn.recorder.losses) == 7 and all(map(math.isfinite, learn.recorder.losses))
+    assert len(learn.recorder.losses) == 7
+    assert all(map(math.isfinite, learn.recorder.losses))
 
 
 # --- recorder, bar, loop ----------------------------------------------------------------------------------------------
@@ -572,13 +599,18 @@ def test_recorder_and_table(capsys):
     learn = learner(BATCHES, BATCHES, default_cbs=True, metrics=[accuracy], opt_func=partial(torch.optim.Adam, betas=(0.8, 0.99)))
     learn.fit(2)
     recorder = learn.recorder
-    assert len(recorder.losses) == len(recorder.lrs) == 14 and recorder.ends == [7, 14] and set(recorder.momenta) == {0.8}
+    assert len(recorder.losses) == len(recorder.lrs) == 14
+    assert recorder.ends == [7, 14]
+    assert set(recorder.momenta) == {0.8}
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["epoch", "train_loss", "valid_loss", "accuracy"] and len(lines) == 3 and len(set(map(len, lines))) == 1
+    assert lines[0].split() == ["epoch", "train_loss", "valid_loss", "accuracy"]
+    assert len(lines) == 3
+    assert len(set(map(len, lines))) == 1
     sizes = [len(y) for _, y in BATCHES]
     assert recorder.rows[1]["train_loss"] == pytest.approx(sum(v * n for v, n in zip(recorder.losses[7:], sizes)) / 100)
     panels = recorder.plot().fig.axes
-    assert [ax.get_ylabel() for ax in panels] == ["learning rate", "momentum", "loss"] and list(panels[2].lines[1].get_xdata()) == [7, 14]
+    assert [ax.get_ylabel() for ax in panels] == ["learning rate", "momentum", "loss"]
+    assert list(panels[2].lines[1].get_xdata()) == [7, 14]
     learn.fit(1)
     assert len(recorder.rows) == 1
 
@@ -592,12 +624,14 @@ def test_the_recorder_writes_momentum_before_others_look(options, momentum):
     seen = []
     learn = learner(cbs=[Reader(), Recorder()], opt_func=partial(torch.optim.SGD, **options))
     learn.fit(1)
-    assert seen == [1, 2, 3, 4, 5, 6, 7] and learn.recorder.momenta == [momentum] * 7
+    assert seen == [1, 2, 3, 4, 5, 6, 7]
+    assert learn.recorder.momenta == [momentum] * 7
 
 
 def test_own_recorder_replaces_the_default():
     learn = learner(default_cbs=True, cbs=[recorder := Recorder()])
-    assert learn.recorder is recorder and [type(cb) for cb in learn.cbs] == [Recorder, ProgressBar]
+    assert learn.recorder is recorder
+    assert [type(cb) for cb in learn.cbs] == [Recorder, ProgressBar]
 
 
 @pytest.mark.parametrize("watched", [True, False])
@@ -610,7 +644,8 @@ def test_the_bar_is_seen_only_where_somebody_watches(watched, monkeypatch, capsy
     monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
     with redirect_stderr(Terminal()) as seen:
         learner(BATCHES, BATCHES, default_cbs=True).fit(2)
-    assert ("train_loss" in seen.getvalue()) == watched and bool(seen.getvalue()) == watched
+    assert ("train_loss" in seen.getvalue()) == watched
+    assert bool(seen.getvalue()) == watched
     monkeypatch.setenv("CI", "true")
     with redirect_stderr(Terminal()) as seen:
         learner(default_cbs=True).fit(1)
@@ -678,7 +713,8 @@ def test_the_loop_is_shown_with_its_callbacks(capsys):
     show_training_loop(learn)
     shown = capsys.readouterr().out
     learn.show_training_loop()
-    assert shown == capsys.readouterr().out and len(shown.splitlines()) == 7
+    assert shown == capsys.readouterr().out
+    assert len(shown.splitlines()) == 7
     assert "step      before: GradientClip" in shown
 
 
@@ -708,7 +744,8 @@ def test_stop_on_nan_names_the_batch_and_spares_the_weights(value, capsys):
     learn = Learner(nn.Linear(6, 2), batches, F.cross_entropy, lr=0.1, cbs=[StopOnNaN()], default_cbs=False)
     learn.fit(2)
     assert "is nan in epoch 0, batch 3" in capsys.readouterr().out
-    assert all(p.isfinite().all() for p in learn.model.parameters()) and not learn.complete
+    assert all(p.isfinite().all() for p in learn.model.parameters())
+    assert not learn.complete
 
 
 class Say(Callback):
@@ -730,7 +767,8 @@ def test_early_stopping(values, options, epochs, best, capsys):
     learn = learner(BATCHES[:2], cbs=[Say(values), stopper := EarlyStopping(**options), recorder := Recorder()])
     recorder.order = 60
     learn.fit(len(values))
-    assert len(recorder.rows) == epochs and stopper.best_epoch == best
+    assert len(recorder.rows) == epochs
+    assert stopper.best_epoch == best
     learn.fit(1)
     assert stopper.best_epoch == 0
 
@@ -791,7 +829,9 @@ def test_a_resumed_training_is_bit_equal(kind, opt, tmp_path):
     with pytest.raises(RuntimeError, match="power cut"):
         run(4, Checkpoint(tmp_path / "new" / "run.pt"), Break(2), kind=kind, opt=opt)
     again = run(4, Checkpoint(tmp_path / "new" / "run.pt"), kind=kind, seed=9, opt=opt)
-    assert same(whole.model, again.model) and whole.recorder.losses == again.recorder.losses and whole.recorder.rows == again.recorder.rows
+    assert same(whole.model, again.model)
+    assert whole.recorder.losses == again.recorder.losses
+    assert whole.recorder.rows == again.recorder.rows
     assert same(whole.model, run(4, Checkpoint(tmp_path / "new" / "run.pt"), kind=kind, opt=opt).model)  # nothing left to do
     assert sorted(p.name for p in (tmp_path / "new").iterdir()) == ["run.pt", "run.pt.previous"]
 
@@ -813,7 +853,9 @@ def test_a_second_fit_has_a_file_of_its_own(tmp_path):
         return learn.model
 
     first = two_fits(tmp_path / "run.pt")
-    assert {"run.pt", "run-2.pt"} < {p.name for p in tmp_path.iterdir()} and same(first, two_fits(tmp_path / "run.pt")) and same(first, two_fits(tmp_path / "other.pt"))
+    assert {"run.pt", "run-2.pt"} < {p.name for p in tmp_path.iterdir()}
+    assert same(first, two_fits(tmp_path / "run.pt"))
+    assert same(first, two_fits(tmp_path / "other.pt"))
 
 
 def test_an_epoch_that_was_stopped_is_not_saved(tmp_path):
@@ -863,14 +905,18 @@ def test_a_file_that_does_not_fit_is_refused_and_the_previous_one_used(damage, t
     whole = learner()
     whole.fit(4)
     said = capsys.readouterr().out
-    assert same(again.model, whole.model) and "run.pt is refused" in said and "1 of 4 epochs" in said and not (tmp_path / "ran").exists()
+    assert same(again.model, whole.model)
+    assert "run.pt is refused" in said
+    assert "1 of 4 epochs" in said
+    assert not (tmp_path / "ran").exists()
     for name in ("run.pt", "run.pt.previous"):
         (tmp_path / name).write_bytes(foreign)
     learn = learner()
     before = {k: v.clone() for k, v in learn.model.state_dict().items()}
     with pytest.raises(ValueError, match="is refused.*Move it away"):
         learn.fit(4, cbs=[Checkpoint(file)])
-    assert all(torch.equal(v, before[k]) for k, v in learn.model.state_dict().items()) and file.read_bytes() == foreign
+    assert all(torch.equal(v, before[k]) for k, v in learn.model.state_dict().items())
+    assert file.read_bytes() == foreign
 
 
 def test_a_refused_file_never_becomes_the_previous_one(tmp_path):
@@ -951,7 +997,8 @@ print(kills, "kills,", runs, "runs equal")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked children")
 def test_killed_at_twenty_random_moments_it_ends_in_the_same_bits(tmp_path):
     done = subprocess.run([sys.executable, "-c", KILLED, tmp_path, str(random.randrange(10**6))], capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0 and done.stdout.startswith("20 kills"), done.stdout + done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.startswith("20 kills")
 
 # --- what a Learner refuses -------------------------------------------------------------------------------------------
 
@@ -975,8 +1022,11 @@ def test_a_fit_within_a_fit_is_refused_and_the_outer_one_goes_on_whole(event):
     learn.fit(3)
     plain = learner(valid=BATCHES, cbs=[expected := Recorder()])
     plain.fit(3)
-    assert len(refused) == (3 if "epoch" in event else 1) and same(learn.model, plain.model)
-    assert recorder.rows == expected.rows and recorder.losses == expected.losses and learn.opt.param_groups[0]["lr"] == 0.1
+    assert len(refused) == (3 if "epoch" in event else 1)
+    assert same(learn.model, plain.model)
+    assert recorder.rows == expected.rows
+    assert recorder.losses == expected.losses
+    assert learn.opt.param_groups[0]["lr"] == 0.1
     learn.fit(1)  # and afterwards there is nothing in the way
     assert len(recorder.rows) == 1
 
@@ -999,7 +1049,8 @@ def test_an_optimizer_that_needs_a_closure_is_refused():
     learn = learner(opt_func=torch.optim.LBFGS, cbs=[log := Log()])
     with pytest.raises(TypeError, match="LBFGS wants a closure in each step.*SGD or Adam, or write the loop by hand"):
         learn.fit(1, cbs=[GradientClip(1.0)])
-    assert log.lines == [] and learn.cbs == [log]
+    assert log.lines == []
+    assert learn.cbs == [log]
 
 
 class Plain:
@@ -1033,7 +1084,9 @@ def test_batches_that_are_no_tuples_are_refused(batch, words, call):
     learn = learner([batch], [batch], cbs=[log])
     with pytest.raises(TypeError, match=r"(?s)expected batches \(x, ..., y\), a tuple or list with the target last, " + words):
         learn.fit(1) if call == "fit" else getattr(learn, call)()
-    assert learn.dl is None and "after_pred" not in log.lines and log.lines[-1] == ("after_fit" if call == "fit" else "after_batch")
+    assert learn.dl is None
+    assert "after_pred" not in log.lines
+    assert log.lines[-1] == ("after_fit" if call == "fit" else "after_batch")
 
 
 def test_a_batch_may_be_a_list():
@@ -1078,8 +1131,13 @@ def test_validation_by_a_callback_leaves_the_figures_of_the_epoch_alone(event, o
 
     asking, best = fit(type("Ask", (Callback,), {event: ask, "order": order})())
     plain, expected = fit()
-    assert same(asking.model, plain.model) and asking.recorder.rows == plain.recorder.rows and asking.recorder.losses == plain.recorder.losses and asking.results == plain.results
-    assert best == expected == 100 and [row["tally"] for row in seen] == [16, 16] and list(seen[0]) == ["valid_loss", "accuracy", "tally"]
+    assert same(asking.model, plain.model)
+    assert asking.recorder.rows == plain.recorder.rows
+    assert asking.recorder.losses == plain.recorder.losses
+    assert asking.results == plain.results
+    assert best == expected == 100
+    assert [row["tally"] for row in seen] == [16, 16]
+    assert list(seen[0]) == ["valid_loss", "accuracy", "tally"]
     assert asking.validate()["tally"] == asking.results["tally"] == 100  # outside of a fit the figures are those of the last validation
 
 
@@ -1099,7 +1157,8 @@ def test_clipping_counts_what_the_optimizer_moves():
     Learner(model, BATCHES, F.cross_entropy, lambda params, lr: torch.optim.SGD(list(params)[:2], lr=lr), lr=0.1, cbs=[GradientClip(0.05)], default_cbs=False).fit(3)
     other.body.requires_grad_(False)
     Learner(other, BATCHES, F.cross_entropy, lr=0.1, cbs=[GradientClip(0.05)], default_cbs=False).fit(3)
-    assert torch.equal(model.body.weight, other.body.weight) and torch.equal(model.head.weight, other.head.weight)
+    assert torch.equal(model.body.weight, other.body.weight)
+    assert torch.equal(model.head.weight, other.head.weight)
 
 
 @pytest.mark.parametrize("event", ["before_epoch", "before_batch", "after_loss"])
@@ -1108,7 +1167,9 @@ def test_an_epoch_left_before_its_validation_is_not_judged(event, monitor, tmp_p
     log, stopper = Log(event, CancelEpochException), EarlyStopping(monitor, patience=1)
     learn = learner(valid=DataLoader(TensorDataset(X, Y), 50), metrics=[accuracy], cbs=[log, stopper, Recorder(), Checkpoint(tmp_path / "run.pt")])
     learn.fit(2)
-    assert len(learn.recorder.rows) == 2 and "valid_loss" not in learn.recorder.rows[0] and stopper.best_epoch == 1
+    assert len(learn.recorder.rows) == 2
+    assert "valid_loss" not in learn.recorder.rows[0]
+    assert stopper.best_epoch == 1
 
 
 class Schedule(Callback):
@@ -1164,7 +1225,8 @@ def test_what_fit_refuses(args, error, words):
     learn = learner(cbs=[log])
     with pytest.raises(error, match=words):
         learn.fit(*args)
-    assert log.lines == [] and learn.cbs == [log]
+    assert log.lines == []
+    assert learn.cbs == [log]
     learn.fit(0)
 
 
@@ -1231,7 +1293,8 @@ def test_a_rate_for_each_loss(kind, event, order):
     try:
         learn.fit(2)
     except RuntimeError:
-        assert kind is CancelStepException and event in ("before_batch", "after_loss")
+        assert kind is CancelStepException
+        assert event in ("before_batch", "after_loss")
     assert len(recorder.losses) == len(recorder.lrs) == len(recorder.momenta)
 
 
@@ -1240,4 +1303,5 @@ def test_an_event_that_was_switched_off():
         after_epoch = None
 
     learner(cbs=[quiet := Quiet()]).fit(1)
-    assert "after_epoch" not in quiet.lines and quiet.lines[-1] == "after_fit"
+    assert "after_epoch" not in quiet.lines
+    assert quiet.lines[-1] == "after_fit"

@@ -377,6 +377,8 @@ FAULTS: list[tuple[str, str, Plant, list[str]]] = [
         ('ex_1_2 = Exercise("1.2", f, [(torch.ones(3, 3),)], wrong={})', "random or distinct"), ('ex_1_2 = Exercise("1.2", f, cases=[(torch.full((3,), 2.),)], wrong={})', "random or distinct"), ("same_as(f, g, torch.ones(4, 4))", "random or distinct"), ("gradient_check(f, torch.ones(4))", "random or distinct"),
         ("bn = nn.BatchNorm2d(3)\nassert f(bn)(x).allclose(bn(x))", "make its parameters random"))],
     ("blind_probes", "a test", write("tests/test_halves.py", "def test_half():\n    f(x).sum().backward()\n"), ["tests/test_halves.py", "line 2", "random cotangent"]),
+    ("ruff", "a test", write("tests/test_halves.py", "def test_half():\n    assert half(2) == 1 and half(4) == 2\n"), ["tests/test_halves.py", "line 2: PT018"]),
+    ("ruff", "a chapter", add(("c", "assert half(2) == 1 and half(4) == 2")), ["nbs/01_halves.ipynb", "code cell", "PT018"]),
     ("hygiene", "machine path", write("book/notes.md", "# Notes\n\nin /wor" "k/main\n"), ["book/notes.md", "line 3", "path of one machine"]),
     ("hygiene", "scratch path", write("Makefile", "all:\n\tcp /tmp" "/w/x .\n"), ["Makefile", "path of one machine"]),
     ("hygiene", "beside the project", write("Makefile", "all:\n\tcp ../sha" "red/x .\n"), ["Makefile", "path of one machine"]),

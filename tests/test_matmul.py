@@ -28,7 +28,8 @@ def random_tables(n, k, m, dtype=torch.float32, seed=0):
 
 def assert_product(c, a, b):
     "Equal to the product in float64, up to one rounding of each term of each sum (Higham 1993)."
-    assert c.shape == (a.shape[0], b.shape[1]) and c.dtype == a.dtype
+    assert c.shape == (a.shape[0], b.shape[1])
+    assert c.dtype == a.dtype
     bound = (a.shape[1] + 2) * torch.finfo(a.dtype).eps * (a.double().abs() @ b.double().abs())
     assert ((c.double() - a.double() @ b.double()).abs() <= bound).all()
 
@@ -49,13 +50,15 @@ def test_floats(product, shape, dtype):
 def test_whole_numbers_are_exact(product, shape, dtype):
     a, b = random_tables(*shape, dtype)
     c = product(a, b)
-    assert c.dtype == dtype and torch.equal(c, a @ b)
+    assert c.dtype == dtype
+    assert torch.equal(c, a @ b)
 
 
 @every_product
 def test_bytes_wrap_as_in_torch(product):
     a, b = torch.tensor([[200, 100]], dtype=torch.uint8), torch.tensor([[1], [3]], dtype=torch.uint8)
-    assert torch.equal(product(a, b), a @ b) and product(a, b).item() == 500 % 256
+    assert torch.equal(product(a, b), a @ b)
+    assert product(a, b).item() == 500 % 256
 
 
 @every_product
@@ -87,13 +90,15 @@ def test_inputs_are_left_alone(product):
     a, b = random_tables(3, 4, 2)
     before = a.clone(), b.clone()
     product(a, b)
-    assert torch.equal(a, before[0]) and torch.equal(b, before[1])
+    assert torch.equal(a, before[0])
+    assert torch.equal(b, before[1])
 
 
 @every_product
 def test_not_finite_numbers_pass_through(product):
     c = product(torch.tensor([[1., float("inf")], [float("nan"), 1.]]), torch.tensor([[2.], [3.]]))
-    assert c[0, 0] == float("inf") and c[1, 0].isnan()
+    assert c[0, 0] == float("inf")
+    assert c[1, 0].isnan()
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -183,7 +188,8 @@ def test_shapes_that_fit_by_construction(shape, data):
 def test_the_refusal_names_the_place(shapes, place):
     with pytest.raises(ValueError) as error:
         broadcast_shapes(*shapes)
-    assert place in str(error.value) and "None" in str(error.value)
+    assert place in str(error.value)
+    assert "None" in str(error.value)
 
 
 def test_a_size_of_a_tensor_is_a_shape():

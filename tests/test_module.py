@@ -102,7 +102,8 @@ def test_same_as_torch(make):
 def test_same_seed_same_start_same_order(make):
     mine, theirs = pair(make)
     ours, reference = mine.state_dict(), theirs.state_dict()
-    assert list(ours) == list(reference) and all(torch.equal(ours[k], reference[k]) for k in ours)
+    assert list(ours) == list(reference)
+    assert all(torch.equal(ours[k], reference[k]) for k in ours)
 
 
 @every_net
@@ -129,7 +130,8 @@ def test_state_goes_both_ways(make):
     theirs.load_state_dict(other.state_dict())
     mine.load_state_dict(theirs.state_dict())
     x = torch.randn(3, 4)
-    assert torch.equal(mine.eval()(x), other.eval()(x)) and torch.allclose(theirs.eval()(x), mine(x))
+    assert torch.equal(mine.eval()(x), other.eval()(x))
+    assert torch.allclose(theirs.eval()(x), mine(x))
     assert not any(v.requires_grad for v in mine.state_dict().values())
     assert any(v.requires_grad for v in mine.state_dict(keep_vars=True).values())
     assert list(mine.state_dict(prefix="a.")) == list(theirs.state_dict(prefix="a."))
@@ -158,7 +160,8 @@ def test_training_is_bit_equal(make):
 def test_deep_copies_are_apart_and_keep_ties(make):
     mine, _ = pair(make)
     twin = copy.deepcopy(mine)
-    assert len(list(twin.parameters())) == len(list(mine.parameters())) and not {id(p) for p in twin.parameters()} & {id(p) for p in mine.parameters()}
+    assert len(list(twin.parameters())) == len(list(mine.parameters()))
+    assert not {id(p) for p in twin.parameters()} & {id(p) for p in mine.parameters()}
     assert all(isinstance(p, Parameter) and p.is_leaf for p in twin.parameters())
     for p in twin.parameters():
         p.data.add_(1)
@@ -191,13 +194,15 @@ def test_meta_and_back(make):
         mine.to("cpu")
     mine.to_empty(device="cpu").load_state_dict(state)
     assert all(torch.equal(v, state[k]) for k, v in mine.state_dict().items())
-    assert len(list(mine.parameters())) == same and all(isinstance(p, Parameter) for p in mine.parameters())
+    assert len(list(mine.parameters())) == same
+    assert all(isinstance(p, Parameter) for p in mine.parameters())
     assert {id(p) for p in mine.parameters()} == {id(p) for p in optimizer.param_groups[0]["params"]}
 
 
 def test_to_by_example_and_by_keyword():
     net = kept(OURS).to(torch.zeros((), dtype=torch.float64))
-    assert net.scale.dtype == torch.float64 and net.calls.dtype == torch.int64
+    assert net.scale.dtype == torch.float64
+    assert net.calls.dtype == torch.int64
     assert net.to(dtype=torch.float32, device="cpu").mean.dtype == torch.float32
     with pytest.raises(TypeError):
         net.to(dtyp=torch.float32)
@@ -219,11 +224,14 @@ def test_a_buffer_with_two_names_moves_under_both():
 
 def test_train_eval_apply_freeze():
     net, seen = nested(OURS), []
-    assert net.eval() is net and not any(m.training for m in net.modules()) and all(m.training for m in net.train().modules())
+    assert net.eval() is net
+    assert not any(m.training for m in net.modules())
+    assert all(m.training for m in net.train().modules())
     net.apply(lambda m: seen.append(type(m).__name__))
     theirs = []
     nested(nn).apply(lambda m: theirs.append(type(m).__name__))
-    assert seen == theirs and seen[-1] == "Sequential"
+    assert seen == theirs
+    assert seen[-1] == "Sequential"
     net.body.requires_grad_(False)
     assert [n for n, p in net.named_parameters() if p.requires_grad] == ["head.weight", "head.bias"]
 
@@ -240,13 +248,15 @@ def test_linear(sizes, bias, rows, recwarn):
     theirs = nn.Linear(*sizes, bias=bias)  # warns of a zero-element tensor
     x = torch.randn(*rows, sizes[0])
     assert all(torch.equal(a, b) for a, b in zip(mine.parameters(), theirs.parameters()))
-    assert torch.equal(mine(x), theirs(x)) and repr(mine) == repr(theirs)
+    assert torch.equal(mine(x), theirs(x))
+    assert repr(mine) == repr(theirs)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 def test_linear_dtype_and_device(dtype):
     assert Linear(3, 2, dtype=dtype).weight.dtype == Linear(3, 2, dtype=dtype).bias.dtype == dtype
-    assert Linear(3, 2, device="meta").bias.is_meta and LazyLinear(2, device="meta", dtype=dtype).weight.is_meta
+    assert Linear(3, 2, device="meta").bias.is_meta
+    assert LazyLinear(2, device="meta", dtype=dtype).weight.is_meta
     with torch.device("meta"):
         assert Linear(3, 2).weight.is_meta
 
@@ -254,18 +264,26 @@ def test_linear_dtype_and_device(dtype):
 def test_sequential_as_a_list():
     layers = [Linear(2, 2) for _ in range(4)]
     net = Sequential(*layers)
-    assert len(net) == 4 and list(net) == layers and net[-1] is layers[3] and net[1:3][0] is layers[1]
+    assert len(net) == 4
+    assert list(net) == layers
+    assert net[-1] is layers[3]
+    assert net[1:3][0] is layers[1]
     assert list(net[1:].state_dict())[0] == list(nn.Sequential(*[nn.Linear(2, 2) for _ in range(4)])[1:].state_dict())[0]
     net.shift = Buffer(torch.zeros(2))
-    assert len(net.append(Linear(2, 3))) == 5 and net(torch.zeros(1, 2)).shape == (1, 3) and net[4].out_features == 3
+    assert len(net.append(Linear(2, 3))) == 5
+    assert net(torch.zeros(1, 2)).shape == (1, 3)
+    assert net[4].out_features == 3
     with pytest.raises(IndexError):
         net[5]
-    assert torch.equal(Sequential()(torch.ones(2)), torch.ones(2)) and list(Sequential(OrderedDict(a=layers[0])).state_dict())[0] == "a.weight"
+    assert torch.equal(Sequential()(torch.ones(2)), torch.ones(2))
+    assert list(Sequential(OrderedDict(a=layers[0])).state_dict())[0] == "a.weight"
 
 
 def test_module_list():
     blocks = ModuleList([Linear(2, 2)])
-    assert len(blocks.append(Linear(2, 2))) == 2 and len(ModuleList()) == 0 and isinstance(blocks[:1], ModuleList)
+    assert len(blocks.append(Linear(2, 2))) == 2
+    assert len(ModuleList()) == 0
+    assert isinstance(blocks[:1], ModuleList)
     with pytest.raises(NotImplementedError, match=r'Module \[ModuleList\] is missing the required "forward" function'):
         blocks(torch.zeros(2))
 
@@ -275,7 +293,8 @@ def test_names_after_slicing_and_appending():
         return [name for name, _ in net.named_modules() if name]
     for kit in (OURS, nn):
         blocks = kit.ModuleList([kit.Linear(2, 2) for _ in range(4)])[1:]
-        assert names(blocks) == ["0", "1", "2"] and names(blocks.append(kit.Linear(2, 2))) == ["0", "1", "2", "3"]
+        assert names(blocks) == ["0", "1", "2"]
+        assert names(blocks.append(kit.Linear(2, 2))) == ["0", "1", "2", "3"]
         assert names(kit.Sequential(*blocks)[1:3]) == ["1", "2"]
     layers = Sequential(*[Linear(2, 2) for _ in range(4)])[1:]
     held = list(layers)
@@ -290,8 +309,11 @@ def test_lazy_becomes_linear(shape):
     mine = LazyLinear(3)
     held = list(mine.parameters())
     y = mine(torch.randn(shape))
-    assert type(mine) is Linear and mine.in_features == 5 and y.shape == (*shape[:-1], 3)
-    assert all(a is b and type(a) is Parameter for a, b in zip(held, mine.parameters())) and mine.weight.shape == (3, 5)
+    assert type(mine) is Linear
+    assert mine.in_features == 5
+    assert y.shape == (*shape[:-1], 3)
+    assert all(a is b and type(a) is Parameter for a, b in zip(held, mine.parameters()))
+    assert mine.weight.shape == (3, 5)
     assert 0.8 * 5 ** -0.5 < mine.weight.abs().max() <= 5 ** -0.5
     with pytest.raises(RuntimeError):
         mine(torch.randn(2, 6))
@@ -300,45 +322,60 @@ def test_lazy_becomes_linear(shape):
 def test_lazy_waits_without_size_and_without_drawing():
     state = torch.get_rng_state()
     mine = LazyLinear(3)
-    assert repr(mine) == "LazyLinear(in_features=0, out_features=3, bias=True)" and torch.equal(torch.get_rng_state(), state)
-    assert not mine.weight.requires_grad_(requires_grad=False).requires_grad and mine.bias.requires_grad
+    assert repr(mine) == "LazyLinear(in_features=0, out_features=3, bias=True)"
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not mine.weight.requires_grad_(requires_grad=False).requires_grad
+    assert mine.bias.requires_grad
 
 
 def test_lazy_moves_and_copies_before_its_first_batch():
     mine = copy.deepcopy(Sequential(LazyLinear(3), LazyLinear(2, bias=False))).to(torch.float64)
-    assert mine[0].weight.dtype == torch.float64 and isinstance(mine[0].weight, UninitializedParameter) and mine[1].bias is None
+    assert mine[0].weight.dtype == torch.float64
+    assert isinstance(mine[0].weight, UninitializedParameter)
+    assert mine[1].bias is None
     assert mine(torch.randn(2, 4, dtype=torch.float64)).dtype == torch.float64
 
 
 def test_lazy_takes_its_shape_from_a_state():
     state, mine = Linear(4, 3).state_dict(), LazyLinear(3)
     mine.load_state_dict(state)
-    assert torch.equal(mine.weight, state["weight"]) and torch.equal(mine(torch.eye(4)), (state["weight"] + state["bias"][:, None]).T) and mine.in_features == 4
+    assert torch.equal(mine.weight, state["weight"])
+    assert torch.equal(mine(torch.eye(4)), (state["weight"] + state["bias"][:, None]).T)
+    assert mine.in_features == 4
 
 
 def test_lazy_and_tied():
     mine = Sequential(Linear(4, 4), LazyLinear(4))
     mine[1].weight = mine[0].weight
     tied_weight = mine[0].weight.clone()
-    assert mine(torch.randn(2, 4)).shape == (2, 4) and mine[1].weight is mine[0].weight and torch.equal(mine[0].weight, tied_weight)
-    assert type(mine[1].bias) is Parameter and 0 < mine[1].bias.abs().max() <= 0.5
+    assert mine(torch.randn(2, 4)).shape == (2, 4)
+    assert mine[1].weight is mine[0].weight
+    assert torch.equal(mine[0].weight, tied_weight)
+    assert type(mine[1].bias) is Parameter
+    assert 0 < mine[1].bias.abs().max() <= 0.5
     both = Sequential(LazyLinear(4), LazyLinear(4))
     both[1].weight = both[0].weight
-    assert both(torch.randn(2, 4)).shape == (2, 4) and both[1].weight is both[0].weight and type(both[1]) is Linear
+    assert both(torch.randn(2, 4)).shape == (2, 4)
+    assert both[1].weight is both[0].weight
+    assert type(both[1]) is Linear
 
 
 @pytest.mark.parametrize("name, other", [("weight", "bias"), ("bias", "weight")])
 def test_lazy_and_half_loaded(name, other):
     state, mine = Linear(4, 3).state_dict(), LazyLinear(3)
     assert mine.load_state_dict({name: state[name]}, strict=False).missing_keys == [other]
-    assert mine(torch.randn(2, 4)).shape == (2, 3) and torch.equal(getattr(mine, name), state[name])
+    assert mine(torch.randn(2, 4)).shape == (2, 3)
+    assert torch.equal(getattr(mine, name), state[name])
     drawn = getattr(mine, other)
-    assert type(drawn) is Parameter and 0 < drawn.abs().max() <= 0.5 and mine.in_features == 4
+    assert type(drawn) is Parameter
+    assert 0 < drawn.abs().max() <= 0.5
+    assert mine.in_features == 4
 
 
 def test_lazy_without_inputs():
     mine = LazyLinear(3)
-    assert torch.equal(mine(torch.zeros(2, 0)), torch.zeros(2, 3)) and mine.weight.shape == (3, 0)
+    assert torch.equal(mine(torch.zeros(2, 0)), torch.zeros(2, 3))
+    assert mine.weight.shape == (3, 0)
 
 
 @pytest.mark.parametrize("use", [lambda p: p.numel(), lambda p: p.shape, lambda p: p + 1, lambda p: p.detach(), lambda p: torch.randn(2, 2) @ p, lambda p: p.sum(), lambda p: nn.init.zeros_(p)])
@@ -354,8 +391,12 @@ def test_lazy_refuses_to_be_computed_with(use):
 def test_parameters_and_buffers():
     data = torch.ones(2)
     p = Parameter(data)
-    assert type(p * 2) is torch.Tensor and p.data_ptr() == data.data_ptr() and p.is_leaf and p.requires_grad
-    assert not Parameter(data, requires_grad=False).requires_grad and Parameter().numel() == 0
+    assert type(p * 2) is torch.Tensor
+    assert p.data_ptr() == data.data_ptr()
+    assert p.is_leaf
+    assert p.requires_grad
+    assert not Parameter(data, requires_grad=False).requires_grad
+    assert Parameter().numel() == 0
     assert Parameter(p * 2).is_leaf, "what computed the values is forgotten"
     with pytest.raises(RuntimeError, match="floating point"):
         Parameter(torch.tensor([1]))
@@ -363,20 +404,26 @@ def test_parameters_and_buffers():
     with pytest.raises(TypeError, match="cannot assign 'float' to 'mean', which is a Tensor"):
         net.mean = 3.
     net.mean = None
-    assert "mean" not in net.state_dict() and net.mean is None
+    assert "mean" not in net.state_dict()
+    assert net.mean is None
 
 
 def test_assigning_moves_between_kinds():
     net = Module()
     net.a = 1
     net.a = Parameter(torch.ones(1))
-    assert "a" not in vars(net) and [n for n, _ in net.named_parameters()] == ["a"]
+    assert "a" not in vars(net)
+    assert [n for n, _ in net.named_parameters()] == ["a"]
     net.a = Buffer(torch.ones(1), persistent=False)
-    assert not list(net.parameters()) and [n for n, _ in net.named_buffers()] == ["a"] and not net.state_dict()
+    assert not list(net.parameters())
+    assert [n for n, _ in net.named_buffers()] == ["a"]
+    assert not net.state_dict()
     net.a = Buffer(torch.ones(1))
-    assert list(net.state_dict()) == ["a"] and "a" in dir(net)
+    assert list(net.state_dict()) == ["a"]
+    assert "a" in dir(net)
     del net.a
-    assert not hasattr(net, "a") and "a" not in dir(net)
+    assert not hasattr(net, "a")
+    assert "a" not in dir(net)
 
 
 def make_early():
@@ -445,7 +492,9 @@ def test_loose_states():
     mine, theirs = pair(plain)
     state = {"0.weight": torch.zeros(5, 4), "more": torch.ones(1)}
     keys, reference = mine.load_state_dict(state, strict=False), theirs.load_state_dict(state, strict=False)
-    assert keys.missing_keys == reference.missing_keys and keys.unexpected_keys == reference.unexpected_keys and not mine[0].weight.any()
+    assert keys.missing_keys == reference.missing_keys
+    assert keys.unexpected_keys == reference.unexpected_keys
+    assert not mine[0].weight.any()
     with pytest.raises(RuntimeError, match="size mismatch"):
         mine.load_state_dict({"0.weight": torch.zeros(1)}, strict=False)
     with pytest.raises(RuntimeError, match="expected torch.Tensor"):
@@ -484,7 +533,8 @@ def equal(a, b):
                                    {"a": {0: torch.ones(2), None: (1, [torch.zeros(1)])}}, random.getstate()], ids=lambda v: type(v).__name__)
 def test_round_trip(tmp_path, value):
     save(value, tmp_path / "file.pt")
-    assert equal(load(tmp_path / "file.pt"), value) and os.listdir(tmp_path) == ["file.pt"]
+    assert equal(load(tmp_path / "file.pt"), value)
+    assert os.listdir(tmp_path) == ["file.pt"]
 
 
 @every_net
@@ -581,7 +631,8 @@ def test_what_cannot_be_read_is_not_written(tmp_path, monkeypatch, name, make):
     monkeypatch.chdir(tmp_path)  # a guest that runs leaves its folder here
     with pytest.raises(ValueError, match=f"^save: not written, {name} is as before: "):
         save(make(), tmp_path / name)
-    assert (tmp_path / name).read_bytes() == before and os.listdir(tmp_path) == [name]
+    assert (tmp_path / name).read_bytes() == before
+    assert os.listdir(tmp_path) == [name]
 
 
 @pytest.mark.parametrize("broken", ["os.fsync", "os.replace", "torch.save"])
@@ -590,7 +641,8 @@ def test_the_old_file_is_kept(tmp_path, broken, error):
     before = whole(tmp_path, "net.pt")
     with patch(broken, side_effect=error), pytest.raises(type(error)):
         save({"more": torch.ones(3)}, tmp_path / "net.pt")
-    assert (tmp_path / "net.pt").read_bytes() == before and os.listdir(tmp_path) == ["net.pt"]
+    assert (tmp_path / "net.pt").read_bytes() == before
+    assert os.listdir(tmp_path) == ["net.pt"]
     save({"more": torch.ones(3)}, tmp_path / "net.pt")
     assert list(load(tmp_path / "net.pt")) == ["more"]
 
@@ -626,7 +678,8 @@ def test_a_checkpoint_resumes_bit_equal(tmp_path, make_optimizer):
     state = load(tmp_path / "c.pt")
     other.load_state_dict(state["model"]), resumed.load_state_dict(state["optimizer"]), torch.set_rng_state(state["rng"])
     steps(other, resumed, 3)
-    assert state["epoch"] == 3 and all(torch.equal(a, b) for a, b in zip(net.parameters(), other.parameters()))
+    assert state["epoch"] == 3
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), other.parameters()))
 
 
 @pytest.mark.parametrize("error", [OSError(5, "Input/output error"), MemoryError(), torch.OutOfMemoryError("CUDA out of memory")], ids=lambda e: type(e).__name__)
@@ -651,7 +704,8 @@ save({"more": torch.ones(3)}, sys.argv[1])
 def test_killed_while_saving(tmp_path, moment):
     before, path = whole(tmp_path, "net.pt"), [str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")]
     done = subprocess.run([sys.executable, "-c", KILLED, tmp_path / "net.pt", moment], env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, path))})
-    assert done.returncode == -signal.SIGKILL and (tmp_path / "net.pt").read_bytes() == before
+    assert done.returncode == -signal.SIGKILL
+    assert (tmp_path / "net.pt").read_bytes() == before
     assert [name[:7] for name in sorted(os.listdir(tmp_path))] == [".draft-", "net.pt"]
 
 
@@ -660,8 +714,13 @@ def test_killed_while_saving(tmp_path, moment):
 def test_to_device():
     x = {"a": [torch.ones(2), (torch.zeros(1), "text", None)], "net": Linear(2, 2)}
     moved = to_device(x, "meta")
-    assert moved["a"][0].is_meta and moved["a"][1][0].is_meta and moved["a"][1][1:] == ("text", None) and moved["net"].weight.is_meta
-    assert isinstance(moved["a"][1], tuple) and to_device(torch.ones(1)).device.type == default_device().type and to_device(nn.Linear(1, 1), "meta").weight.is_meta
+    assert moved["a"][0].is_meta
+    assert moved["a"][1][0].is_meta
+    assert moved["a"][1][1:] == ("text", None)
+    assert moved["net"].weight.is_meta
+    assert isinstance(moved["a"][1], tuple)
+    assert to_device(torch.ones(1)).device.type == default_device().type
+    assert to_device(nn.Linear(1, 1), "meta").weight.is_meta
     Batch = namedtuple("Batch", "x y")
     assert isinstance(to_device(Batch(torch.ones(1), 2), "meta"), Batch)
 
@@ -705,4 +764,5 @@ class Graph(Module):
 
 def test_an_average_that_keeps_the_graph_is_refused():
     verdict = exercises.ex_3_8.judge(Graph)
-    assert not verdict.passed and "remember how they were computed" in str(verdict)
+    assert not verdict.passed
+    assert "remember how they were computed" in str(verdict)

@@ -58,7 +58,8 @@ def test_a_mutant_differs_in_one_place(planted: Path) -> None:
     before = ast.unparse(ast.parse(CODE)).splitlines()
     for mutant in mutants.mutants("f"):
         after = mutants.mutated("f", mutant["at"]).splitlines()
-        assert len(before) == len(after) and sum(a != b for a, b in zip(before, after)) == 1, mutant["mistake"]
+        assert len(before) == len(after), mutant["mistake"]
+        assert sum(a != b for a, b in zip(before, after)) == 1, mutant["mistake"]
 
 
 def test_messages_and_annotations_are_left_alone(planted: Path) -> None:
@@ -114,7 +115,9 @@ def test_a_blind_test_lets_mutants_live(tmp_path: Path, monkeypatch: pytest.Monk
     mutants.store("rule", mutants.trial("rule", 9, folder))
     done = mutants.stored()
     alive = {s["mistake"] for s in done["survivors"]}
-    assert "Gt becomes GtE" in alive and "Sub becomes Add" not in alive and "condition negated" not in alive
+    assert "Gt becomes GtE" in alive
+    assert "Sub becomes Add" not in alive
+    assert "condition negated" not in alive
     assert done["modules"]["rule"]["tried"] - done["modules"]["rule"]["killed"] == len(done["survivors"])
     done["survivors"][0]["reason"] = "equal at zero"
     mutants.STORED.write_text(json.dumps(done), encoding="utf-8")

@@ -84,7 +84,8 @@ def test_half_precision(make, dtype, tol, mixed):
     wide = x.detach().double().requires_grad_()
     y, expected = layer(x), exact(wide)
     y.backward(pull), expected.backward(pull.double())
-    assert y.dtype == x.grad.dtype == dtype and all(p.grad.dtype == p.dtype for p in layer.parameters())
+    assert y.dtype == x.grad.dtype == dtype
+    assert all(p.grad.dtype == p.dtype for p in layer.parameters())
     for mine, right in [(y, expected), (x.grad, wide.grad), *((p.grad, q.grad) for p, q in zip(layer.parameters(), exact.parameters()))]:
         assert (mine.double() - right).abs().max() <= tol * max(1, right.abs().max())
 
@@ -93,7 +94,8 @@ def test_variances_beyond_half_precision():
     "Spread 400: the variance, 160,000, is no number of float16."
     (layer := BatchNorm2d(6)).load_state_dict(filled(nn.BatchNorm2d(6)).state_dict())
     x = (400 * randn(4, 6, 5, 4)).half()
-    assert torch.allclose(layer(x).float(), copy.deepcopy(layer)(x.float()), atol=2e-2) and abs(layer.running_var.mean() / 160_000 - 0.1) < 0.03
+    assert torch.allclose(layer(x).float(), copy.deepcopy(layer)(x.float()), atol=2e-2)
+    assert abs(layer.running_var.mean() / 160_000 - 0.1) < 0.03
 
 
 @pytest.mark.parametrize("make", [MAKERS[name] for name in ("batch", "batch, plain", "instance, all", "group 3")] + [lambda m: m.LayerNorm((6, 128, 128))])
@@ -104,8 +106,11 @@ def test_large_inputs_are_cut_into_pieces(make):
     ys = [layer(leaf) for layer, leaf in zip((mine, theirs), leaves)]
     for y in ys:
         y.backward(pull)
-    assert len(list(ours._pieces(True, x))) > 2 and torch.allclose(*ys, atol=1e-4) and torch.allclose(leaves[0].grad, leaves[1].grad, atol=1e-4)
-    assert all(torch.allclose(p.grad, q.grad, rtol=1e-3, atol=1e-2) for p, q in zip(mine.parameters(), theirs.parameters())) and all(torch.allclose(a, b, rtol=1e-4) for a, b in zip(mine.buffers(), theirs.buffers()))
+    assert len(list(ours._pieces(True, x))) > 2
+    assert torch.allclose(*ys, atol=1e-4)
+    assert torch.allclose(leaves[0].grad, leaves[1].grad, atol=1e-4)
+    assert all(torch.allclose(p.grad, q.grad, rtol=1e-3, atol=1e-2) for p, q in zip(mine.parameters(), theirs.parameters()))
+    assert all(torch.allclose(a, b, rtol=1e-4) for a, b in zip(mine.buffers(), theirs.buffers()))
 
 
 @every
@@ -113,7 +118,8 @@ def test_an_empty_batch(make):
     layer, x = make(ours), torch.zeros(0, 6, 5, 4, requires_grad=True)
     y = layer(x)
     y.backward(torch.randn_like(y))
-    assert y.shape == x.grad.shape == (0, 6, 5, 4) and all(torch.equal(p.grad, torch.zeros_like(p)) for p in layer.parameters())
+    assert y.shape == x.grad.shape == (0, 6, 5, 4)
+    assert all(torch.equal(p.grad, torch.zeros_like(p)) for p in layer.parameters())
     if isinstance(layer, BatchNorm2d):  # torch's instance norm fails, or makes its statistics nan
         (theirs := make(nn))(x)
         assert all(torch.equal(a, b) for a, b in zip(layer.buffers(), theirs.buffers()))
@@ -131,9 +137,11 @@ def test_gradients_by_finite_differences(make):
         return torch.func.functional_call(layer, dict(zip(names, parameters)), x)
     x = randn(2, 6, 5, 4, dtype=torch.float64).requires_grad_()
     ins = [x, *(p.detach().clone().requires_grad_() for p in layer.parameters())]
-    assert torch.autograd.gradcheck(call, ins, fast_mode=True) and torch.autograd.gradgradcheck(call, ins, fast_mode=True)
+    assert torch.autograd.gradcheck(call, ins, fast_mode=True)
+    assert torch.autograd.gradgradcheck(call, ins, fast_mode=True)
     layer.eval()
-    assert torch.autograd.gradcheck(call, ins, fast_mode=True) and torch.autograd.gradgradcheck(call, ins, fast_mode=True)
+    assert torch.autograd.gradcheck(call, ins, fast_mode=True)
+    assert torch.autograd.gradgradcheck(call, ins, fast_mode=True)
 
 
 @every
@@ -143,7 +151,8 @@ def test_gradient_only_where_wanted(make):
         parameter.requires_grad_(False)
     assert not layer(x).requires_grad
     layer(leaf := x.clone().requires_grad_()).backward(randn(3, 6, 5, 4, seed=1))
-    assert leaf.grad is not None and all(p.grad is None for p in layer.parameters())
+    assert leaf.grad is not None
+    assert all(p.grad is None for p in layer.parameters())
     slope = torch.autograd.grad((layer(leaf).square() * x).sum(), leaf, create_graph=True)[0]
     slope.backward(randn(3, 6, 5, 4, seed=2))
     assert leaf.grad.isfinite().all()
@@ -169,7 +178,8 @@ def test_does_not_touch_its_input(make):
     pull = randn(3, 6, 5, 4, seed=1)
     kept = pull.clone()
     make(ours)(x).backward(pull)
-    assert torch.equal(x.detach(), before) and torch.equal(pull, kept)
+    assert torch.equal(x.detach(), before)
+    assert torch.equal(pull, kept)
 
 
 @every
@@ -191,7 +201,8 @@ def test_random_shapes(batch, channels, rows, columns, seed):
         a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
         (ya := mine(a)).backward(pull := randn(*x.shape, seed=seed + 1))
         (yb := theirs(b)).backward(pull)
-        assert torch.allclose(ya, yb, atol=2e-3) and torch.allclose(a.grad, b.grad, rtol=1e-2, atol=1e-2 * max(1, b.grad.abs().max()))
+        assert torch.allclose(ya, yb, atol=2e-3)
+        assert torch.allclose(a.grad, b.grad, rtol=1e-2, atol=1e-2 * max(1, b.grad.abs().max()))
 
 
 def test_normalized_is_normalized():
@@ -199,13 +210,15 @@ def test_normalized_is_normalized():
     x = 7 * randn(4, 6, 5, 4) + 100
     for layer, dims in [(BatchNorm2d(6, affine=False), (0, 2, 3)), (InstanceNorm2d(6, affine=False), (2, 3)), (LayerNorm((6, 5, 4), elementwise_affine=False), (1, 2, 3)), (GroupNorm(1, 6, affine=False), (1, 2, 3))]:
         y = layer(x)
-        assert y.mean(dims).abs().max() < 1e-4 and (y.var(dims, correction=0) - 1).abs().max() < 1e-3
+        assert y.mean(dims).abs().max() < 1e-4
+        assert (y.var(dims, correction=0) - 1).abs().max() < 1e-3
 
 
 def test_other_numbers_of_dimensions():
     for mine, theirs, x in [(InstanceNorm2d(6, affine=True), nn.InstanceNorm2d(6, affine=True), randn(6, 5, 4)), (GroupNorm(2, 6), nn.GroupNorm(2, 6), randn(5, 6)), (GroupNorm(2, 6), nn.GroupNorm(2, 6), randn(5, 6, 3))]:
         mine.load_state_dict(filled(theirs).state_dict())
-        assert torch.allclose(mine(x), theirs(x), atol=1e-5) and mine(x).shape == x.shape
+        assert torch.allclose(mine(x), theirs(x), atol=1e-5)
+        assert mine(x).shape == x.shape
 
 
 def test_old_state_dicts_load():
@@ -216,7 +229,8 @@ def test_old_state_dicts_load():
     layer = BatchNorm2d(3)
     layer(randn(2, 3, 4, 4))
     layer.load_state_dict(old)
-    assert layer.num_batches_tracked == 1 and layer.running_mean.abs().max() == 0
+    assert layer.num_batches_tracked == 1
+    assert layer.running_mean.abs().max() == 0
     new = nn.BatchNorm2d(3).state_dict()
     del new["num_batches_tracked"]
     with pytest.raises(RuntimeError, match="num_batches_tracked"):
@@ -310,7 +324,8 @@ def test_running_matches_a_plain_computation():
         mean = sum(w * x.mean((0, 2, 3)) for w, x in seen) / total
         square = sum(w * x.square().mean((0, 2, 3)) for w, x in seen) / total
         y = layer(batch)
-        assert torch.allclose(layer.running_mean, mean) and torch.allclose(layer.running_var, square - mean.square())
+        assert torch.allclose(layer.running_mean, mean)
+        assert torch.allclose(layer.running_var, square - mean.square())
         assert torch.allclose(y, (batch - mean[:, None, None]) / (square - mean.square() + 1e-5).sqrt()[:, None, None])
         assert layer.images_seen == sum(len(x) for _, x in seen)
 
@@ -326,7 +341,8 @@ def test_running_gradients():
         return layer.train(training)(x)
     x = randn(2, 4, 3, 2, seed=1, dtype=torch.float64).requires_grad_()
     for training in (True, False):
-        assert torch.autograd.gradcheck(partial(call, training=training), x) and torch.autograd.gradgradcheck(partial(call, training=training), x)
+        assert torch.autograd.gradcheck(partial(call, training=training), x)
+        assert torch.autograd.gradgradcheck(partial(call, training=training), x)
 
 
 def test_running_by_itself():
@@ -364,7 +380,8 @@ def test_running_from_a_tiny_share_to_all(momentum):
         layer(x)
     known = torch.cat(batches[-1:] if momentum == 1.0 else batches)
     if momentum != 0.05:
-        assert torch.allclose(layer.running_mean, known.mean((0, 2, 3)), rtol=2e-3) and torch.allclose(layer.running_var, known.var((0, 2, 3), correction=0), rtol=2e-3)
+        assert torch.allclose(layer.running_mean, known.mean((0, 2, 3)), rtol=2e-3)
+        assert torch.allclose(layer.running_var, known.var((0, 2, 3), correction=0), rtol=2e-3)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -376,9 +393,12 @@ def test_running_statistics_stay_precise(dtype, make):
         x = (5 + 0.01 * k + randn(1, 3, 8, 8, seed=k)).to(dtype)
         assert layer(x).dtype == dtype
         wide(x.float())
-    assert layer.running_mean.dtype == layer.running_var.dtype == torch.float32 and layer.images_seen.dtype == torch.int64 and layer.images_seen == 300
+    assert layer.running_mean.dtype == layer.running_var.dtype == torch.float32
+    assert layer.images_seen.dtype == torch.int64
+    assert layer.images_seen == 300
     assert all(torch.equal(a, b) for a, b in zip(layer.buffers(), wide.buffers()))
-    assert filled(RunningBatchNorm2d(3)).to(dtype).weight.dtype == dtype and RunningBatchNorm2d(3).double().running_var.dtype == torch.float64
+    assert filled(RunningBatchNorm2d(3)).to(dtype).weight.dtype == dtype
+    assert RunningBatchNorm2d(3).double().running_var.dtype == torch.float64
     before = copy.deepcopy(layer.state_dict())
     assert all(torch.equal(a, b) for a, b in zip(before.values(), layer.to(dtype).float().state_dict().values()))
     assert RunningBatchNorm2d(3, device="meta", dtype=dtype).to_empty(device="cpu").running_mean.dtype == torch.float32
@@ -389,13 +409,16 @@ def test_running_goes_on_where_it_was_saved():
     one, other = filled(RunningBatchNorm2d(3)), RunningBatchNorm2d(3)
     for k in range(3):
         one(randn(2, 3, 4, 4, seed=k) + k)
-    assert one.state_dict()["images_seen"] == 6 and list(one.state_dict()) == ["weight", "bias", "running_mean", "running_var", "images_seen"]
+    assert one.state_dict()["images_seen"] == 6
+    assert list(one.state_dict()) == ["weight", "bias", "running_mean", "running_var", "images_seen"]
     other.load_state_dict(one.state_dict())
-    assert torch.equal(one(x := randn(1, 3, 4, 4, seed=9)), other(x)) and all(torch.equal(a, b) for a, b in zip(one.buffers(), other.buffers()))
+    assert torch.equal(one(x := randn(1, 3, 4, 4, seed=9)), other(x))
+    assert all(torch.equal(a, b) for a, b in zip(one.buffers(), other.buffers()))
     with pytest.raises(RuntimeError, match="images_seen"):
         other.load_state_dict(dict(list(one.state_dict().items())[:-1]))
     one.reset_running_stats()
-    assert one.images_seen == 0 and all(torch.equal(a, b) for a, b in zip(one.buffers(), RunningBatchNorm2d(3).buffers()))
+    assert one.images_seen == 0
+    assert all(torch.equal(a, b) for a, b in zip(one.buffers(), RunningBatchNorm2d(3).buffers()))
 
 
 # --- odd settings, beside torch's ------------------------------------------------------------------------------------------
@@ -436,7 +459,8 @@ def test_odd_settings_are_as_in_torch(make):
         assert results[0] is results[1]
     else:
         (mine, a), (theirs, b) = results
-        assert torch.allclose(a, b, atol=1e-5) and all(torch.allclose(p, q) for p, q in zip(mine.buffers(), theirs.buffers(), strict=True))
+        assert torch.allclose(a, b, atol=1e-5)
+        assert all(torch.allclose(p, q) for p, q in zip(mine.buffers(), theirs.buffers(), strict=True))
 
 
 CLEARER = [  # torch fails later, or with an error that says less, or gives numbers that mean nothing
@@ -459,7 +483,8 @@ def test_tracking_switched_off_later():
     for layer in layers:
         layer.track_running_stats = False
     mine, theirs = (layer.eval()(x) for layer in layers)
-    assert torch.allclose(mine, theirs, atol=1e-5) and torch.equal(layers[0].running_mean, torch.zeros(6))
+    assert torch.allclose(mine, theirs, atol=1e-5)
+    assert torch.equal(layers[0].running_mean, torch.zeros(6))
 
 
 def test_no_features_where_torch_fails():
@@ -473,7 +498,8 @@ def test_statistics_of_a_layer_in_half_precision():
     for dtype in (torch.float16, torch.bfloat16):
         mine, exact, x = BatchNorm2d(6, affine=False).to(dtype), nn.BatchNorm2d(6, affine=False).double(), (3 * randn(4, 6, 5, 4) + 1).to(dtype)
         mine(x), exact(x.double())
-        assert torch.equal(mine.running_mean, exact.running_mean.to(dtype)) and torch.equal(mine.running_var, exact.running_var.to(dtype))
+        assert torch.equal(mine.running_mean, exact.running_mean.to(dtype))
+        assert torch.equal(mine.running_var, exact.running_var.to(dtype))
 
 
 FUNC = {  # torch.func transforms layers that update no statistics
@@ -536,4 +562,5 @@ def test_a_score_in_evaluation_and_by_the_batch():
 
     x, y = torch.tensor([1.0, 2.0, 8.0, 9.0]), torch.tensor([0, 1, 0, 1])
     assert ours._score(ByMean(), x, y) == 0.5
-    assert ours._score(ByMean(), x, y, by_batch=2) == 1.0 and ours._score(ByMean(), x, y, by_batch=4) == 0.5
+    assert ours._score(ByMean(), x, y, by_batch=2) == 1.0
+    assert ours._score(ByMean(), x, y, by_batch=4) == 0.5

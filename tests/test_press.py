@@ -125,7 +125,9 @@ def test_cell(reports: dict, name: str, mode: str) -> None:
     if expected is None:
         assert messages == []
     else:
-        assert len(messages) == 1 and expected in messages[0] and f"01_cells, cell {number}:" in messages[0]
+        assert len(messages) == 1
+        assert expected in messages[0]
+        assert f"01_cells, cell {number}:" in messages[0]
         assert "make chapter N=01" in messages[0]
 
 
@@ -138,7 +140,8 @@ def test_failing_run_has_exit_code_1_and_tells_why(reports: dict) -> None:
 
 def test_chapter_stops_at_its_first_error(reports: dict) -> None:
     chapter = reports["real"]["chapters"]["02_raises"]
-    assert chapter["cells"] == 1 and not chapter["ok"]
+    assert chapter["cells"] == 1
+    assert not chapter["ok"]
     assert ["ZeroDivisionError" in failure["message"] for failure in chapter["failures"]] == [True]
 
 
@@ -155,10 +158,14 @@ def test_budget(tmp_path: Path) -> None:
     write_notebook(tmp_path / "nbs" / "04_fits.ipynb", ("1;", []))
     report = run_chapters(tmp_path, "standin", "--budget-seconds", "2", "--budget-mb", "200")
     messages = {name: [f["message"] for f in chapter["failures"]] for name, chapter in report["chapters"].items()}
-    assert report["code"] == 1 and messages["04_fits"] == []
-    assert len(messages["01_slow"]) == 1 and "its budget is 2 s" in messages["01_slow"][0]
-    assert len(messages["02_large"]) == 1 and "its budget is 200 MB" in messages["02_large"][0]
-    assert len(messages["03_hangs"]) == 1 and "Timeout" in messages["03_hangs"][0]
+    assert report["code"] == 1
+    assert messages["04_fits"] == []
+    assert len(messages["01_slow"]) == 1
+    assert "its budget is 2 s" in messages["01_slow"][0]
+    assert len(messages["02_large"]) == 1
+    assert "its budget is 200 MB" in messages["02_large"][0]
+    assert len(messages["03_hangs"]) == 1
+    assert "Timeout" in messages["03_hangs"][0]
     assert report["chapters"]["01_slow"]["cells"] == 1
 
 
@@ -319,7 +326,8 @@ def test_make_chapter_stores_outputs_and_costs(book: Path) -> None:
     done = execute(book, "04a", "standin")
     assert done.returncode == 0, done.stdout + done.stderr
     stored = chapters.code_cells(path)
-    assert stored[0]["outputs"][0]["text"] == ["new\n"] and stored[1]["outputs"][0]["data"]["text/plain"] == ["'0.1.0'"]
+    assert stored[0]["outputs"][0]["text"] == ["new\n"]
+    assert stored[1]["outputs"][0]["data"]["text/plain"] == ["'0.1.0'"]
     assert {cell["execution_count"] for cell in stored} == {None}
     costs = json.loads((book / "book" / "runs" / "chapters.json").read_text())
     assert costs["04a_loader"].keys() == {"peak_mb", "seconds"}
@@ -341,14 +349,17 @@ def test_make_chapter_refuses(book: Path, source: str, says: str) -> None:
     write_notebook(path, (source, []))
     before = path.read_bytes()
     done = execute(book, "01", "standin")
-    assert done.returncode == 1 and says in done.stderr
-    assert path.read_bytes() == before and not (book / "book" / "runs" / "chapters.json").exists()
+    assert done.returncode == 1
+    assert says in done.stderr
+    assert path.read_bytes() == before
+    assert not (book / "book" / "runs" / "chapters.json").exists()
 
 
 def test_make_chapter_names_the_chapters_there_are(book: Path) -> None:
     write_notebook(book / "nbs" / "01_matmul.ipynb", ("1", []))
     done = execute(book, "9", "standin")
-    assert done.returncode == 1 and "01_matmul" in done.stderr
+    assert done.returncode == 1
+    assert "01_matmul" in done.stderr
 
 
 def test_fingerprint_follows_the_imports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

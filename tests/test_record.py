@@ -55,9 +55,11 @@ def test_sync_rewrites_and_check_only_reports(tmp_path):
     page = tmp_path / "intro.md"
     page.write_text("Chapter 1 reaches <!-- v 01_a.x:.0% -->1%<!-- /v -->.")
     before = chapter.read_text()
-    assert len(sync([chapter, page], [chapter], check=True)) == 2 and chapter.read_text() == before
+    assert len(sync([chapter, page], [chapter], check=True)) == 2
+    assert chapter.read_text() == before
     assert len(sync([chapter, page], [chapter])) == 2
-    assert "50.0%" in chapter.read_text() and "50%" in page.read_text()
+    assert "50.0%" in chapter.read_text()
+    assert "50%" in page.read_text()
     assert sync([chapter, page], [chapter], check=True) == []
 
 
@@ -81,8 +83,10 @@ def test_command_line_reports_a_stale_figure(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "nbs").mkdir()
     notebook(tmp_path / "nbs" / "01_a.ipynb", "It is <!-- v x:.1% -->1%<!-- /v -->.", x=0.5)
-    assert main(["sync", "--check"]) == 1 and "make sync" in capsys.readouterr().out
-    assert main(["sync"]) == 0 and main(["sync", "--check"]) == 0
+    assert main(["sync", "--check"]) == 1
+    assert "make sync" in capsys.readouterr().out
+    assert main(["sync"]) == 0
+    assert main(["sync", "--check"]) == 0
 
 
 MODULE = '''
@@ -147,7 +151,9 @@ def test_record_and_show(module, tmp_path):
     kept = json.loads(path.read_text())
     assert kept["figures"]["up"] == {"mean": 4.0, "sd": 2.0, "per_seed": [2.0, 4.0, 6.0]}
     shown = repr(show_run("_trial.trial"))
-    assert "≥ 1: met" in shown and "≤ -5: MISSED" in shown and "changed" not in shown
+    assert "≥ 1: met" in shown
+    assert "≤ -5: MISSED" in shown
+    assert "changed" not in shown
     module(MODULE.replace("FACTOR = 2", "FACTOR = 3"))
     assert "code has changed" in repr(show_run("_trial.trial"))
     assert show_run("_trial.trial")["up"] == spread([2.0, 4.0, 6.0])
@@ -169,7 +175,8 @@ def test_a_run_is_recorded_again_in_its_place(module):
     first = record_run("_trial.trial", seeds=1)
     assert record_run("_trial.trial", seeds=2) == first
     kept = json.loads(first.read_text())
-    assert kept["figures"]["up"]["per_seed"] == [2.0, 4.0] and 0 <= kept["seconds"] < 60
+    assert kept["figures"]["up"]["per_seed"] == [2.0, 4.0]
+    assert 0 <= kept["seconds"] < 60
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the memory of a GPU is measured")

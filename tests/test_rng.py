@@ -97,7 +97,8 @@ def test_each_of_the_three_is_needed(left_out):
     set_random_states([later[i] if i == left_out else states[i] for i in range(len(states))])
     again = numbers(DATA["global"]())
     changed = [a != b for a, b in zip(first, again)]
-    assert any(changed[2 * left_out:2 * left_out + 2]) and sum(changed) == {0: 2, 1: 2, 2: 2}[left_out]
+    assert any(changed[2 * left_out:2 * left_out + 2])
+    assert sum(changed) == {0: 2, 1: 2, 2: 2}[left_out]
 
 
 def test_states_can_be_written_and_read(tmp_path):
@@ -111,7 +112,8 @@ def test_states_can_be_written_and_read(tmp_path):
 @pytest.mark.parametrize("kind, count", [("sampler", 1), ("batch sampler", 1), ("shuffle", 1), ("global", 0), ("ours", 1), ("data set", 1), ("subset", 1), ("two", 2), ("one", 1), ("no valid_dl", 1), ("joined", 2)])
 def test_generators_are_found_once(kind, count):
     assert len(generators(DATA[kind]())) == count
-    assert generators(None) == generators([1, 2]) == [] and generators(SimpleNamespace(generator=np.random.default_rng())) == []
+    assert generators(None) == generators([1, 2]) == []
+    assert generators(SimpleNamespace(generator=np.random.default_rng())) == []
 
 
 def test_a_generator_that_two_loaders_share_counts_once():
@@ -255,7 +257,8 @@ def test_forgotten_loaders_are_refused_before_anything_is_set(kept, given):
     place = random.getstate()
     with pytest.raises(ValueError, match=f"{len(states)} states for {len(random_states(given and given()))} sources: give the same loaders"):
         set_random_states(states, given and given())
-    assert random.getstate() == place and torch.equal(torch.get_rng_state(), before[1])
+    assert random.getstate() == place
+    assert torch.equal(torch.get_rng_state(), before[1])
 
 
 def test_a_gpu_stands_before_the_generators(monkeypatch):
@@ -265,7 +268,8 @@ def test_a_gpu_stands_before_the_generators(monkeypatch):
     monkeypatch.setattr(torch.cuda, "set_rng_state_all", seen.append)
     data = shuffled()
     states = random_states(data)
-    assert states[3] == ["gpu"] and torch.equal(states[4], data.generator.get_state())
+    assert states[3] == ["gpu"]
+    assert torch.equal(states[4], data.generator.get_state())
     set_random_states(states, data)
     set_random_states(random_states())
     assert seen == [["gpu"]] * 2

@@ -38,7 +38,8 @@ every_end = pytest.mark.parametrize("start, end", ENDS)
 @every_end
 def test_ends_are_exact(make, start, end):
     sched = make(start, end)
-    assert sched(0) == sched(0.0) == start and sched(1) == sched(1.0) == end
+    assert sched(0) == sched(0.0) == start
+    assert sched(1) == sched(1.0) == end
 
 
 @every_maker
@@ -54,7 +55,9 @@ def test_continuous(make):
 def test_tensors_of_positions(make, shape, dtype):
     sched, pos = make(1.0, 0.1), torch.rand(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(dtype)
     values = sched(pos)
-    assert values.shape == pos.shape and values.dtype == dtype and values.device == pos.device
+    assert values.shape == pos.shape
+    assert values.dtype == dtype
+    assert values.device == pos.device
     expected = torch.tensor([sched(p) for p in pos.flatten().tolist()], dtype=dtype).reshape(shape)
     assert torch.equal(values, expected)
 
@@ -63,7 +66,8 @@ def test_tensors_of_positions(make, shape, dtype):
 @pytest.mark.parametrize("kind", [torch.tensor, np.float32, np.float64, int], ids=lambda kind: kind.__name__)
 def test_other_numbers_as_positions(make, kind):
     sched = make(1.0, 0.1)
-    assert float(sched(kind(0))) == 1.0 and float(sched(kind(1))) == pytest.approx(0.1)
+    assert float(sched(kind(0))) == 1.0
+    assert float(sched(kind(1))) == pytest.approx(0.1)
 
 
 @every_maker
@@ -112,7 +116,9 @@ def test_schedule_decorates():
     def half(pos):
         "Half of it."
         return pos / 2
-    assert half(1) == 0.5 and half.__name__ == "half" and half.__doc__ == "Half of it."
+    assert half(1) == 0.5
+    assert half.__name__ == "half"
+    assert half.__doc__ == "Half of it."
 
 
 # --- phases -----------------------------------------------------------------------------------------------------------
@@ -158,7 +164,9 @@ def test_boundaries_belong_to_the_phase_that_begins(fractions):
 def test_the_famous_patch_fails_here():
     "Three phases: the third is reached, and 1.0 is its end."
     sched = combine_scheds([0.3, 0.4, 0.3], traced(3))
-    assert 20 <= sched(0.7) < 20.01 and sched(0.999) > 20.9 and sched(1.0) == 21
+    assert 20 <= sched(0.7) < 20.01
+    assert sched(0.999) > 20.9
+    assert sched(1.0) == 21
 
 
 @pytest.mark.parametrize("fractions, count, message", [
@@ -227,7 +235,8 @@ COUNTERPARTS = {
 def test_equal_to_torch_step_by_step(make, sched, batches, n_epochs):
     n = batches * n_epochs
     ours = heard(ParamScheduler("lr", sched(n)), batches=batches, n_epochs=n_epochs).of("lr")
-    assert len(ours) == n and torch.allclose(ours, theirs(partial(make, n=n), n), rtol=1e-9, atol=1e-12)
+    assert len(ours) == n
+    assert torch.allclose(ours, theirs(partial(make, n=n), n), rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", [partial(SGD, momentum=0.9), Adam, AdamW, partial(RMSprop, momentum=0.5)])
@@ -243,7 +252,8 @@ def test_one_cycle_is_torch(kind, share, name):
 def test_one_cycle_without_momentum_and_for_groups():
     assert len(one_cycle(0.1, cycle_momentum=False)) == 1
     listen = heard(*one_cycle([0.1, 0.01]), opt_func=groups)
-    assert torch.allclose(listen.of("lr") / 10, listen.of("lr", 1)) and listen.of("lr").max() == pytest.approx(0.1)
+    assert torch.allclose(listen.of("lr") / 10, listen.of("lr", 1))
+    assert listen.of("lr").max() == pytest.approx(0.1)
     with pytest.raises(ValueError, match="Adagrad does not have"):
         heard(*one_cycle(0.1), opt_func=Adagrad)
 
@@ -270,11 +280,15 @@ def groups(params, lr):
 
 def test_groups():
     listen = heard(ParamScheduler("lr", [sched_cos(1, 0), sched_lin(2, 1)]), opt_func=groups)
-    assert listen.of("lr")[0] == 1 and listen.of("lr", 1)[0] == 2 and listen.of("lr", 1)[15] == 1.5
+    assert listen.of("lr")[0] == 1
+    assert listen.of("lr", 1)[0] == 2
+    assert listen.of("lr", 1)[15] == 1.5
     listen = heard(ParamScheduler("lr", [None, sched_lin(2, 1)]), opt_func=groups)
-    assert (listen.of("lr") == 0.1).all() and listen.of("lr", 1)[15] == 1.5
+    assert (listen.of("lr") == 0.1).all()
+    assert listen.of("lr", 1)[15] == 1.5
     listen = heard(ParamScheduler("lr", sched_lin(1, 0), scale=True), opt_func=groups)
-    assert torch.allclose(listen.of("lr"), 10 * listen.of("lr", 1)) and listen.of("lr")[15] == pytest.approx(0.05)
+    assert torch.allclose(listen.of("lr"), 10 * listen.of("lr", 1))
+    assert listen.of("lr")[15] == pytest.approx(0.05)
     listen = heard(ParamScheduler("lr", sched_lin(1, 0)), opt_func=groups)
     assert torch.equal(listen.of("lr"), listen.of("lr", 1))
 
@@ -289,7 +303,8 @@ def test_other_settings_and_tensors():
         def before_step(self):
             kept.append(self.learn.opt.param_groups[0]["lr"])
     learn.fit(1, cbs=[ParamScheduler("lr", sched_lin(0.4, 0.1)), Look()])
-    assert all(t is kept[0] for t in kept) and kept[0].item() == pytest.approx(0.15)
+    assert all(t is kept[0] for t in kept)
+    assert kept[0].item() == pytest.approx(0.15)
 
 
 def test_groups_that_share_one_tensor():
@@ -304,7 +319,8 @@ def test_groups_that_share_one_tensor():
         def before_step(self):
             kept.append([float(g["lr"]) for g in self.learn.opt.param_groups])
     learner(opt_func=shared).fit(1, cbs=[ParamScheduler("lr", [sched_lin(1, 0), sched_lin(2, 1)]), Look()])
-    assert kept[0] == [1, 2] and kept[3] == [0.5, 1.5]
+    assert kept[0] == [1, 2]
+    assert kept[3] == [0.5, 1.5]
 
 
 @pytest.mark.parametrize("sched", [0.1, "cos", [0.1, 0.2], [sched_lin(1, 0), 3]], ids=["a number", "a word", "numbers", "not all schedules"])
@@ -316,7 +332,8 @@ def test_a_number_is_no_schedule(sched):
 def test_beta_two_stays():
     learn = learner(opt_func=partial(Adam, betas=(0.8, 0.77)))
     learn.fit(1, cbs=[ParamScheduler("momentum", sched_lin(0.9, 0.5))])
-    assert learn.opt.param_groups[0]["betas"][1] == 0.77 and 0.5 < learn.opt.param_groups[0]["betas"][0] < 0.6
+    assert learn.opt.param_groups[0]["betas"][1] == 0.77
+    assert 0.5 < learn.opt.param_groups[0]["betas"][0] < 0.6
 
 
 def test_validation_does_not_move_it():
@@ -327,7 +344,9 @@ def test_a_second_fit_begins_anew():
     learn, cb = learner(), ParamScheduler("lr", sched_cos(1, 0))
     for n_epochs in (2, 3):
         learn.fit(n_epochs, cbs=[cb, listen := Listen()])
-        assert listen.of("lr")[0] == 1 and len(listen.of("lr")) == 6 * n_epochs and listen.of("lr")[-1] < 0.05
+        assert listen.of("lr")[0] == 1
+        assert len(listen.of("lr")) == 6 * n_epochs
+        assert listen.of("lr")[-1] < 0.05
     learn.fit(1, cbs=[listen := Listen()])
     assert (listen.of("lr") == 0.1).all()
 
@@ -483,7 +502,8 @@ def test_resumed_in_every_bit(kind, cut, tmp_path):
             continue
         runs.append((learn, listen, mine))
     (whole, every, one), (resumed, rest, other) = runs
-    assert len(rest.heard) == 6 * (7 - cut[0]) and rest.heard == every.heard[6 * cut[0]:]
+    assert len(rest.heard) == 6 * (7 - cut[0])
+    assert rest.heard == every.heard[6 * cut[0]:]
     assert all(torch.equal(a, b) for a, b in zip(whole.model.state_dict().values(), resumed.model.state_dict().values()))
     if isinstance(one[0], SGDR):
         assert len(one[0].snapshots) == len(other[0].snapshots) == 3
@@ -498,13 +518,17 @@ def test_resumed_with_another_length(tmp_path):
         except ZeroDivisionError:
             pass
         except ValueError as error:
-            assert n_epochs == 5 and "over 3 epochs" in str(error) and "fit(3)" in str(error)
+            assert n_epochs == 5
+            assert "over 3 epochs" in str(error)
+            assert "fit(3)" in str(error)
         else:
             assert n_epochs == 3
     for n_epochs in (1, 3):  # restarts are the same in a longer training
         learn = learner()
         learn.fit(n_epochs, cbs=[cb := SGDR(0.2, cycle_mult=2), Checkpoint(tmp_path / "cycles"), listen := Listen()])
-    assert len(cb.snapshots) == 2 and len(listen.heard) == 12 and listen.of("lr")[0] == 0.2
+    assert len(cb.snapshots) == 2
+    assert len(listen.heard) == 12
+    assert listen.of("lr")[0] == 0.2
 
 
 # --- SGDR -------------------------------------------------------------------------------------------------------------------
@@ -524,7 +548,8 @@ def test_snapshots(to_files, tmp_path):
     learn, cb, keep = learner(), SGDR(0.2, cycle_mult=2, folder=tmp_path / "new" / "folder" if to_files else None), Keep()
     learn.fit(7, cbs=[cb, keep])
     snapshots = [load(path) for path in cb.snapshots] if to_files else cb.snapshots
-    assert cb.ends == [1, 3, 7] and len(snapshots) == 3
+    assert cb.ends == [1, 3, 7]
+    assert len(snapshots) == 3
     for state, epoch in zip(snapshots, cb.ends):
         assert all(torch.equal(state[k], v) for k, v in keep.states[epoch - 1].items())
         learn.model.load_state_dict(state)  # usable
@@ -558,7 +583,8 @@ def test_snapshots_are_copies():
     assert any(not torch.equal(first[k], second[k]) for k in first)
     with torch.no_grad():
         learn.model[0].weight.zero_()
-    assert torch.equal(cb.snapshots[1]["0.weight"], second["0.weight"]) and not torch.equal(second["0.weight"], learn.model[0].weight)
+    assert torch.equal(cb.snapshots[1]["0.weight"], second["0.weight"])
+    assert not torch.equal(second["0.weight"], learn.model[0].weight)
 
 
 @pytest.mark.parametrize("error, count", [(CancelFitException, 1), (ZeroDivisionError, 1), (CancelEpochException, 2)])
@@ -664,7 +690,9 @@ def test_the_range_test_leaves_no_trace(kind, trained, gradients, error):
             finder.run(learn, cbs=[Raises(error, "before_step")])
     else:
         finder.run(learn, cbs=[Raises(error, "before_step")] if error else ())
-    assert same(before, everything(learn)) and learn.opt is opt and learn.cbs == cbs
+    assert same(before, everything(learn))
+    assert learn.opt is opt
+    assert learn.cbs == cbs
     assert len(finder.lrs) == (3 if error else 20)
 
 
@@ -707,7 +735,8 @@ def test_untouched_by_itself():
 def test_the_sweep():
     learn = noisy(opt=partial(SGD, momentum=0.9))
     finder = LRFinder(1e-3, 1.0, steps=13, stop=math.inf).run(learn)
-    assert finder.lrs == pytest.approx([10 ** (-3 + k / 4) for k in range(13)]) and finder.lrs[-1] == 1.0
+    assert finder.lrs == pytest.approx([10 ** (-3 + k / 4) for k in range(13)])
+    assert finder.lrs[-1] == 1.0
     average, expected = 0.0, []
     for k, loss in enumerate(finder.losses, 1):
         average = 0.9 * average + 0.1 * loss
@@ -726,8 +755,10 @@ def falls(loss=nn.functional.mse_loss):
 def test_the_suggestion(shift):
     finder = LRFinder(steps=60).run(falls(lambda pred, y: nn.functional.mse_loss(pred, y) + shift))
     low = finder.averages.index(min(finder.averages))
-    assert 0 < low < len(finder.lrs) - 1 and finder.suggestion == finder.lrs[low] / 2
-    assert len(finder.lrs) < 60 and finder.averages[-1] - min(finder.averages) > 3 * abs(min(finder.averages))
+    assert 0 < low < len(finder.lrs) - 1
+    assert finder.suggestion == finder.lrs[low] / 2
+    assert len(finder.lrs) < 60
+    assert finder.averages[-1] - min(finder.averages) > 3 * abs(min(finder.averages))
 
 
 @pytest.mark.parametrize("finder, loss, message", [
@@ -755,10 +786,12 @@ def test_nothing_is_left_behind():
     learn, clip = falls(), GradientClip(1.0)
     learn.fit(0, cbs=[clip])
     finder = LRFinder().run(learn, cbs=[clip])
-    assert finder.learn is None and clip.learn is learn
+    assert finder.learn is None
+    assert clip.learn is learn
     with pytest.raises(ZeroDivisionError):
         finder.run(learn, cbs=[clip, Raises(ZeroDivisionError, "before_step")])
-    assert finder.learn is None and clip.learn is learn
+    assert finder.learn is None
+    assert clip.learn is learn
     with pytest.raises(ValueError, match="started by run"):
         learn.fit(1, cbs=[finder])
     plain = LRFinder(steps=5).run(learn).losses
@@ -795,9 +828,11 @@ def test_new_buffers_and_those_of_the_loss():
     learn.model = nn.Sequential(Late(), learn.model)
     names = list(learn.model.state_dict())
     LRFinder().run(learn)
-    assert list(learn.model.state_dict()) == names and loss.calls == 0
+    assert list(learn.model.state_dict()) == names
+    assert loss.calls == 0
     learn.fit(1)
-    assert torch.equal(learn.model[0].first, learn.data.train_dl[0][0].mean(0)) and loss.calls == 1
+    assert torch.equal(learn.model[0].first, learn.data.train_dl[0][0].mean(0))
+    assert loss.calls == 1
 
 
 def test_lazy_layers_are_refused():
@@ -810,7 +845,9 @@ def test_lazy_layers_are_refused():
 def test_it_stops_at_the_cliff_and_at_nan():
     learn = Learner(nn.Linear(3, 1), DataBunch([(torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), torch.ones(4, 1))]), nn.functional.mse_loss, lr=0.1, default_cbs=False)
     finder = LRFinder(1e-2, 1e6, steps=100).run(learn)
-    assert len(finder.lrs) < 100 and finder.averages[-1] > 4 * min(finder.averages) and all(a <= 4 * min(finder.averages[:k + 1]) for k, a in enumerate(finder.averages[:-1]))
+    assert len(finder.lrs) < 100
+    assert finder.averages[-1] > 4 * min(finder.averages)
+    assert all(a <= 4 * min(finder.averages[:k + 1]) for k, a in enumerate(finder.averages[:-1]))
     learn.loss_func = lambda pred, y: (pred - y).square().mean() * math.nan
     assert len(LRFinder().run(learn).lrs) == 1
 
@@ -824,7 +861,8 @@ def test_it_takes_callbacks_of_training_only():
     learn.cbs = [recorder := Recorder()]
     clip = GradientClip(1e-12)
     finder = LRFinder(steps=20, max_lr=100.0).run(learn, cbs=[clip])
-    assert not hasattr(recorder, "losses") and len(finder.lrs) == 20  # gradients are clipped to nothing: no cliff
+    assert not hasattr(recorder, "losses")
+    assert len(finder.lrs) == 20
 
 
 @pytest.mark.parametrize("wrong", [lambda: LRFinder(steps=1), lambda: LRFinder(0.0, 1.0), lambda: LRFinder().suggestion])
@@ -836,7 +874,9 @@ def test_finder_refuses(wrong):
 def test_the_plot():
     finder = LRFinder(steps=20).run(noisy())
     ax = finder.plot().fig.axes[0]
-    assert ax.get_xscale() == "log" and list(ax.lines[0].get_xdata()) == finder.lrs and list(ax.lines[0].get_ydata()) == finder.averages
+    assert ax.get_xscale() == "log"
+    assert list(ax.lines[0].get_xdata()) == finder.lrs
+    assert list(ax.lines[0].get_ydata()) == finder.averages
 
 
 # --- the checks of the exercises -----------------------------------------------------------------------------------------

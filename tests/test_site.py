@@ -124,7 +124,9 @@ def test_chapter_card_and_addresses_come_from_settings(parsed: site.Site) -> Non
         assert ways["Open in Colab"] == f"https://colab.research.google.com/github/{s['user']}/{s['repo']}/blob/{s['branch']}/nbs/{path.stem}.ipynb"
         assert (path.parent / ways["Download notebook"]).read_bytes() == (site.ROOT / "nbs" / f"{path.stem}.ipynb").read_bytes()
         report = page.select_one("p.page-footer a")["href"]
-        assert report.startswith(f"{s['git_url']}/issues/new?") and path.stem in report and "Commit" in report
+        assert report.startswith(f"{s['git_url']}/issues/new?")
+        assert path.stem in report
+        assert "Commit" in report
     assert f"git clone {s['git_url']}\n" in (site.ROOT / "book" / "intro.md").read_text(encoding="utf-8"), "book/intro.md names another repository than settings.ini"
 
 
@@ -143,7 +145,8 @@ def test_twins_and_index_for_machines(html: Path, parsed: site.Site) -> None:
     pages = [path for path in parsed.pages if path.name not in ("index.html", "search.html")]
     assert all(path.with_suffix(".md").is_file() for path in pages)
     index = (html / "llms.txt").read_text(encoding="utf-8")
-    assert index.startswith("# ") and all(f"({path.relative_to(html.resolve()).with_suffix('.md').as_posix()})" in index for path in pages if path.parent.name == "nbs")
+    assert index.startswith("# ")
+    assert all(f"({path.relative_to(html.resolve()).with_suffix('.md').as_posix()})" in index for path in pages if path.parent.name == "nbs")
     assert {"key", "title", "links", "cited_in", "implemented_by"} <= set(json.loads((html / "papers.json").read_text(encoding="utf-8"))[0])
 
 
@@ -372,7 +375,8 @@ def test_a_browser_sees_what_a_script_does(small: Path, browser: Browser) -> Non
     for script, said in {'fetch("https://host.invalid/data")': "asked for https://host.invalid/data", "undefined_name()": "undefined_name is not defined"}.items():
         page.write_text(good.replace("</article>", f"<script>{script}</script></article>"), encoding="utf-8")
         assert any(said in trouble for trouble in troubles(browser, page)), f"{script} was not seen"
-    assert colors_of_code(browser) and colors_of_code(browser) <= set(palettes()["light"].values())
+    assert colors_of_code(browser)
+    assert colors_of_code(browser) <= set(palettes()["light"].values())
     page.write_text(good.replace("<pre>", '<pre><span style="color: #abcdef">x</span>', 1), encoding="utf-8")
     browser.visit(page.as_uri())
     assert colors_of_code(browser) - set(palettes()["light"].values()) == {"#abcdef"}

@@ -149,7 +149,8 @@ def test_large_logits(size: float, reduction: str) -> None:
     for target in (torch.tensor([0, 1, 2, 0]), torch.tensor([1, 2, 0, 2]), torch.rand(4, 3)):
         agree("cross_entropy", scores, target, reduction=reduction)
         loss, gradient = value_and_gradient(cross_entropy, scores, target, reduction=reduction)
-        assert loss.isfinite().all() and gradient.isfinite().all()
+        assert loss.isfinite().all()
+        assert gradient.isfinite().all()
 
 
 def test_no_digits_are_lost_far_from_zero() -> None:
@@ -190,7 +191,8 @@ def test_accuracy(shape: tuple[int, ...]) -> None:
     dim = min(1, len(shape) - 1)
     expected = sum(int(row.argmax()) == int(t) for row, t in zip(scores.movedim(dim, -1).reshape(-1, shape[dim]), target.reshape(-1)))
     result = accuracy(scores, target)
-    assert result.shape == () and abs(result.item() - expected / target.numel()) < 1e-6
+    assert result.shape == ()
+    assert abs(result.item() - expected / target.numel()) < 1e-6
 
 
 def test_accuracy_of_nothing_and_of_halves() -> None:
@@ -317,14 +319,16 @@ def test_a_loss_asks_nothing_of_the_device() -> None:
     scores = torch.zeros(4, 3, device="meta", requires_grad=True)
     for target in (torch.zeros(4, dtype=torch.int64, device="meta"), torch.zeros(4, 3, device="meta")):
         cross_entropy(scores, target).backward()
-    assert scores.grad.is_meta and accuracy(scores, torch.zeros(4, dtype=torch.int64, device="meta")).is_meta
+    assert scores.grad.is_meta
+    assert accuracy(scores, torch.zeros(4, dtype=torch.int64, device="meta")).is_meta
 
 
 def test_inputs_stay_as_they_are() -> None:
     scores, target = torch.randn(3, 4), torch.tensor([0, -100, 2])
     before = scores.clone(), target.clone()
     cross_entropy(scores, target)
-    assert torch.equal(scores, before[0]) and torch.equal(target, before[1])
+    assert torch.equal(scores, before[0])
+    assert torch.equal(target, before[1])
 
 
 def test_under_vmap_and_twice_differentiated() -> None:
@@ -353,14 +357,18 @@ def means(pred: torch.Tensor, target: object) -> torch.Tensor:
 
 def test_a_metric_is_the_mean_over_samples() -> None:
     metric, values = Metric(means), torch.tensor([1.0, 2.0, 3.0, 10.0, 20.0])
-    assert metric.name == "means" and math.isnan(metric.compute())
+    assert metric.name == "means"
+    assert math.isnan(metric.compute())
     for part in values.split((3, 0, 2)):
         metric.update(part, part)
-    assert metric.compute() == values.mean() and metric.floats() == [2.0, 15.0]
+    assert metric.compute() == values.mean()
+    assert metric.floats() == [2.0, 15.0]
     metric.update(torch.tensor([4.0]), torch.zeros(1))
-    assert metric.compute() == (values.sum() + 4) / 6 and metric.floats() == [2.0, 15.0, 4.0]
+    assert metric.compute() == (values.sum() + 4) / 6
+    assert metric.floats() == [2.0, 15.0, 4.0]
     metric.reset()
-    assert math.isnan(metric.compute()) and metric.floats() == []
+    assert math.isnan(metric.compute())
+    assert metric.floats() == []
 
 
 def test_a_metric_keeps_no_graph() -> None:

@@ -2,6 +2,7 @@
 import ast
 import filecmp
 import importlib
+import json
 import re
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.press.book import Finding, Module, bibliography, code_lines, docstrings, modules, notebooks
+from tests.press.chapters import ROOT
 from tests.press.lint_cells import nbdev
 
 LINE_LENGTH = 100
@@ -289,6 +291,21 @@ def blind_probes(root: Path) -> list[Finding]:
     return found
 
 
+def ruff(root: Path) -> list[Finding]:
+    "What ruff finds in notebooks, tests and tools, with the settings of pyproject.toml."
+    folders = [str(root / name) for name in ("nbs", "tests", "book", "benchmarks") if (root / name).is_dir()]
+    command = [sys.executable, "-m", "ruff", "check", f"--config={ROOT / 'pyproject.toml'}", "--no-cache"]
+    done = subprocess.run([*command, "--output-format=json", *folders], capture_output=True, text=True, encoding="utf-8")
+    if done.returncode not in (0, 1):
+        return [Finding("pyproject.toml", None, f"ruff stopped: {done.stderr.strip()}", "mend its settings")]
+    found = []
+    for item in json.loads(done.stdout):
+        place = f"line {item['location']['row']}" + (f" of code cell {item['cell']}" if item.get("cell") else "")
+        file = Path(item["filename"]).resolve().relative_to(root.resolve()).as_posix()
+        found.append(Finding(file, None, f"{place}: {item['code']}, {item['message']}", f"see {item['url']}"))
+    return found
+
+
 # --- the repository ---------------------------------------------------------------------------------------------------
 
 # Written with character classes so that this file does not hold what it looks for.
@@ -323,4 +340,4 @@ def hygiene(root: Path) -> list[Finding]:
     return found
 
 
-RULES = (fresh_export, package_files, imports_go_down, defined_once, signatures, module_size, sources, torch_counterparts, blind_probes, hygiene)
+RULES = (fresh_export, package_files, imports_go_down, defined_once, signatures, module_size, sources, torch_counterparts, blind_probes, ruff, hygiene)
