@@ -15,10 +15,16 @@ from pathlib import Path
 from tests.press import env
 from tests.press.chapters import ROOT, fingerprint, mode, name_of, notebooks
 from tests.press.rerun import copy_chapters, rerun, tree_environment
+from tests.press.turns import LANES
 
 SETTINGS = {
     "default": {"ATEN_CPU_CAPABILITY": "default"},
-    "avx2": {"ATEN_CPU_CAPABILITY": "avx2", "OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"},
+    "avx2": {
+        "ATEN_CPU_CAPABILITY": "avx2",
+        "OMP_NUM_THREADS": "2",
+        "MKL_NUM_THREADS": "2",
+        "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin would wait for each other on a busy machine
+    },
     "mkl": {"MKL_CBWR": "COMPATIBLE"},
     "onednn": {"ONEDNN_MAX_CPU_ISA": "AVX2"},
 }
@@ -35,8 +41,11 @@ def held(ledger: Path = LEDGER) -> set[tuple[str, str, str]]:
 
 def run_under(setting: str, place: Path, paths: list[Path]) -> list[str]:
     """Re-execute chapters copied under `place` as on the machine `setting`; return what does not hold."""
-    options = ["--mode", "real", "--ledger", LEDGER, "--label", setting]  # the same data on both sides: numbers agree
-    chapters, code = rerun(place, paths, tree_environment() | SETTINGS[setting], *options)
+    environment = tree_environment() | SETTINGS[setting]
+    options = ["--mode", "real"]  # the same data on both sides: numbers agree
+    options += ["--ledger", LEDGER, "--label", setting, "--budget-seconds", 1200]  # a simulated machine may be slow
+    threads = int(environment["OMP_NUM_THREADS"])
+    chapters, code = rerun(place, paths, environment, *options, count=max(1, LANES // threads))
     wrong = [f"{setting}: {f['message']}" for chapter in chapters.values() for f in chapter["failures"]]
     if code and not wrong:
         wrong = [f"{setting}: pytest stopped (exit code {code})"]

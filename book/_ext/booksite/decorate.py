@@ -151,7 +151,7 @@ class Page:
     def _card_html(self, chapter: Chapter) -> str:
         rows = []
         if measured := self.book.measured.get(chapter.stem):
-            rows.append(("To run", f"{duration(measured['seconds'])} on two CPU cores, {memory(measured['peak_mb'])} of memory"))
+            rows.append(("To run", f"{duration(measured['seconds'])} on one CPU core, {memory(measured['peak_mb'])} of memory"))
         if chapter.cited:
             papers = [self._link(f"paper:{k}", "cite", escape(self.book.papers[k].short)) for k in chapter.cited]
             self.previews.update({k: paper_preview(self.book.papers[k]) for k in chapter.cited})

@@ -145,10 +145,11 @@ def _run(run: dict, book: Book) -> list[str]:
     lines = [f"### `{run['name']}`", ""]
     if home:
         lines += [f"Defined in [{book.chapters[home.docname].title}](cell:{home.full}).", ""]
-    lines += ["| figure | mean | sd | each seed | mark |", "|:--|--:|--:|:--|:--|"]
-    for figure, f in run["figures"].items():
-        sd = "–" if f["sd"] is None else f"{f['sd']:.2g}"
-        lines.append(f"| {figure} | {f['mean']:.4g} | {sd} | {', '.join(f'{v:.4g}' for v in f['per_seed'])} | {verdict(f['mean'], run['marks'].get(figure))} |")
+    lines += ["| value | mean | standard deviation | each seed | target |", "|:--|--:|--:|:--|:--|"]
+    for name, f in run["figures"].items():
+        sd = "one run" if f["sd"] is None else f"{f['sd']:.2g}"
+        each = ", ".join(f"{v:.4g}" for v in f["per_seed"])
+        lines.append(f"| {name} | {f['mean']:.4g} | {sd} | {each} | {verdict(f, run['marks'].get(name))} |")
     sources = [f"{n}: {'stand-in' if s == 'stand-in' else 'real, checksums in the record'}" for n, s in run["data"].items()]
     lines += ["", f"`{run['command']}`", "",
               f"{seeds} {'seed' if seeds == 1 else 'seeds'} · commit `{run['commit']}` · code `{run['code']}` · {run['device']} · "
@@ -157,13 +158,16 @@ def _run(run: dict, book: Book) -> list[str]:
     return lines
 
 
-def verdict(mean: float, mark: str | None) -> str:
-    """Whether a figure kept its mark, in words."""
+def verdict(found: dict, mark: str | None) -> str:
+    """Whether a recorded value kept its target, in words."""
     if mark is None:
         return "–"
     sign, bound = mark.split()
-    met = mean >= float(bound) if sign == ">=" else mean <= float(bound)
-    return f"{'at least' if sign == '>=' else 'at most'} {bound}: {'met' if met else '**missed**'}"
+    ahead = found["mean"] - float(bound) if sign == ">=" else float(bound) - found["mean"]
+    said = "met" if ahead >= 0 else "**missed**"
+    if found["sd"] is not None and abs(ahead) < 2 * found["sd"] / len(found["per_seed"]) ** 0.5:
+        said += ", by less than its uncertainty"
+    return f"{'at least' if sign == '>=' else 'at most'} {bound}: {said}"
 
 
 def duration(seconds: float) -> str:
