@@ -325,6 +325,8 @@ FAULTS: list[tuple[str, str, Plant, list[str]]] = [
     ("internal_links", "html", say('<a href="gone.md">x</a>'), ["gone.md"]),
     ("contents", "not listed", replace("_toc.yml", "  - file: nbs/01_halves\n", ""), ["not in _toc.yml", "List it"]),
     ("contents", "listed", replace("_toc.yml", "nbs/01_halves\n", "nbs/01_halves\n  - file: nbs/02_more\n"), ["nbs/02_more", "does not exist"]),
+    ("tables", "a bar", add(("m", "| a | b |\n|---|---|\n| `#| timing` | c |")), ["row of 3 cells under a head of 2", "Write \\|"]),
+    ("tables", "a cell short", add(("m", "Words.\n\n| a | b |\n|---|---|\n| c | d |\n| e |\n")), ["row of 1 cells"]),
     *[("portable_markdown", text, add(("m", text)), ["item 12 of a list", "Begin it with a word"]) for text in ("12. It keeps what came last.", "It is:\n\n12) Too much.")],
     *[("portable_markdown", text, add(("m", text)), ["Write portable Markdown"]) for text in (
         "As {cite}`Kaiming2015` says.", "See {cite:t}`Kaiming2015`.", "See {ref}`here`.", ":::{note}\nx\n:::", "```{note}\nx\n```", "Words.\n\n(label)=\n", "A {{ substitution }}.")],
@@ -406,6 +408,7 @@ INNOCENT = {
                          "A mark: <!-- v slow:.1f -->2.5<!-- /v --> ms and **<!-- v slow:.1f -->2.5<!-- /v -->**×."],
     "marks": ["Write `<!-- v acc:.1% -->?<!-- /v -->` there.", "| a | <!-- v slow -->2.5<!-- /v --> |", "# A <!-- v slow -->2.5<!-- /v -->"],
     "portable_markdown": ["1. one\n2. two\n\nIt is 12. Too much.", "1. one\n\n    two", '`f"{acc}"` and `{name}` are code.', "```python\nx = {}\n```", "A set {a, b} of things."],
+    "tables": ["| a | b |\n|---|---|\n| `#\\| timing` | c |", "```\n| a |\n|---|\n| b | c |\n```", "Either a | b holds."],
     "words": ["An exercise is otherwise precise; we promise and advise.", "`colour` in code.", "![a picture](x.png)", "$n!$ grows.", "Programmers realize that."],
     "internal_links": ["[x](https://github.com/someone/book)", "[x](mailto:a@b.org)", "[x](../README.md)", "[x](exercises/01_halves.ipynb)"],
 }

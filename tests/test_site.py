@@ -18,6 +18,9 @@ from tests.press.browser import Browser, find
 
 sys.path.append(str(site.ROOT / "book" / "_ext"))
 from booksite import symbols  # noqa: E402
+from booksite.book import QUOTE  # noqa: E402
+
+pytestmark = pytest.mark.xdist_group("site")  # one process builds it
 
 AXE = Path(distribution("axe-core-python").locate_file("axe_core_python/axe.min.js"))
 LOCAL = ("file:", "data:", "blob:", "about:")
@@ -88,6 +91,17 @@ def test_every_page_link_image_and_host(html: Path) -> None:
 @pytest.mark.slow
 def test_build_time(built: tuple[Path, float]) -> None:
     assert built[1] < SECONDS_A_CHAPTER * len(list((site.ROOT / "nbs").glob("*.ipynb")))
+
+
+@pytest.mark.slow
+def test_what_differs_from_machine_to_machine_says_so(parsed: site.Site, html: Path) -> None:
+    marked = re.compile(r"^#\| (?:varies|timing)$", re.M)
+    for path in sorted((site.ROOT / "nbs").glob("*.ipynb")):
+        cells = nbformat.read(path, as_version=4).cells
+        shown = [c for c in cells if c.cell_type == "code" and marked.search(c.source)]
+        seen = [c for c in shown if any(QUOTE not in output.get("data", {}) for output in c.outputs)]
+        page = parsed.pages[html / "nbs" / f"{path.stem}.html"]
+        assert len(page.select("div.cell p.kind")) == len(seen), path.name
 
 
 @pytest.mark.slow

@@ -155,6 +155,20 @@ def portable_markdown(root: Path) -> list[Finding]:
     return found
 
 
+def tables(root: Path) -> list[Finding]:
+    "Every row of a table has as many cells as its head: a bare | inside code ends the cell there."
+    found = []
+    for cell in texts(root):
+        text = masked(cell.source, "fence")
+        for table in re.finditer(r"^\|.*\|[ \t]*\n\|[ :|-]+\|[ \t]*\n(?:\|.*\n?)*", text, re.M):
+            rows = [re.sub(r"\\\|", "", row) for row in table[0].splitlines()]
+            found += [
+                cell.finding(f"a table row of {row.count('|') - 1} cells under a head of {rows[0].count('|') - 1}, '{row[:60]}'", "write \\| for a bar that is part of a cell, inside code as well")
+                for row in rows if row.count("|") != rows[0].count("|")
+            ]
+    return found
+
+
 ISE = "initial|normal|optim|general|regular|vector|visual|summar|minim|maxim|real|recogn|token|standard|organ|emphas|parameter|random|serial|synchron|factor|linear|quant|special|penal|custom|memor|util|digit|central|local|character|final|equal|critic|color|parallel|binar|categor|discret|stabil|neutral|modern|popular"
 BRITISH = re.compile(rf"\b(?:\w*?(?:{ISE})is(?:e[ds]?|er|ers|ing|ations?)|\w*(?:colour|behaviour|neighbour|favour|honour|flavour|rigour|labour|vapour)\w*|analys(?:e|ed|ing)|catalys\w+"
                      r"|(?:centre|metre|fibre|litre|theatre|calibre)[sd]?|\w*(?:modell|labell|travell|cancell|signall|levell|channell|totall|fuell)(?:ed|ing|er|ers)|grey(?:s|ish|scale)?|programmes?|licences?|defences?|offences?|practis\w+"
@@ -240,4 +254,4 @@ def _card_problems(card: Card) -> list[Finding]:
     return problems
 
 
-RULES = (measured_numbers, marks, prose_figures, citations, internal_links, contents, portable_markdown, words, lesson_shape, exercise_cards)
+RULES = (measured_numbers, marks, prose_figures, citations, internal_links, contents, portable_markdown, tables, words, lesson_shape, exercise_cards)

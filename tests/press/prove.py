@@ -131,7 +131,7 @@ class Proof:
     def suite(self) -> str:
         """Run the tests."""
         quick = ["-m", "not slow"] if self.fast else []
-        both = ["-n", str(LANES), "--dist", "worksteal"]
+        both = ["-n", str(LANES), "--dist", "loadgroup"]
         if seed := os.environ.get("SEED"):  # make test SEED=7: in a random order, the same each time
             both += ["-p", "randomly", "--randomly-dont-reset-seed", f"--randomly-seed={seed}"]
         command = [sys.executable, "-m", "pytest", "-rs", *both, *quick, "--durations=5", "--durations-min=10", "tests"]

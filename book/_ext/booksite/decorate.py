@@ -134,6 +134,8 @@ class Page:
         if facts["alt"]:
             cell.insert(1, nodes.raw("", f'<div role="group" aria-label="{escape(facts["alt"])}">', format="html"))
             cell.append(nodes.raw("", "</div>", format="html"))
+        if facts["kind"]:
+            cell.append(nodes.raw("", f'<p class="kind">{facts["kind"]}</p>', format="html"))
         if facts["fold"]:
             cell.insert(0, nodes.raw("", f"<details><summary>{facts['fold']}</summary>", format="html"))
             cell.insert(2, nodes.raw("", "</details>", format="html"))

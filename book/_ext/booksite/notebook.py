@@ -4,6 +4,7 @@ from .bib import listed
 from .book import QUOTE, Book
 from .symbols import defined, directives, exported, only_imports
 
+KINDS = {"varies": "differs from machine to machine", "timing": "times of one machine"}  # said below the output
 PICTURES = ("image/png", "image/jpeg", "image/svg+xml", "image/gif")
 
 
@@ -37,6 +38,7 @@ def _code_cell(cell: dict, marks: dict[str, str], code: str, docname: str, book:
     elif "export" in marks and only_imports(code):
         fold = "The imports of this module"
     facts = {"fold": fold, "alt": "" if drawn else marks.get("fig-alt", "")}
+    facts["kind"] = next((KINDS[mark] for mark in marks if mark in KINDS and outputs), "")
     if "export" in marks:
         facts |= {"module": module, "names": [s.name for s in exported(code, module, docname, {})]}
     metadata = {"book": facts, "tags": ["export"] if "export" in marks else []}
