@@ -1,15 +1,15 @@
-# The commands of the book. What each does is Python, in tests/press/.
+# The commands of the book. What each does is Python: the site in book/, the proof in tests/press/.
 PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt
 export CONSTRAINTS SEED
-IN = $(PYTHON) tests/press/env.py
+IN = $(PYTHON) book/env.py
 SITE = _build/html
 
 .DEFAULT_GOAL := help
 .PHONY: book serve test check chapter machines sync bench mutants clean help
 
 book:     ## build the website into _build/html and say where to open it
-	@$(IN) book -m tests.press.site build
+	@$(IN) book -m booksite.build build
 
 serve: book  ## build the website and serve it on localhost
 	@$(IN) book -m http.server 8000 --bind 127.0.0.1 --directory $(SITE)

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from fromfound.check import ALARM
-from tests.press import chapters, env, prove, rerun
+from book import env
+from tests.press import chapters, prove, rerun
 from tests.press.compare import Rules, compare_json, compare_text, rules_of
 from tests.press.turns import Turns
 
@@ -52,7 +53,7 @@ def run_chapters(folder: Path, data: str, *options: str) -> dict:
     (folder / "pytest.ini").write_text("[pytest]\n")
     report = folder / "report.json"
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:nbval", "-p", "no:cacheprovider", "-p", "tests.press.nbval_plugin"]
+        [sys.executable, "-m", "pytest", "-p", "no:nbval", "-p", "no:randomly", "-p", "no:cacheprovider", "-p", "tests.press.nbval_plugin"]
         + ["-c", str(folder / "pytest.ini"), "--rootdir", str(folder), "--report", str(report), *options, str(folder / "nbs")],
         cwd=chapters.ROOT,
         env=dict(os.environ, FROMFOUND_DATA=data),
@@ -310,6 +311,7 @@ def book(tmp_path: Path) -> Path:
     (tmp_path / "fromfound" / "__init__.py").write_text('__version__ = "0.1.0"\n')
     shutil.copy(chapters.PACKAGE / "check.py", tmp_path / "fromfound")
     (tmp_path / "book" / "runs").mkdir(parents=True)
+    shutil.copy(chapters.ROOT / "book" / "env.py", tmp_path / "book")
     return tmp_path
 
 

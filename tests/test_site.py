@@ -13,10 +13,11 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from tests.press import site
+from book import env
 from tests.press.browser import Browser, find
 
-sys.path.append(str(site.ROOT / "book" / "_ext"))
+sys.path.append(str(env.EXTENSIONS))
+from booksite import build as site  # noqa: E402
 from booksite import symbols  # noqa: E402
 from booksite.book import QUOTE  # noqa: E402
 

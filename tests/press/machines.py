@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.press import env
+from book import env
 from tests.press.chapters import ROOT, fingerprint, mode, name_of, notebooks
 from tests.press.rerun import copy_chapters, rerun, tree_environment
 from tests.press.turns import LANES

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import nbformat
 
-from tests.press import env
+from book import env
 from tests.press.chapters import ROOT, fingerprint, mode, name_of, notebooks, runs_elsewhere
 from tests.press.compare import compare_part, parts_of, rules_of
 from tests.press.rerun import ONE_THREAD, copy_chapters, rerun, stream
@@ -123,7 +123,8 @@ class Proof:
 
     def website(self) -> str:
         """Build the website as `make book` does, in its own environment without PyTorch, but outside the tree."""
-        code, last = stream([env.ensure("book"), "-m", "tests.press.site", "build", "--out", self.folder / "site"], cwd=ROOT)
+        command = [env.ensure("book"), "-m", "booksite.build", "build", "--out", self.folder / "site"]
+        code, last = stream(command, cwd=ROOT, env=env.variables("book"))
         if code:
             raise Failed(last)
         return last

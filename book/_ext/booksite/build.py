@@ -1,4 +1,4 @@
-"""Build the website and check what was built: `python -m tests.press.site build` and `… check`."""
+"""Build the website and check what was built: `python -m booksite.build build` and `… check`."""
 
 import argparse
 import os
@@ -14,7 +14,7 @@ import yaml
 from bs4 import BeautifulSoup, Tag
 from markdown_it import MarkdownIt
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 LOADED = {"script": "src", "img": "src", "iframe": "src", "source": "src", "video": "src", "audio": "src", "embed": "src", "object": "data", "link": "href"}
 FETCHED_RELS = {"stylesheet", "icon", "preload", "modulepreload", "prefetch", "preconnect", "dns-prefetch", "manifest"}
 HASH = re.compile(r"^[0-9a-f]{16,}$")
@@ -149,7 +149,7 @@ def check(html: Path, root: Path = ROOT) -> list[str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.press.site", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m booksite.build", description=__doc__)
     parser.add_argument("command", choices=("build", "check"))
     parser.add_argument("--out", type=Path, default=ROOT, help="folder that gets _build/html (default: the repository)")
     options = parser.parse_args()

@@ -1,6 +1,6 @@
 """The environments of the book, made where they are missing or out of date.
 
-`python tests/press/env.py dev -m pytest` makes `.venv` if need be and runs `-m pytest` with its Python.
+`python book/env.py dev -m pytest` makes `.venv` if need be and runs `-m pytest` with its Python.
 It starts under any Python 3, so that a wrong version gets a clear answer; it needs nothing installed.
 """
 
@@ -11,7 +11,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
+EXTENSIONS = ROOT / "book" / "_ext"  # where the site builder is
 FOLDERS = {"dev": ".venv", "book": ".venv-book", "run": ".venv-run"}
 OLDEST, NEWEST = (3, 11), (3, 14)
 
@@ -102,14 +103,19 @@ def ensure(kind: str) -> Path:
     return python
 
 
+def variables(kind: str) -> dict:
+    """Return the environment variables for a program that runs in the environment `kind`."""
+    # Nothing is written into the tree, compiled files included; text is UTF-8 on every system.
+    found = dict(os.environ, PYTHONDONTWRITEBYTECODE="1", PYTHONUTF8="1")
+    return dict(found, PYTHONPATH=str(EXTENSIONS)) if kind == "book" else found
+
+
 def main() -> int:
     """Run the rest of the command line with the Python of the environment named first."""
     check_python(sys.version_info, sys.executable)
     kind, *args = sys.argv[1:]
-    # Nothing is written into the tree, compiled files included; text is UTF-8 on every system.
-    env = dict(os.environ, PYTHONDONTWRITEBYTECODE="1", PYTHONUTF8="1")
     try:
-        return subprocess.call([str(ensure(kind)), *args], cwd=str(ROOT), env=env)
+        return subprocess.call([str(ensure(kind)), *args], cwd=str(ROOT), env=variables(kind))
     except KeyboardInterrupt:
         return 130
 
