@@ -6,7 +6,7 @@ IN = $(PYTHON) book/env.py
 SITE = _build/html
 
 .DEFAULT_GOAL := help
-.PHONY: book serve test check chapter machines sync bench mutants clean help
+.PHONY: book serve test check chapter new machines sync bench mutants clean help
 
 book:     ## build the website into _build/html and say where to open it
 	@$(IN) book -m booksite.build build
@@ -22,6 +22,9 @@ check:    ## the fast tier: static checks, quick tests, the chapters that change
 
 chapter:  ## re-execute one chapter and store its outputs: make chapter N=02
 	@$(IN) dev -m tests.press.execute $(N)
+
+new:      ## make a new chapter with everything that belongs to it: make new N=08_data_block
+	@$(IN) dev -m tests.press.new $(N)
 
 machines: ## execute what changed as on other processors: do its outputs hold? ALL=1: every setting
 	@$(IN) dev -m tests.press.machines $(if $(ALL),--all) $(if $(SETTING),--setting $(SETTING))

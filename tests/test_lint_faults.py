@@ -132,7 +132,7 @@ def small_book(tmp_path_factory: pytest.TempPathFactory) -> Path:
     files = {"settings.ini": SETTINGS, "pyproject.toml": "[project]\nname = 'fromfound'\n", "README.md": "# A book\n", "book/references.bib": BIBLIOGRAPHY, "fromfound/__init__.py": '__version__ = "0.1.0"\n',
              "book/runs/chapters.json": json.dumps({name: {"seconds": 1.0, "peak_mb": 100} for name in ("00_start", "00a_tools", "01_halves", "exercises/01_halves")}),
              "fromfound/py.typed": "", "_toc.yml": "root: book/intro\nchapters:\n  - file: nbs/00_start\n  - file: nbs/00a_tools\n  - file: nbs/01_halves\n",
-             "book/intro.md": "# Hello\n\nIt takes <!-- v 01_halves.slow:.1f -->2.5<!-- /v --> ms.\n", "tests/test_halves.py": "def test_half():\n    assert 1 / 2\n"}
+             "book/intro.md": "# Hello\n\nIt takes <!-- v 01_halves.slow:.1f -->2.5<!-- /v --> ms ([tool](../nbs/00a_tools.ipynb), [halves](../nbs/01_halves.ipynb)).\n", "tests/test_halves.py": "def test_half():\n    assert 1 / 2\n"}
     for name, text in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text, encoding="utf-8")
@@ -324,6 +324,7 @@ FAULTS: list[tuple[str, str, Plant, list[str]]] = [
     ("internal_links", "outside", say("[x](../../../etc)"), ["dead link"]),
     ("internal_links", "html", say('<a href="gone.md">x</a>'), ["gone.md"]),
     ("contents", "not listed", replace("_toc.yml", "  - file: nbs/01_halves\n", ""), ["not in _toc.yml", "List it"]),
+    ("contents", "front page", replace("book/intro.md", ", [halves](../nbs/01_halves.ipynb)", ""), ["does not name nbs/01_halves", "Enter it"]),
     ("contents", "listed", replace("_toc.yml", "nbs/01_halves\n", "nbs/01_halves\n  - file: nbs/02_more\n"), ["nbs/02_more", "does not exist"]),
     ("tables", "a bar", add(("m", "| a | b |\n|---|---|\n| `#| timing` | c |")), ["row of 3 cells under a head of 2", "Write \\|"]),
     ("tables", "a cell short", add(("m", "Words.\n\n| a | b |\n|---|---|\n| c | d |\n| e |\n")), ["row of 1 cells"]),

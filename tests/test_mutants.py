@@ -135,3 +135,6 @@ def test_a_library_that_fails_without_a_mutant_is_refused(monkeypatch: pytest.Mo
 def test_every_module_is_tried_or_says_why_not() -> None:
     modules = {p.stem for p in (mutants.ROOT / "fromfound").glob("*.py")} - {"__init__", "_modidx"}
     assert modules == mutants.TESTS.keys() | mutants.NOT_TRIED.keys()
+    files = {f"test_{name}.py" for names in mutants.TESTS.values() for name in names}
+    missing = [file for file in sorted(files) if not (mutants.ROOT / "tests" / file).is_file()]
+    assert not missing, "write the tests, or name others in ELSE_TESTED"

@@ -128,7 +128,10 @@ def contents(root: Path) -> list[Finding]:
     "_toc.yml and the chapters name each other."
     listed = re.findall(r"^\s*(?:- )?(?:file|root):\s*(\S+)", (root / "_toc.yml").read_text(encoding="utf-8"), re.M)
     chapters = [n.file.removesuffix(".ipynb") for n in notebooks(root) if not n.is_exercises]
-    return [Finding(f"{c}.ipynb", None, "the chapter is not in _toc.yml", "list it there, or no reader of the website will find it") for c in chapters if c not in listed] + [
+    front = (root / "book" / "intro.md").read_text(encoding="utf-8")
+    absent = [c for c in chapters if f"{Path(c).name}.ipynb" not in front and not Path(c).name.startswith("00_")]
+    return [Finding("book/intro.md", None, f"the front page does not name {c}", "enter it in the list of chapters") for c in absent] + [
+        Finding(f"{c}.ipynb", None, "the chapter is not in _toc.yml", "list it there, or no reader of the website will find it") for c in chapters if c not in listed] + [
         Finding("_toc.yml", None, f"lists {name}, which does not exist", "write the chapter or take it out") for name in listed if name.startswith("nbs/") and name not in chapters]
 
 

@@ -25,11 +25,7 @@ from tqdm import tqdm
 from tests.press.chapters import ROOT
 
 STORED = ROOT / "tests" / "mutants.json"
-TESTS = {
-    "autograd": ["autograd"], "callback": ["learner"], "check": ["check"], "data": ["data"], "dataloader": ["dataloader"], "export": ["export"], "files": ["data"],
-    "hooks": ["hooks"], "init": ["init"], "learner": ["learner", "schedule"], "matmul": ["matmul"], "module": ["module"], "norm": ["norm"], "record": ["record"], "rng": ["rng"], "schedule": ["schedule"],
-    "training": ["training"],
-}
+ELSE_TESTED = {"callback": ["learner"], "files": ["data"], "learner": ["learner", "schedule"]}  # other files than their own
 NOT_TRIED = {"plot": "tests see that a figure is drawn, not how", "standin": "draws pictures; its numbers are taste, and what comes out is held by calibration"}
 OPPOSITE = {
     ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.Pow: ast.Mult, ast.FloorDiv: ast.Mult, ast.Mod: ast.FloorDiv,
@@ -42,6 +38,12 @@ GRAD_MODES = {"no_grad", "set_grad_enabled", "enable_grad", "inference_mode"}
 UNORDERED = {"isinstance", "hasattr", "getattr", "setattr", "issubclass", "min", "max", "print", "result_type", "promote_types"}  # swapping their arguments is no likely mistake, or none at all
 DRAWING = ("plot", "draw", "show", "_draw")
 ELSEWHERE = re.compile(r"\b(cuda|mps|sys\.platform|os\.name)\b")  # a condition that asks for a GPU or for another system
+
+TESTS = {
+    p.stem: ELSE_TESTED.get(p.stem, [p.stem])
+    for p in sorted((ROOT / "fromfound").glob("*.py"))
+    if p.stem not in NOT_TRIED and not p.stem.startswith("_")
+}
 
 Change = Callable[[], None]
 
