@@ -395,3 +395,26 @@ def test_a_browser_sees_what_a_script_does(small: Path, browser: Browser) -> Non
     page.write_text(good.replace("<pre>", '<pre><span style="color: #abcdef">x</span>', 1), encoding="utf-8")
     browser.visit(page.as_uri())
     assert colors_of_code(browser) - set(palettes()["light"].values()) == {"#abcdef"}
+
+
+# --- pages that have moved ----------------------------------------------------------------------------------------------
+
+
+def test_an_old_address_leads_to_the_new_page_and_section(tmp_path: Path) -> None:
+    (tmp_path / "nbs").mkdir()
+    (tmp_path / "nbs" / "02_new.html").write_text("<html><body><h2 id='why'>Why</h2></body></html>", encoding="utf-8")
+    site.write_redirect(tmp_path, "nbs/01_old", "nbs/02_new")
+    site.write_redirect(tmp_path, "nbs/01_lost", "nbs/03_gone")
+    found = site.Site(tmp_path)
+    assert [path.name for path in found.pages] == ["02_new.html"]
+    assert sorted(path.name for path in found.moved) == ["01_lost.html", "01_old.html"]
+    problems = [p for path, page in found.moved.items() for p in found._links(path, page)]
+    assert problems
+    assert all("03_gone.html leads to no file" in p for p in problems)
+    assert 'location.replace("02_new.html" + location.hash)' in (tmp_path / "nbs" / "01_old.html").read_text()
+
+
+def test_pages_that_have_moved_are_pages_no_more() -> None:
+    for old, new in site.redirects(site.ROOT).items():
+        assert not (site.ROOT / f"{old}.ipynb").exists(), f"{old} is still a page"
+        assert (site.ROOT / f"{new}.ipynb").exists(), f"{old} leads to {new}, which is no page"

@@ -40,7 +40,40 @@ def build(root: Path = ROOT, out: Path = ROOT) -> Path:
         warnings = [line for line in lines if "WARNING" in line or "ERROR" in line]
         crashed = [line for line in lines if re.match(r"[\w.]+(Error|Exception|Found): \S", line)]
         raise BuildFailed("\n".join(warnings or crashed or lines[-30:]))
-    return out / "_build" / "html"
+    html = out / "_build" / "html"
+    for old, new in redirects(root).items():
+        write_redirect(html, old, new)
+    return html
+
+
+# The fragment of the address goes along, so that old links to a section keep working.
+MOVED = "This page has moved"
+REDIRECT = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<title>{title}</title>
+<link rel="canonical" href="{to}">
+<script>location.replace("{to}" + location.hash)</script>
+<noscript><meta http-equiv="refresh" content="0; url={to}"></noscript>
+</head>
+<body><main><h1>{title}</h1><p>It is <a href="{to}">here</a>.</p></main></body>
+</html>
+"""
+
+
+def redirects(root: Path) -> dict[str, str]:
+    """The pages that have moved, and where to."""
+    path = root / "book" / "redirects.yml"
+    return yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def write_redirect(html: Path, old: str, new: str) -> None:
+    """Write a page at the address `old` that leads to `new`."""
+    page = html / f"{old}.html"
+    page.parent.mkdir(parents=True, exist_ok=True)
+    to = os.path.relpath(html / f"{new}.html", page.parent).replace(os.sep, "/")
+    page.write_text(REDIRECT.format(to=to, title=MOVED), encoding="utf-8")
 
 
 # --- the pages as files ------------------------------------------------------------------------------------------------
@@ -56,8 +89,10 @@ class Site:
     def __init__(self, html: Path) -> None:
         self.html = html.resolve()
         folders = ("_static", "_sources", "_images")
-        paths = (p for p in sorted(self.html.rglob("*.html")) if p.relative_to(self.html).parts[0] not in folders)
-        self.pages = {p: BeautifulSoup(p.read_text(encoding="utf-8"), "html.parser") for p in paths}
+        paths = [p for p in sorted(self.html.rglob("*.html")) if p.relative_to(self.html).parts[0] not in folders]
+        read = {p: BeautifulSoup(p.read_text(encoding="utf-8"), "html.parser") for p in paths}
+        self.moved = {p: page for p, page in read.items() if page.title and page.title.string == MOVED}
+        self.pages = {p: page for p, page in read.items() if p not in self.moved}
         self.anchors = {p: {t.get("id") or t.get("name") for t in page.find_all(lambda t: t.has_attr("id") or (t.name == "a" and t.has_attr("name")))} for p, page in self.pages.items()}
 
     def name(self, path: Path) -> str:
@@ -70,6 +105,7 @@ class Site:
             found += [f"{self.name(path)}: {problem}" for check in (self._links, self._images, self._foreign, self._identifiers) for problem in check(path, page)]
         for style in sorted(self.html.rglob("*.css")):
             found += [f"{self.name(style)}: asks another host for {url}" for url in re.findall(r"(?:url\(|@import)\s*['\"]?((?:https?:)?//[^'\")\s]+)", style.read_text(encoding="utf-8"))]
+        found += [f"{self.name(path)}: {problem}" for path, page in self.moved.items() for problem in self._links(path, page)]
         return found + self._twins()
 
     def _links(self, path: Path, page: BeautifulSoup) -> list[str]:
@@ -138,13 +174,13 @@ def expected_pages(root: Path) -> set[str]:
 
     documents = files(yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8")))
     exports = [re.search(r'#\| default_exp (\S+?)[\\"]', p.read_text(encoding="utf-8")) for d in documents if (p := root / f"{d}.ipynb").is_file()]
-    return {f"{d}.html" for d in documents} | {f"book/api/{m[1]}.html" for m in exports if m} | {"index.html", "search.html"}
+    return {f"{d}.html" for d in documents} | {f"book/api/{m[1]}.html" for m in exports if m} | {f"{old}.html" for old in redirects(root)} | {"index.html", "search.html"}
 
 
 def check(html: Path, root: Path = ROOT) -> list[str]:
     """What is wrong with a built site, one line each."""
     site = Site(html)
-    have, want = {site.name(p) for p in site.pages}, expected_pages(root)
+    have, want = {site.name(p) for p in (*site.pages, *site.moved)}, expected_pages(root)
     return [f"{page} was not built" for page in sorted(want - have)] + [f"{page} was built, and nothing asks for it" for page in sorted(have - want)] + site.problems()
 
 
