@@ -15,6 +15,7 @@ from pathlib import Path
 from tests.press import env
 from tests.press.chapters import ROOT, fingerprint, mode, name_of, notebooks
 from tests.press.rerun import copy_chapters, rerun, tree_environment
+from tests.press.turns import LANES
 
 SETTINGS = {
     "default": {"ATEN_CPU_CAPABILITY": "default"},
@@ -35,7 +36,10 @@ def held(ledger: Path = LEDGER) -> set[tuple[str, str, str]]:
 
 def run_under(setting: str, place: Path, paths: list[Path]) -> list[str]:
     """Re-execute chapters copied under `place` as on the machine `setting`; return what does not hold."""
-    chapters, code = rerun(place, paths, tree_environment() | SETTINGS[setting], "--ledger", LEDGER, "--label", setting)
+    environment = tree_environment() | SETTINGS[setting]
+    options = ["--ledger", LEDGER, "--label", setting, "--budget-seconds", 1200]  # a simulated machine may be slow
+    threads = int(environment["OMP_NUM_THREADS"])
+    chapters, code = rerun(place, paths, environment, *options, count=max(1, LANES // threads))
     wrong = [f"{setting}: {f['message']}" for chapter in chapters.values() for f in chapter["failures"]]
     if code and not wrong:
         wrong = [f"{setting}: pytest stopped (exit code {code})"]

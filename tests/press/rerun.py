@@ -44,21 +44,24 @@ def copy_to(place: Path, path: Path) -> Path:
     return target
 
 
-def rerun(place: Path, paths: list[Path], environment: dict, *options: object) -> tuple[dict, int]:
-    """Re-execute notebooks of the tree that were copied under `place`, in two lanes.
+def rerun(
+    place: Path, paths: list[Path], environment: dict, *options: object, count: int = LANES
+) -> tuple[dict, int]:
+    """Re-execute notebooks of the tree that were copied under `place`, `count` at a time.
 
     Args:
         place: folder with the copies; reports and locks are written into it.
         paths: the notebooks, as they are named in the tree.
         environment: of the kernels.
         options: for the plugin.
+        count: how many at a time.
 
     Returns:
         The report of each chapter that ran, and the largest exit code.
     """
     (place / "pytest.ini").write_text("[pytest]\n", encoding="utf-8")
     reports, codes, threads = [], [], []
-    for number, lane in enumerate(lanes(paths)):
+    for number, lane in enumerate(lanes(paths, count)):
         report = place / f"report{number}.json"
         report.unlink(missing_ok=True)
         copies = [place / path.relative_to(ROOT) for path in lane]
