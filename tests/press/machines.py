@@ -19,7 +19,12 @@ from tests.press.turns import LANES
 
 SETTINGS = {
     "default": {"ATEN_CPU_CAPABILITY": "default"},
-    "avx2": {"ATEN_CPU_CAPABILITY": "avx2", "OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"},
+    "avx2": {
+        "ATEN_CPU_CAPABILITY": "avx2",
+        "OMP_NUM_THREADS": "2",
+        "MKL_NUM_THREADS": "2",
+        "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin would wait for each other on a busy machine
+    },
     "mkl": {"MKL_CBWR": "COMPATIBLE"},
     "onednn": {"ONEDNN_MAX_CPU_ISA": "AVX2"},
 }
