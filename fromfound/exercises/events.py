@@ -24,6 +24,12 @@ def _asked(fn: Callable, answers: Sequence[bool | None]) -> dict[str, object]:
 def _with_and(callbacks: Sequence[Callable]) -> object:
     skip = False
     for callback in callbacks:
+        skip = callback() and skip
+    return skip
+
+def _with_and_first(callbacks: Sequence[Callable]) -> object:
+    skip = False
+    for callback in callbacks:
         skip = skip and callback()
     return skip
 
@@ -57,7 +63,8 @@ def _eager_any(callbacks: Sequence[Callable]) -> object:
 
 
 ex_4b_1 = Exercise("4b.1", _eager_any, [(answers,) for n in range(4) for answers in product((False, True, None), repeat=n)], wrong={
-    "the answers are still combined with and, which is False from the start": _with_and,
+    "the answers are still combined with and, and the False of the start wins": _with_and,
+    "and stops at the False of the start, before any call": _with_and_first,
     "or stops calling at the first True, and what is returned may be None": _with_or,
     "only the last answer counts": _last,
     "everybody is called, but None comes out where nobody says True": _or_called,
