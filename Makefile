@@ -6,13 +6,16 @@ IN = $(PYTHON) book/env.py
 SITE = _build/html
 
 .DEFAULT_GOAL := help
-.PHONY: book serve test check chapter new machines sync bench mutants clean help
+.PHONY: book serve links test check chapter new machines sync bench mutants dist clean help
 
 book:     ## build the website into _build/html and say where to open it
 	@$(IN) book -m booksite.build build
 
 serve: book  ## build the website and serve it on localhost
 	@$(IN) book -m http.server 8000 --bind 127.0.0.1 --directory $(SITE)
+
+links:    ## ask other hosts whether the pages that the book links to are still there
+	@$(IN) book -m booksite.build links
 
 test:     ## prove the book: every chapter re-executed, the package, the tests, the site
 	@$(IN) dev -m tests.press.prove test
@@ -38,8 +41,11 @@ bench:    ## measure, side by side in one run; figures go to benchmarks/results.
 mutants:  ## plant small mistakes in the library and see whether the tests notice; takes an hour
 	@$(IN) dev -m tests.press.mutants
 
+dist:     ## build the wheel and the sdist into dist/
+	@$(IN) dev -m build
+
 clean:    ## remove the website and the environments
-	rm -rf _build .venv .venv-book .venv-run
+	rm -rf _build dist .venv .venv-book .venv-run
 
 help:
 	@$(PYTHON) -c "import re; print('\n'.join('make %-9s %s' % m for m in re.findall(r'(?m)^(\w+):[^#\n]*## (.*)', open('Makefile').read())))"

@@ -20,6 +20,9 @@ FETCHED_RELS = {"stylesheet", "icon", "preload", "modulepreload", "prefetch", "p
 HASH = re.compile(r"^[0-9a-f]{16,}$")
 
 
+SOURCES = ("--config", "book/_config.yml", "--toc", "_toc.yml")
+
+
 class BuildFailed(Exception):
     """What Jupyter Book complained of."""
 
@@ -32,7 +35,7 @@ def build(root: Path = ROOT, out: Path = ROOT) -> Path:
     """
     shutil.rmtree(out / "_build", ignore_errors=True)  # pages of an older extension would stay
     program = shutil.which("jupyter-book", path=str(Path(sys.executable).parent))
-    command = [program, "build", ".", "--config", "book/_config.yml", "--toc", "_toc.yml", "--path-output", str(out), "-W", "--keep-going", "-n"]
+    command = [program, "build", ".", *SOURCES, "--path-output", str(out), "-W", "--keep-going", "-n"]
     environment = dict(os.environ, NO_COLOR="1", PYTHONDONTWRITEBYTECODE="1", PYTHONUTF8="1")
     done = subprocess.run(command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8")
     if done.returncode:
@@ -44,6 +47,12 @@ def build(root: Path = ROOT, out: Path = ROOT) -> Path:
     for old, new in redirects(root).items():
         write_redirect(html, old, new)
     return html
+
+
+def external_links() -> int:
+    """Ask every other host that a page links to whether it still has the page; needs a network."""
+    program = shutil.which("jupyter-book", path=str(Path(sys.executable).parent))
+    return subprocess.run([program, "build", ".", *SOURCES, "--builder", "linkcheck"], cwd=ROOT).returncode
 
 
 # The fragment of the address goes along, so that old links to a section keep working.
@@ -186,9 +195,11 @@ def check(html: Path, root: Path = ROOT) -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m booksite.build", description=__doc__)
-    parser.add_argument("command", choices=("build", "check"))
+    parser.add_argument("command", choices=("build", "check", "links"))
     parser.add_argument("--out", type=Path, default=ROOT, help="folder that gets _build/html (default: the repository)")
     options = parser.parse_args()
+    if options.command == "links":
+        return external_links()
     html = options.out.resolve() / "_build" / "html"
     started = time.perf_counter()
     if options.command == "build":
