@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fromfound.autograd import Variable, _caption, _layout, draw_graph, recorded, unbroadcast
-from fromfound.exercises import backprop as exercises
+from fromfound.exercises import autograd as exercises
 
 SHAPES = [(), (1,), (3,), (2, 3), (4, 1), (2, 3, 4), (0,), (3, 0), (2, 0, 4)]
 PAIRS = [((), ()), ((3,), ()), ((), (2, 3)), ((3,), (2, 3)), ((2, 3), (2, 3)), ((2, 1), (1, 3)), ((4, 1, 3), (2, 3)), ((1,), (0,)), ((2, 1), (2, 0)), ((1, 1), (5, 1))]

@@ -273,6 +273,8 @@ FAULTS: list[tuple[str, str, Plant, list[str]]] = [
     ("directives", "empty alt", add(("c", "#| fig-alt:\nx = 1")), ["does not have its form"]),
     ("directives", "export to a second module", add(("c", "#| export other\nx = 1")), ["does not have its form"]),
     ("default_exp", "twice", replace("nbs/00a_tools.ipynb", "default_exp tools", "default_exp halves"), ["already the module of nbs/00a_tools.ipynb", "append for ever"]),
+    ("default_exp", "another stem", replace(LESSON_FILE, "default_exp halves", "default_exp thirds"), ["module 'thirds'", "stem is 'halves'", "one stem"]),
+    ("default_exp", "another stem of exercises", replace(CHECKS_FILE, "default_exp exercises.halves", "default_exp exercises.half"), ["write `#| default_exp exercises.halves`".capitalize()]),
     ("default_exp", "none", drop_cell("#| default_exp"), ["to no module", "default_exp NAME"]),
     ("kinds_of_numbers", "wide", add(("c", "#| tolerance: 0.2\n1.5 + 0", shown("1.5"))), ["a tolerance of 0.2", "at most 0.05", "print a spread"]),
     ("kinds_of_numbers", "exponent", add(("c", "#| tolerance: 9e-1\n1.5 + 0", shown("1.5"))), ["a tolerance of 9e-1"]),

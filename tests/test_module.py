@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from fromfound.check import same_as
-from fromfound.exercises import modules as exercises
+from fromfound.exercises import module as exercises
 from fromfound.module import Buffer, LazyLinear, Linear, Module, ModuleList, Parameter, Sequential, UninitializedParameter, default_device, load, save, to_device
 
 OURS = SimpleNamespace(Module=Module, Linear=Linear, LazyLinear=LazyLinear, Sequential=Sequential, ModuleList=ModuleList, Parameter=Parameter)

@@ -12,7 +12,7 @@ from torch import nn
 
 from fromfound import norm as ours
 from fromfound.check import same_as
-from fromfound.exercises import normalization as exercises
+from fromfound.exercises import norm as exercises
 from fromfound.norm import BatchNorm2d, GroupNorm, InstanceNorm2d, LayerNorm, RunningBatchNorm2d
 
 

@@ -370,7 +370,7 @@ def test_fingerprint_follows_the_imports(tmp_path: Path, monkeypatch: pytest.Mon
     modules = {"data": "x = 1", "matmul": "from fromfound.data import (\n    fetch,\n)", "module": "def f():\n    from fromfound import matmul"}
     for name, code in modules.items() | {("exercises/matmul", ""), ("other", "")}:
         (tmp_path / f"{name}.py").write_text(code)
-    path = tmp_path / "03_modules.ipynb"
+    path = tmp_path / "03_module.ipynb"
     write_notebook(path, ("import fromfound.module\nfrom fromfound.exercises import matmul as check", []))
     assert chapters.closure("".join(chapters.code_cells(path)[0]["source"])) == {"data", "matmul", "module", "exercises.matmul"}
     first = chapters.fingerprint(path)

@@ -14,7 +14,7 @@ from torch import nn
 from torch.optim import SGD, Adagrad, Adam, AdamW, RMSprop, lr_scheduler
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
-from fromfound.exercises import anneal as exercises
+from fromfound.exercises import schedule as exercises
 from fromfound.learner import Callback, CancelEpochException, CancelFitException, Checkpoint, DataBunch, GradientClip, Learner, Recorder
 from fromfound.module import load
 from fromfound.schedule import SGDR, LRFinder, ParamScheduler, TorchScheduler, combine_scheds, one_cycle, sched_cos, sched_exp, sched_lin, sched_poly, schedule, untouched

@@ -227,6 +227,10 @@ def default_exp(root: Path) -> list[Finding]:
     for notebook in notebooks(root):
         named = [(c, d.split()[-1]) for c in notebook.code for d in c.directives if d.startswith("default_exp")]
         for cell, module in named:
+            stem = notebook.path.stem.partition("_")[2]
+            wanted = f"exercises.{stem}" if notebook.is_exercises else stem
+            if module != wanted:
+                found.append(cell.finding(f"module {module!r} in a notebook whose stem is {stem!r}", f"write `#| default_exp {wanted}`, or rename the notebook: a chapter has one stem"))
             if module in seen:
                 found.append(cell.finding(f"module {module!r} is already the module of {seen[module]}", "choose another name: nbdev would append for ever"))
             seen[module] = notebook.file
