@@ -2,6 +2,7 @@
 
 `python -m benchmarks learner` measures only what is named and keeps the other figures; it may run in an environment that has the peers.
 """
+
 import json
 import os
 import platform
@@ -21,13 +22,21 @@ def main(names: list[str]) -> int:
     results["machine"] = {"processor": platform.machine(), "python": platform.python_version()}
     for script in (HERE / f"{name}.py" for name in names or known):
         print(f"== {script.stem}", flush=True)
-        done = subprocess.run([sys.executable, script], cwd=HERE.parent, env=dict(os.environ, PYTHONPATH=str(HERE.parent)), stdout=subprocess.PIPE, text=True)
+        done = subprocess.run(
+            [sys.executable, script],
+            cwd=HERE.parent,
+            env=dict(os.environ, PYTHONPATH=str(HERE.parent)),
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         if not done.stdout:
             print(f"{script.name} failed (exit code {done.returncode}); its output is above")
             return 1
         print(done.stdout, flush=True)
         results[script.stem] = json.loads(done.stdout)
-    (HERE / "results.json").write_text(json.dumps(results, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    (HERE / "results.json").write_text(
+        json.dumps(results, indent=1, sort_keys=True) + "\n", encoding="utf-8"
+    )
     missed = [name for name, result in results.items() if '"met": false' in json.dumps(result)]
     print(f"marks missed in: {', '.join(missed)}" if missed else "every mark is met")
     return 0

@@ -2,6 +2,7 @@
 
 `python benchmarks/autograd.py` prints JSON: seconds of a step, their ratio and the mark it should keep; exit code 1 where it does not.
 """
+
 import json
 import time
 
@@ -17,7 +18,12 @@ ROUNDS, STEPS = 60, 40
 def parameters() -> list[Tensor]:
     "Weights as in the chapter, the last layer at random so that every gradient is at work."
     generator = torch.Generator().manual_seed(0)
-    return [torch.randn(784, 50, generator=generator) * (2 / 784) ** 0.5, torch.zeros(50), torch.randn(50, 10, generator=generator) * 0.02 ** 0.5, torch.zeros(10)]
+    return [
+        torch.randn(784, 50, generator=generator) * (2 / 784) ** 0.5,
+        torch.zeros(50),
+        torch.randn(50, 10, generator=generator) * 0.02**0.5,
+        torch.zeros(10),
+    ]
 
 
 def loss_of(x: Tensor | Variable, target: Tensor, w1, b1, w2, b2):
@@ -58,19 +64,35 @@ def in_turns(steps: dict) -> dict[str, float]:
 def main() -> int:
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(1)
-    x, target = torch.randn(64, 784, generator=generator), torch.eye(10)[torch.randint(10, (64,), generator=generator)]
+    x, target = (
+        torch.randn(64, 784, generator=generator),
+        torch.eye(10)[torch.randint(10, (64,), generator=generator)],
+    )
     wrapped, plain = ([Variable(p, requires_grad=True) for p in parameters()] for _ in range(2))
     theirs = [p.requires_grad_() for p in parameters()]
     for _ in range(20):  # the same numbers before the clock runs
         pair = our_step(wrapped, Variable(x), target, 0.1), torch_step(theirs, x, target, 0.1)
         assert abs(pair[0] - pair[1]) < 1e-5, f"the losses differ: {pair}"
-    seconds = in_turns({"ours": lambda: our_step(wrapped, Variable(x), target, 0.01), "torch": lambda: torch_step(theirs, x, target, 0.01),
-                        "ours_batch_not_wrapped": lambda: our_step(plain, x, target, 0.01)})
+    seconds = in_turns(
+        {
+            "ours": lambda: our_step(wrapped, Variable(x), target, 0.01),
+            "torch": lambda: torch_step(theirs, x, target, 0.01),
+            "ours_batch_not_wrapped": lambda: our_step(plain, x, target, 0.01),
+        }
+    )
     ratio = seconds["ours"] / seconds["torch"]
-    print(json.dumps({
-        "seconds": {name: float(f"{s:.4g}") for name, s in seconds.items()}, "ratio": round(ratio, 3), "mark": f"<= {MARK}", "met": ratio <= MARK,
-        "machine": {"threads": torch.get_num_threads(), "torch": torch.__version__},
-    }, indent=1))
+    print(
+        json.dumps(
+            {
+                "seconds": {name: float(f"{s:.4g}") for name, s in seconds.items()},
+                "ratio": round(ratio, 3),
+                "mark": f"<= {MARK}",
+                "met": ratio <= MARK,
+                "machine": {"threads": torch.get_num_threads(), "torch": torch.__version__},
+            },
+            indent=1,
+        )
+    )
     return 0 if ratio <= MARK else 1
 
 

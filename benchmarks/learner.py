@@ -8,6 +8,7 @@ costs once is in none of them. Reported is the median over fits with its 95 % in
 measured against itself, and its interval must hold 0. Ours meets its mark if the whole interval lies below. `python -m benchmarks.learner` prints JSON; exit code 1 where it does not.
 The peers: `pip install "fromfound[bench]"`; with a CPU build of torch remove the torchvision that comes with them, or it may keep them from being imported.
 """
+
 import contextlib
 import importlib
 import io
@@ -38,6 +39,7 @@ generator = torch.Generator().manual_seed(0)
 
 class Batches:
     "A loader that has its batches ready, with what the libraries ask of one."
+
     bs, device, dataset, n = 64, torch.device("cpu"), (), 64 * STEPS
 
     def __init__(self, batches: list) -> None:
@@ -53,11 +55,23 @@ class Batches:
         return self
 
 
-TRAIN, VALID = (Batches([(torch.randn(64, 784, generator=generator), torch.randint(10, (64,), generator=generator)) for _ in range(n)]) for n in (STEPS, STEPS // 6))
+TRAIN, VALID = (
+    Batches(
+        [
+            (
+                torch.randn(64, 784, generator=generator),
+                torch.randint(10, (64,), generator=generator),
+            )
+            for _ in range(n)
+        ]
+    )
+    for n in (STEPS, STEPS // 6)
+)
 
 
 class Turns(Batches):
     "The training batches, with a turn of the loop by hand before each epoch, and the processor time before and after it."
+
     def __init__(self) -> None:
         super().__init__(TRAIN.batches)
         self.hand, self.stamps = by_hand(), []
@@ -117,7 +131,15 @@ def fastai(train: Batches, epochs: int) -> nn.Module:
 
     def opt_func(params, lr, **_):
         return OptimWrapper(params, torch.optim.SGD, lr=lr)
-    learner = FastLearner(DataLoaders(train, VALID, device="cpu"), mlp(), loss_func=cross_entropy, opt_func=opt_func, lr=LR, metrics=[metric])
+
+    learner = FastLearner(
+        DataLoaders(train, VALID, device="cpu"),
+        mlp(),
+        loss_func=cross_entropy,
+        opt_func=opt_func,
+        lr=LR,
+        metrics=[metric],
+    )
     with learner.no_bar(), learner.no_logging():
         learner.fit(epochs)
     return learner.model
@@ -136,13 +158,24 @@ def lightning(train: Batches, epochs: int) -> nn.Module:
 
         def validation_step(self, batch: tuple, k: int) -> None:
             pred = self.net(batch[0])
-            self.log_dict({"loss": cross_entropy(pred, batch[1]), "accuracy": accuracy(pred, batch[1])}, batch_size=len(batch[1]))
+            self.log_dict(
+                {"loss": cross_entropy(pred, batch[1]), "accuracy": accuracy(pred, batch[1])},
+                batch_size=len(batch[1]),
+            )
 
         def configure_optimizers(self) -> torch.optim.Optimizer:
             return torch.optim.SGD(self.parameters(), lr=LR)
 
     module = Module()
-    L.Trainer(max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0).fit(module, train, VALID)
+    L.Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    ).fit(module, train, VALID)
     return module.net
 
 
@@ -151,8 +184,12 @@ def ignite(train: Batches, epochs: int) -> nn.Module:
     from ignite.metrics import Accuracy, Loss
 
     model = mlp()
-    trainer = create_supervised_trainer(model, torch.optim.SGD(model.parameters(), lr=LR), cross_entropy)
-    evaluator = create_supervised_evaluator(model, {"accuracy": Accuracy(), "loss": Loss(cross_entropy)})
+    trainer = create_supervised_trainer(
+        model, torch.optim.SGD(model.parameters(), lr=LR), cross_entropy
+    )
+    evaluator = create_supervised_evaluator(
+        model, {"accuracy": Accuracy(), "loss": Loss(cross_entropy)}
+    )
     trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda _: evaluator.run(VALID))
     trainer.run(train, max_epochs=epochs)
     return model
@@ -163,9 +200,21 @@ def skorch(train: Batches, epochs: int) -> nn.Module:
     from skorch.helper import predefined_split
     from torch.utils.data import TensorDataset
 
-    fitted, valid = (TensorDataset(*map(torch.cat, zip(*batches.batches))) for batches in (TRAIN, VALID))
-    net = NeuralNetClassifier(mlp(), criterion=nn.CrossEntropyLoss, optimizer=torch.optim.SGD, lr=LR, max_epochs=epochs, batch_size=64, train_split=predefined_split(valid), verbose=0,
-                              iterator_train=lambda data, **_: train, iterator_valid=lambda data, **_: VALID)  # its own loaders would be timed as well
+    fitted, valid = (
+        TensorDataset(*map(torch.cat, zip(*batches.batches))) for batches in (TRAIN, VALID)
+    )
+    net = NeuralNetClassifier(
+        mlp(),
+        criterion=nn.CrossEntropyLoss,
+        optimizer=torch.optim.SGD,
+        lr=LR,
+        max_epochs=epochs,
+        batch_size=64,
+        train_split=predefined_split(valid),
+        verbose=0,
+        iterator_train=lambda data, **_: train,
+        iterator_valid=lambda data, **_: VALID,
+    )  # its own loaders would be timed as well
     net.fit(fitted, y=None)
     return net.module_
 
@@ -175,18 +224,27 @@ def added(fit: Callable[[Batches, int], nn.Module]) -> tuple[float, float]:
     turns = Turns()
     fit(turns, EPOCHS)
     asked = len(turns.stamps) // 2
-    assert asked in (EPOCHS, EPOCHS + 1), f"{fit.__name__} asked {asked} times for batches in {EPOCHS} epochs"
-    stamps = turns.stamps[-2 * EPOCHS:]  # Lightning asks once before it begins
-    spans = [1e6 * (b - a) / STEPS for a, b in itertools.pairwise(stamps)]  # loop, library, loop, library, ..., loop
+    assert asked in (EPOCHS, EPOCHS + 1), (
+        f"{fit.__name__} asked {asked} times for batches in {EPOCHS} epochs"
+    )
+    stamps = turns.stamps[-2 * EPOCHS :]  # Lightning asks once before it begins
+    spans = [
+        1e6 * (b - a) / STEPS for a, b in itertools.pairwise(stamps)
+    ]  # loop, library, loop, library, ..., loop
     hand, theirs = spans[0::2], spans[1::2]
-    return statistics.median(t - (a + b) / 2 for t, a, b in zip(theirs, hand, hand[1:])), statistics.median(hand)
+    return statistics.median(
+        t - (a + b) / 2 for t, a, b in zip(theirs, hand, hand[1:])
+    ), statistics.median(hand)
 
 
 def middle(values: list[float]) -> dict[str, object]:
     "The median, and between which two of the values it lies with 95 % certainty."
     values = sorted(values)
     k = int(len(values) / 2 - 0.98 * math.sqrt(len(values)))  # the ranks of a binomial distribution
-    return {"median": round(statistics.median(values), 1), "interval": [round(values[k], 1), round(values[-1 - k], 1)]}
+    return {
+        "median": round(statistics.median(values), 1),
+        "interval": [round(values[k], 1), round(values[-1 - k], 1)],
+    }
 
 
 def main() -> int:
@@ -194,16 +252,30 @@ def main() -> int:
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     contenders, missing = {"itself": itself, "ours": ours}, {}
-    for fit, module in ((fastai, "fastai.callback.progress"), (lightning, "lightning"), (ignite, "ignite.engine"), (skorch, "skorch")):
+    for fit, module in (
+        (fastai, "fastai.callback.progress"),
+        (lightning, "lightning"),
+        (ignite, "ignite.engine"),
+        (skorch, "skorch"),
+    ):
         try:
             importlib.import_module(module)
             contenders[fit.__name__] = fit
-        except (ImportError, RuntimeError) as error:  # the second: a torchvision that was built for another torch
+        except (
+            ImportError,
+            RuntimeError,
+        ) as error:  # the second: a torchvision that was built for another torch
             missing[fit.__name__] = f'{error}; pip install "fromfound[bench]" gets it'
     figures, hand = {name: [] for name in contenders}, []
     with contextlib.redirect_stdout(io.StringIO()):
         reference = list(next(by_hand()).parameters())
-        same = {name: all(torch.equal(p, q) for p, q in zip(fit(TRAIN, 1).parameters(), reference, strict=True)) for name, fit in contenders.items()}
+        same = {
+            name: all(
+                torch.equal(p, q)
+                for p, q in zip(fit(TRAIN, 1).parameters(), reference, strict=True)
+            )
+            for name, fit in contenders.items()
+        }
         assert same["ours"], "the Learner's weights differ from those of the loop"
         for k in range(max(FITS.values())):
             for name, fit in contenders.items():
@@ -213,11 +285,22 @@ def main() -> int:
                     hand.append(plain)
     found = {name: middle(values) for name, values in figures.items()}
     control, highest = found.pop("itself"), found["ours"]["interval"][1]
-    print(json.dumps({
-        "by_hand_microseconds_a_step": round(statistics.median(hand), 1),
-        "added_microseconds_a_step": {name: figure | {"weights_equal": same[name]} for name, figure in found.items()},
-        "control": control, "missing": missing, "mark": f"<= {MARK}", "met": highest <= MARK, "machine": {"threads": torch.get_num_threads(), "torch": torch.__version__},
-    }, indent=1))
+    print(
+        json.dumps(
+            {
+                "by_hand_microseconds_a_step": round(statistics.median(hand), 1),
+                "added_microseconds_a_step": {
+                    name: figure | {"weights_equal": same[name]} for name, figure in found.items()
+                },
+                "control": control,
+                "missing": missing,
+                "mark": f"<= {MARK}",
+                "met": highest <= MARK,
+                "machine": {"threads": torch.get_num_threads(), "torch": torch.__version__},
+            },
+            indent=1,
+        )
+    )
     return 0 if highest <= MARK else 1
 
 

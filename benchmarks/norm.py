@@ -2,6 +2,7 @@
 
 `python benchmarks/norm.py` prints JSON: milliseconds of forward and backward, their ratios and the mark that ours should keep; exit code 1 where it does not.
 """
+
 import json
 import time
 
@@ -17,7 +18,9 @@ SHAPE = (64, 64, 28, 28)
 
 def as_written(x: torch.Tensor, layer: nn.Module) -> torch.Tensor:
     mean, var = x.mean((0, 2, 3), keepdim=True), x.var((0, 2, 3), correction=0, keepdim=True)
-    return (x - mean) / (var + 1e-5).sqrt() * layer.weight[:, None, None] + layer.bias[:, None, None]
+    return (x - mean) / (var + 1e-5).sqrt() * layer.weight[:, None, None] + layer.bias[
+        :, None, None
+    ]
 
 
 def in_turns(ways: dict, x: torch.Tensor, g: torch.Tensor) -> dict[str, float]:
@@ -37,14 +40,27 @@ def main() -> int:
     torch.manual_seed(0)
     x, g = torch.randn(SHAPE, requires_grad=True), torch.randn(SHAPE)
     ours, theirs = BatchNorm2d(SHAPE[1]), nn.BatchNorm2d(SHAPE[1])
-    gradients = [torch.autograd.grad(layer(x), x, g)[0] for layer in (ours, theirs)]  # the same numbers before the clock runs
+    gradients = [
+        torch.autograd.grad(layer(x), x, g)[0] for layer in (ours, theirs)
+    ]  # the same numbers before the clock runs
     assert torch.allclose(*gradients, atol=1e-5), "the gradients differ"
-    seconds = in_turns({"ours": ours, "torch": theirs, "as_written": lambda x: as_written(x, theirs)}, x, g)
+    seconds = in_turns(
+        {"ours": ours, "torch": theirs, "as_written": lambda x: as_written(x, theirs)}, x, g
+    )
     ratio = seconds["ours"] / seconds["torch"]
-    print(json.dumps({
-        "milliseconds": {name: float(f"{1000 * s:.4g}") for name, s in seconds.items()}, "as_written_ratio": round(seconds["as_written"] / seconds["torch"], 2),
-        "ratio": round(ratio, 3), "mark": f"<= {MARK}", "met": ratio <= MARK, "machine": {"threads": torch.get_num_threads(), "torch": torch.__version__},
-    }, indent=1))
+    print(
+        json.dumps(
+            {
+                "milliseconds": {name: float(f"{1000 * s:.4g}") for name, s in seconds.items()},
+                "as_written_ratio": round(seconds["as_written"] / seconds["torch"], 2),
+                "ratio": round(ratio, 3),
+                "mark": f"<= {MARK}",
+                "met": ratio <= MARK,
+                "machine": {"threads": torch.get_num_threads(), "torch": torch.__version__},
+            },
+            indent=1,
+        )
+    )
     return 0 if ratio <= MARK else 1
 
 

@@ -1,4 +1,5 @@
 """The package as users get it: what the archives hold, what an import costs and touches."""
+
 import ast
 import json
 import os
@@ -28,14 +29,22 @@ def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
         target = copy / path.relative_to(ROOT)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target)
-    done = subprocess.run([sys.executable, "-m", "build", "--outdir", str(out), str(copy)], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "build", "--outdir", str(out), str(copy)],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return out
 
 
 def expected_files() -> set[str]:
     "Every file of the package, as named in the archives."
-    return {p.relative_to(ROOT).as_posix() for p in (ROOT / "fromfound").rglob("*") if p.is_file() and "__pycache__" not in p.parts}
+    return {
+        p.relative_to(ROOT).as_posix()
+        for p in (ROOT / "fromfound").rglob("*")
+        if p.is_file() and "__pycache__" not in p.parts
+    }
 
 
 @pytest.mark.slow
@@ -43,7 +52,9 @@ def test_the_wheel_holds_the_package_and_nothing_else(dist: Path) -> None:
     [wheel] = dist.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     held = {n for n in names if ".dist-info/" not in n}
-    assert held == expected_files(), f"missing: {expected_files() - held}; too much: {held - expected_files()}"
+    assert held == expected_files(), (
+        f"missing: {expected_files() - held}; too much: {held - expected_files()}"
+    )
     assert "fromfound/py.typed" in held
     assert any(n.endswith("LICENSE") for n in names), "the license is not in the wheel"
 
@@ -82,7 +93,13 @@ print(json.dumps(report))
 def probe(modules: list[str], folder: Path, home: Path = ROOT) -> dict[str, dict]:
     "Import modules that lie in `home`, one after the other, in a fresh Python in an empty folder; what each loads and changes."
     environment = os.environ | {"PYTHONPATH": str(home), "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run([sys.executable, "-W", "error", "-c", PROBE, *modules], cwd=folder, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", PROBE, *modules],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, f"importing {', '.join(modules)} fails:\n{done.stderr}"
     return json.loads(done.stdout)
 
@@ -90,7 +107,9 @@ def probe(modules: list[str], folder: Path, home: Path = ROOT) -> dict[str, dict
 def test_the_probe_sees_side_effects(tmp_path: Path) -> None:
     home, folder = tmp_path / "home", tmp_path / "empty"
     home.mkdir(), folder.mkdir()
-    (home / "meddling.py").write_text("import os, pandas_of_ours, torch\nos.environ['A_NAME'] = '1'\ntorch.rand(1)\ntorch.set_default_dtype(torch.float64)\nopen('left.txt', 'w').close()\n")
+    (home / "meddling.py").write_text(
+        "import os, pandas_of_ours, torch\nos.environ['A_NAME'] = '1'\ntorch.rand(1)\ntorch.set_default_dtype(torch.float64)\nopen('left.txt', 'w').close()\n"
+    )
     (home / "pandas_of_ours.py").write_text("print('hello')")
     report = probe(["meddling"], folder, home)["meddling"]
     assert sorted(report["changed"]) == ["dtype", "environment", "files", "rng", "the screen"]
@@ -99,11 +118,29 @@ def test_the_probe_sees_side_effects(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_imports_have_no_side_effects(tmp_path: Path) -> None:
-    changed = {module: report["changed"] for module, report in probe(MODULES, tmp_path).items() if report["changed"]}
+    changed = {
+        module: report["changed"]
+        for module, report in probe(MODULES, tmp_path).items()
+        if report["changed"]
+    }
     assert not changed, f"importing a module changes the process: {changed}"
 
 
-HEAVY = {"matplotlib", "pandas", "scipy", "PIL", "IPython", "tqdm", "urllib", "http", "multiprocessing", "requests", "nbdev", "fastcore", "torchvision"}
+HEAVY = {
+    "matplotlib",
+    "pandas",
+    "scipy",
+    "PIL",
+    "IPython",
+    "tqdm",
+    "urllib",
+    "http",
+    "multiprocessing",
+    "requests",
+    "nbdev",
+    "fastcore",
+    "torchvision",
+}
 
 
 @pytest.mark.slow
@@ -130,5 +167,9 @@ def test_modules_only_define() -> None:
     for module in modules(ROOT):
         for node in module.tree.body:
             docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-            asleep = isinstance(node, ast.If) and ("__main__" in ast.unparse(node.test) or ast.unparse(node.test) == "TYPE_CHECKING")
-            assert isinstance(node, allowed) or docstring or asleep, f"{module.file}, line {node.lineno}: '{ast.unparse(node)[:60]}' runs at import. Move it into a function."
+            asleep = isinstance(node, ast.If) and (
+                "__main__" in ast.unparse(node.test) or ast.unparse(node.test) == "TYPE_CHECKING"
+            )
+            assert isinstance(node, allowed) or docstring or asleep, (
+                f"{module.file}, line {node.lineno}: '{ast.unparse(node)[:60]}' runs at import. Move it into a function."
+            )

@@ -2,6 +2,7 @@
 
 Every function takes the root of a repository, so that the rules run over the real tree and over trees with planted faults alike.
 """
+
 import ast
 import configparser
 import io
@@ -17,6 +18,7 @@ import nbformat
 @dataclass(frozen=True)
 class Finding:
     "One broken rule: where, what was found, what to do about it."
+
     file: str
     cell: int | None  # counted from 1, Markdown cells included
     found: str
@@ -30,6 +32,7 @@ class Finding:
 @dataclass(frozen=True)
 class Cell:
     "A notebook cell with its place."
+
     file: str
     number: int
     kind: str  # "code" or "markdown"
@@ -54,7 +57,12 @@ class Cell:
     @cached_property
     def tree(self) -> ast.Module | None:
         "The syntax tree, magics and `name?` left out; None where the cell is not Python."
-        lines = ["" if re.match(r"\s*[%!]|.*\?\s*$", line) and not line.lstrip().startswith("#") else line for line in self.source.splitlines()]
+        lines = [
+            ""
+            if re.match(r"\s*[%!]|.*\?\s*$", line) and not line.lstrip().startswith("#")
+            else line
+            for line in self.source.splitlines()
+        ]
         try:
             return ast.parse("\n".join(lines))
         except SyntaxError:
@@ -64,6 +72,7 @@ class Cell:
 @dataclass(frozen=True)
 class Notebook:
     "A notebook of the book; `file` is its path within the repository."
+
     file: str
     path: Path
     cells: tuple[Cell, ...]
@@ -99,7 +108,10 @@ def order(stem: str) -> tuple[int, str, str]:
 @lru_cache(maxsize=256)
 def _read(path: Path, file: str, stamp: tuple[int, int]) -> Notebook:
     raw = nbformat.read(path, as_version=4)
-    cells = tuple(Cell(file, i, c.cell_type, c.get("id", ""), c.source, tuple(c.get("outputs", ()))) for i, c in enumerate(raw.cells, 1))
+    cells = tuple(
+        Cell(file, i, c.cell_type, c.get("id", ""), c.source, tuple(c.get("outputs", ())))
+        for i, c in enumerate(raw.cells, 1)
+    )
     return Notebook(file, path, cells, raw.metadata.get("kernelspec", {}).get("name"))
 
 
@@ -107,21 +119,32 @@ def notebooks(root: Path) -> list[Notebook]:
     "Every chapter and every exercise notebook, in the order of the book."
     nbs = root / "nbs"
     paths = [*nbs.glob("*.ipynb"), *nbs.glob("exercises/*.ipynb")]
-    read = [_read(p, p.relative_to(root).as_posix(), ((s := p.stat()).st_mtime_ns, s.st_size)) for p in paths]
+    read = [
+        _read(p, p.relative_to(root).as_posix(), ((s := p.stat()).st_mtime_ns, s.st_size))
+        for p in paths
+    ]
     return sorted(read, key=lambda n: (n.order, n.is_exercises))
 
 
 def pages(root: Path) -> list[Path]:
     "The Markdown pages written by hand: the website's and the README."
     book = root / "book"
-    written = [p for p in sorted(book.rglob("*.md")) if not any(part.startswith("_") for part in p.relative_to(book).parts)]
+    written = [
+        p
+        for p in sorted(book.rglob("*.md"))
+        if not any(part.startswith("_") for part in p.relative_to(book).parts)
+    ]
     return [p for p in (*written, root / "README.md") if p.is_file()]
 
 
 def texts(root: Path) -> list[Cell]:
     "All Markdown of the book: notebook cells, and each page as one cell without a number."
     return [c for n in notebooks(root) for c in n.markdown] + [
-        Cell(p.relative_to(root).as_posix(), None, "markdown", "", p.read_text(encoding="utf-8"), ()) for p in pages(root)]
+        Cell(
+            p.relative_to(root).as_posix(), None, "markdown", "", p.read_text(encoding="utf-8"), ()
+        )
+        for p in pages(root)
+    ]
 
 
 def git_url(root: Path) -> str:
@@ -141,7 +164,9 @@ _TOKENS = re.compile(
     rf"|(?P<mark>{MARK})"
     r"|(?P<comment><!--.*?-->)"
     r"|(?P<target>(?<=\])\((?:[^()\n]|\([^()\n]*\))*\)|<https?:[^>\n]+>|https?://[^\s)>\]]+)"
-    r"|(?P<tag></?[a-zA-Z][^<>]*>)", re.S | re.M)
+    r"|(?P<tag></?[a-zA-Z][^<>]*>)",
+    re.S | re.M,
+)
 
 
 def pieces(text: str, kind: str) -> list[re.Match]:
@@ -155,6 +180,7 @@ def masked(text: str, *kinds: str) -> str:
 
     def blank(m: re.Match) -> str:
         return re.sub(r"[^\n]", " ", m[0]) if any(m[k] is not None for k in kinds) else m[0]
+
     return _TOKENS.sub(blank, text)
 
 
@@ -173,7 +199,11 @@ def anchors(text: str) -> set[str]:
     found = set(re.findall(r"<\w+[^>]*\bid=[\"']([^\"']+)", text))
     for title in re.findall(r"^#{1,6} +(.+?) *#*$", masked(text, "fence"), re.M):
         title = re.sub(MARK, lambda m: m["literal"], title)
-        title = re.sub(r"\[([^\]]*)\]\([^)]*\)|\$[^$]*\$", r"\1", title).replace("*", "").replace("`", "")
+        title = (
+            re.sub(r"\[([^\]]*)\]\([^)]*\)|\$[^$]*\$", r"\1", title)
+            .replace("*", "")
+            .replace("`", "")
+        )
         slug = re.sub(r"[^\w\- ]", "", title.lower().replace(" ", "-"))
         found.add(slug if slug not in found else f"{slug}-{sum(f.startswith(slug) for f in found)}")
     return found
@@ -182,6 +212,7 @@ def anchors(text: str) -> set[str]:
 @dataclass(frozen=True)
 class Entry:
     "An entry of references.bib."
+
     key: str
     fields: dict[str, str]
 
@@ -201,9 +232,11 @@ def bibliography(root: Path) -> dict[str, Entry]:
 
 # --- Python -----------------------------------------------------------------------------------------------------------
 
+
 @dataclass(frozen=True)
 class Module:
     "An exported module and the notebook it comes from."
+
     file: str
     name: str  # "matmul", "exercises.matmul"
     notebook: str  # "01_matmul"
@@ -221,13 +254,20 @@ class Module:
     def public(self) -> list[str]:
         "The names in `__all__`."
         for node in self.tree.body:
-            if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "__all__" for t in node.targets):
+            if isinstance(node, ast.Assign) and any(
+                isinstance(t, ast.Name) and t.id == "__all__" for t in node.targets
+            ):
                 return ast.literal_eval(node.value)
         return []
 
     def origin(self, line: int) -> str:
         "Which notebook cell a line comes from, in the words of nbdev's comments."
-        marks = [m[1] for m in re.finditer(r"^# %% \S*?(nbs/\S+ \S+)$", "\n".join(self.source.splitlines()[:line]), re.M)]
+        marks = [
+            m[1]
+            for m in re.finditer(
+                r"^# %% \S*?(nbs/\S+ \S+)$", "\n".join(self.source.splitlines()[:line]), re.M
+            )
+        ]
         return marks[-1].replace(" #", ", cell id ") if marks else f"nbs/{self.notebook}.ipynb"
 
     def finding(self, line: int, found: str, do: str) -> Finding:
@@ -243,26 +283,45 @@ def modules(root: Path) -> list[Module]:
         source = path.read_text(encoding="utf-8")
         header = re.search(r"File to edit: \S*?([^/\s]+)\.ipynb", source)
         name = path.relative_to(root / "fromfound").with_suffix("").as_posix().replace("/", ".")
-        found.append(Module(path.relative_to(root).as_posix(), name, header[1] if header else path.stem, source))
+        found.append(
+            Module(
+                path.relative_to(root).as_posix(), name, header[1] if header else path.stem, source
+            )
+        )
     return sorted(found, key=lambda m: (m.order, m.name))
 
 
 def docstrings(tree: ast.AST) -> list[tuple[ast.AST, str]]:
     "Modules, classes and functions that have a docstring, with it."
-    nodes = (n for n in ast.walk(tree) if isinstance(n, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)))
+    nodes = (
+        n
+        for n in ast.walk(tree)
+        if isinstance(n, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
+    )
     return [(n, text) for n in nodes if (text := ast.get_docstring(n)) is not None]
 
 
 def code_lines(source: str, tree: ast.AST) -> set[int]:
     "The numbers of the lines that hold code: no blanks, comments or docstrings; a text over several lines counts once."
-    silent = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
+    silent = {
+        tokenize.COMMENT,
+        tokenize.NL,
+        tokenize.NEWLINE,
+        tokenize.INDENT,
+        tokenize.DEDENT,
+        tokenize.ENDMARKER,
+    }
     lines: set[int] = set()
     try:
         for token in tokenize.generate_tokens(io.StringIO(source).readline):
             if token.type not in silent:
                 lines |= {token.start[0], token.end[0]}
     except (tokenize.TokenError, IndentationError):
-        return {i for i, line in enumerate(source.splitlines(), 1) if line.strip() and not line.lstrip().startswith("#")}
+        return {
+            i
+            for i, line in enumerate(source.splitlines(), 1)
+            if line.strip() and not line.lstrip().startswith("#")
+        }
     for node, _ in docstrings(tree):
         lines -= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
     return lines

@@ -19,7 +19,8 @@ ALL_SECONDS = 30 * 60  # all chapters together
 REASONS: dict[str, str] = {}
 
 IMPORT = re.compile(
-    r"^[ \t]*(?:from[ \t]+(fromfound[\w.]*)[ \t]+import[ \t]+(\([^)]*\)|[^\n#;]*)|import[ \t]+(fromfound[\w.]*))", re.M
+    r"^[ \t]*(?:from[ \t]+(fromfound[\w.]*)[ \t]+import[ \t]+(\([^)]*\)|[^\n#;]*)|import[ \t]+(fromfound[\w.]*))",
+    re.M,
 )
 
 
@@ -75,9 +76,16 @@ def fingerprint(path: Path) -> str:
     code = "\n".join("".join(cell["source"]) for cell in cells)
     parts = [json.dumps([[cell["source"], cell["outputs"]] for cell in cells], sort_keys=True)]
     # The syntax tree leaves out comments: nbdev writes some of its own.
-    parts += [ast.dump(ast.parse(module_path(name).read_text(encoding="utf-8"))) for name in sorted(closure(code))]
+    parts += [
+        ast.dump(ast.parse(module_path(name).read_text(encoding="utf-8")))
+        for name in sorted(closure(code))
+    ]
     if "show_run" in code:
-        parts += [run.read_text(encoding="utf-8") for run in sorted(RUNS.glob("*.json")) if run.name != "chapters.json"]
+        parts += [
+            run.read_text(encoding="utf-8")
+            for run in sorted(RUNS.glob("*.json"))
+            if run.name != "chapters.json"
+        ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 

@@ -14,13 +14,17 @@ from fromfound.check import Spread
 RELATIVE = 1e-3  # what a float may differ by
 LAST_DIGITS = 1.5  # or this many units of its last printed digit, where that is more
 
-NUMBER = re.compile(r"(?<![\w.])[-+]?(?:(?:\d{1,3}(?:,\d{3})+(?:\.\d*)?|\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|(?:nan|inf)\b)")
+NUMBER = re.compile(
+    r"(?<![\w.])[-+]?(?:(?:\d{1,3}(?:,\d{3})+(?:\.\d*)?|\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|(?:nan|inf)\b)"
+)
 UNIT = r"(?:[ ]?(?:ns|µs|μs|us|ms|s|min|h)\b)?"  # units of time: which one is printed depends on the number
 SPREAD = re.compile(
     rf"(?P<mean>{NUMBER.pattern})(?P<percent>%?) ± (?P<sd>{NUMBER.pattern})%? \(n=(?P<n>\d+)\)"
 )
 SUMMARY = {"mean", "n", "sd"}  # the keys of a quoted spread
-DIRECTIVE = re.compile(r"^#\|[ ]*(tolerance:[ ]*(?P<tolerance>\S+)|(?P<shown>timing|varies))[ ]*$", re.M)
+DIRECTIVE = re.compile(
+    r"^#\|[ ]*(tolerance:[ ]*(?P<tolerance>\S+)|(?P<shown>timing|varies))[ ]*$", re.M
+)
 NOISE = (
     (re.compile(r"\x1b\[[\d;]*m"), ""),  # colors
     (re.compile(r"\b0x[0-9a-fA-F]+"), "0x"),  # addresses of objects
@@ -49,7 +53,9 @@ class Tally:
     shown: int = 0
 
     def __add__(self, other: "Tally") -> "Tally":
-        return Tally(self.numbers + other.numbers, self.spreads + other.spreads, self.shown + other.shown)
+        return Tally(
+            self.numbers + other.numbers, self.spreads + other.spreads, self.shown + other.shown
+        )
 
 
 def rules_of(source: str, mode: str) -> Rules:
@@ -190,7 +196,11 @@ def first_difference(stored: str, got: str) -> str | None:
     for number, (a, b) in enumerate(zip_longest(stored.splitlines(), got.splitlines()), 1):
         if a != b:
             return f"line {number}:\n  stored  {shown(a)}\n  got     {shown(b)}"
-    return None if stored == got else "they differ in how they end: one ends a line, the other does not"
+    return (
+        None
+        if stored == got
+        else "they differ in how they end: one ends a line, the other does not"
+    )
 
 
 def shown(line: str | None) -> str:
@@ -198,20 +208,28 @@ def shown(line: str | None) -> str:
     return "(no such line)" if line is None else line if len(line) <= 200 else line[:200] + " …"
 
 
-def compare_json(stored: object, got: object, rules: Rules, place: str = "") -> tuple[str | None, Tally]:
+def compare_json(
+    stored: object, got: object, rules: Rules, place: str = ""
+) -> tuple[str | None, Tally]:
     """Compare two JSON values: keys and types exactly, numbers by the rules; return as `compare_text` does."""
     where = place or "the value"
     if isinstance(stored, dict) and isinstance(got, dict):
         if stored.keys() != got.keys():
             return f"{where} has the keys {sorted(got)}, stored are {sorted(stored)}", Tally()
         if stored.keys() == SUMMARY and not rules.masked:
-            wrong = compare_spreads(*((Spread(v["mean"], v["sd"], v["n"]), 0.0) for v in (stored, got)))
+            wrong = compare_spreads(
+                *((Spread(v["mean"], v["sd"], v["n"]), 0.0) for v in (stored, got))
+            )
             return wrong and f"{where}: {wrong}", Tally(spreads=1)
-        return compare_items([(stored[key], got[key], f"{place}.{key}".lstrip(".")) for key in stored], rules)
+        return compare_items(
+            [(stored[key], got[key], f"{place}.{key}".lstrip(".")) for key in stored], rules
+        )
     if isinstance(stored, list) and isinstance(got, list):
         if len(stored) != len(got):
             return f"{where} has {len(got)} items, stored are {len(stored)}", Tally()
-        return compare_items([(a, b, f"{place}[{i}]") for i, (a, b) in enumerate(zip(stored, got))], rules)
+        return compare_items(
+            [(a, b, f"{place}[{i}]") for i, (a, b) in enumerate(zip(stored, got))], rules
+        )
     if isinstance(stored, str) and isinstance(got, str):
         wrong, tally = compare_text(stored, got, rules)
         return wrong and f"{where}: {wrong}", tally
@@ -220,7 +238,11 @@ def compare_json(stored: object, got: object, rules: Rules, place: str = "") -> 
             return None, Tally(shown=1)
         wrong = compare_values(stored, got, rules)
         return wrong and f"{where}: {wrong}", Tally(numbers=1)
-    return (None if stored == got and type(stored) is type(got) else f"{where}: stored {stored!r}, got {got!r}"), Tally()
+    return (
+        None
+        if stored == got and type(stored) is type(got)
+        else f"{where}: stored {stored!r}, got {got!r}"
+    ), Tally()
 
 
 def compare_items(items: list[tuple], rules: Rules) -> tuple[str | None, Tally]:
@@ -241,7 +263,11 @@ def compare_values(stored: float, got: float, rules: Rules) -> str | None:
     if isinstance(stored, int) and isinstance(got, int) and rules.tolerance is None:
         return f"stored {stored}, got {got}: whole numbers must agree"
     allowed = rules.allowed(stored, 0.0)
-    return None if abs(got - stored) <= allowed else f"stored {stored:.6g}, got {got:.6g}, allowed ±{allowed:.3g}"
+    return (
+        None
+        if abs(got - stored) <= allowed
+        else f"stored {stored:.6g}, got {got:.6g}, allowed ±{allowed:.3g}"
+    )
 
 
 def is_number(value: object) -> bool:

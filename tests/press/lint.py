@@ -2,6 +2,7 @@
 
 `python -m tests.press.lint [ROOT]` prints every finding; tests/test_lint.py runs the same rules.
 """
+
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,9 @@ from tests.press import lint_cells, lint_library, lint_prose
 from tests.press.book import Finding
 
 Rule = Callable[[Path], list[Finding]]
-RULES: dict[str, Rule] = {rule.__name__: rule for rule in (*lint_cells.RULES, *lint_prose.RULES, *lint_library.RULES)}
+RULES: dict[str, Rule] = {
+    rule.__name__: rule for rule in (*lint_cells.RULES, *lint_prose.RULES, *lint_library.RULES)
+}
 
 
 def main(root: Path) -> int:
@@ -20,7 +23,9 @@ def main(root: Path) -> int:
         for finding in rule(root):
             print(f"[{name}] {finding}")
             count += 1
-    print(f"{count} findings of {len(RULES)} rules" if count else f"{len(RULES)} rules, nothing found")
+    print(
+        f"{count} findings of {len(RULES)} rules" if count else f"{len(RULES)} rules, nothing found"
+    )
     return 1 if count else 0
 
 

@@ -43,10 +43,19 @@ def run_under(setting: str, place: Path, paths: list[Path]) -> list[str]:
     """Re-execute chapters copied under `place` as on the machine `setting`; return what does not hold."""
     environment = tree_environment() | SETTINGS[setting]
     options = ["--mode", "real"]  # the same data on both sides: numbers agree
-    options += ["--ledger", LEDGER, "--label", setting, "--budget-seconds", 1200]  # a simulated machine may be slow
+    options += [
+        "--ledger",
+        LEDGER,
+        "--label",
+        setting,
+        "--budget-seconds",
+        1200,
+    ]  # a simulated machine may be slow
     threads = int(environment["OMP_NUM_THREADS"])
     chapters, code = rerun(place, paths, environment, *options, count=max(1, LANES // threads))
-    wrong = [f"{setting}: {f['message']}" for chapter in chapters.values() for f in chapter["failures"]]
+    wrong = [
+        f"{setting}: {f['message']}" for chapter in chapters.values() for f in chapter["failures"]
+    ]
     if code and not wrong:
         wrong = [f"{setting}: pytest stopped (exit code {code})"]
     return wrong
@@ -60,13 +69,18 @@ def due(settings: tuple[str, ...], paths: list[Path]) -> dict[str, list[Path]]:
 
 def downloaded() -> Path:
     """Return the cache, with the real data sets of the chapters in it: outputs stored from real data are compared."""
-    from fromfound.data import fetch, is_real  # here alone: where a folder is named, nothing is fetched
+    from fromfound.data import (
+        fetch,
+        is_real,
+    )  # here alone: where a folder is named, nothing is fetched
     from fromfound.files import cache_dir
 
     os.environ.pop("FROMFOUND_DATA", None)
     for name in ("mnist", "fashion_mnist"):
         if not is_real(fetch(name)):
-            raise SystemExit(f"make machines compares numbers of real data, and {name} cannot be had: set FROMFOUND_DATA to a folder that holds it")
+            raise SystemExit(
+                f"make machines compares numbers of real data, and {name} cannot be had: set FROMFOUND_DATA to a folder that holds it"
+            )
     return cache_dir()
 
 
@@ -81,14 +95,19 @@ def main() -> int:
     settings = (options.setting,) if options.setting else tuple(SETTINGS) if options.all else USUAL
     started, wrong, ran = time.perf_counter(), [], 0
     for setting, paths in due(settings, notebooks()).items():
-        print(f"\n== {setting}: {' '.join(f'{k}={v}' for k, v in SETTINGS[setting].items())}", flush=True)
+        print(
+            f"\n== {setting}: {' '.join(f'{k}={v}' for k, v in SETTINGS[setting].items())}",
+            flush=True,
+        )
         with tempfile.TemporaryDirectory(prefix="fromfound-") as folder:
             copy_chapters(Path(folder), paths)
             wrong += run_under(setting, Path(folder), paths) if paths else []
         ran += len(paths)
     print("\n\n".join(["", *wrong]))
     verdict = f"{len(wrong)} cells do not hold" if wrong else "everything holds"
-    print(f"make machines: {verdict} under {', '.join(settings)}; {ran} executions in {time.perf_counter() - started:.0f} s on {os.uname().machine}")
+    print(
+        f"make machines: {verdict} under {', '.join(settings)}; {ran} executions in {time.perf_counter() - started:.0f} s on {os.uname().machine}"
+    )
     return 1 if wrong else 0
 
 

@@ -35,11 +35,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--report", help="write what was run and compared into this JSON file")
     group.addoption("--ledger", help="append a line for each chapter to this file")
     group.addoption("--label", help="what the ledger calls this run")
-    group.addoption("--mode", choices=["real", "standin"], default=mode(), help="with stand-ins numbers are masked")
-    group.addoption("--budget-seconds", type=float, default=BUDGET_SECONDS, help="time a chapter may take")
+    group.addoption(
+        "--mode",
+        choices=["real", "standin"],
+        default=mode(),
+        help="with stand-ins numbers are masked",
+    )
+    group.addoption(
+        "--budget-seconds", type=float, default=BUDGET_SECONDS, help="time a chapter may take"
+    )
     group.addoption("--turns", help="folder whose locks give a timing cell the machine alone")
-    group.addoption("--lane", type=int, default=0, help="which of the runs that share it this one is")
-    group.addoption("--budget-mb", type=float, default=BUDGET_MB, help="memory a chapter may hold at its peak")
+    group.addoption(
+        "--lane", type=int, default=0, help="which of the runs that share it this one is"
+    )
+    group.addoption(
+        "--budget-mb", type=float, default=BUDGET_MB, help="memory a chapter may hold at its peak"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -56,7 +67,9 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Write the report."""
     if path := session.config.option.report:
-        Path(path).write_text(json.dumps(session.config.stash[REPORT], indent=1, sort_keys=True), encoding="utf-8")
+        Path(path).write_text(
+            json.dumps(session.config.stash[REPORT], indent=1, sort_keys=True), encoding="utf-8"
+        )
 
 
 def note_in_ledger(option: argparse.Namespace, chapter: "Chapter") -> None:
@@ -77,7 +90,9 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None):
         item.parent.tally["ok"] = item.parent.unproved == 0
         if item.config.option.ledger:
             note_in_ledger(item.config.option, item.parent)
-        item.config.pluginmanager.get_plugin("terminalreporter").write_line(" " + item.parent.summary())
+        item.config.pluginmanager.get_plugin("terminalreporter").write_line(
+            " " + item.parent.summary()
+        )
     return result
 
 
@@ -86,7 +101,9 @@ class Kernel(RunningKernel):
 
     def execute_cell_input(self, cell_input: str, allow_stdin: bool | None = None) -> str:
         """Send a cell; with history a trailing `;` suppresses its output."""
-        return self.kc.execute(cell_input, store_history=True, allow_stdin=allow_stdin, stop_on_error=False)
+        return self.kc.execute(
+            cell_input, store_history=True, allow_stdin=allow_stdin, stop_on_error=False
+        )
 
     def await_reply(self, msg_id: str, timeout: float | None = None) -> None:
         """Wait for the reply to a cell, in short steps."""
@@ -96,7 +113,9 @@ class Kernel(RunningKernel):
                 return super().await_reply(msg_id, timeout=1)
             except Empty:
                 if not self.is_alive():
-                    raise RuntimeError("the kernel died while it ran this cell (out of memory, or a crash in native code)") from None
+                    raise RuntimeError(
+                        "the kernel died while it ran this cell (out of memory, or a crash in native code)"
+                    ) from None
                 if time.monotonic() > deadline:
                     raise
 
@@ -107,17 +126,26 @@ class Chapter(IPyNbFile):
     def collect(self):
         """Yield the code cells that hold code; their numbers count all cells of the notebook, from 1."""
         notebook = nbformat.read(self.path, as_version=4)
-        name = self.path.relative_to(self.config.rootpath).with_suffix("").as_posix().removeprefix("nbs/")
+        name = (
+            self.path.relative_to(self.config.rootpath)
+            .with_suffix("")
+            .as_posix()
+            .removeprefix("nbs/")
+        )
         self.tally = {"cells": 0, "comparisons": 0, "numbers": 0, "spreads": 0, "shown": 0}
         self.tally |= {"failures": [], "ok": False, "peak_mb": 0.0, "seconds": 0.0}
         self.config.stash[REPORT]["chapters"][name] = self.tally
         self.chapter, self.stopped, self.unproved = name, None, 0
         for index, cell in enumerate(notebook.cells, 1):
             if cell.cell_type == "code" and cell.source.strip():
-                cell.execution_count = 1  # nbdev cleans it away, and nbval then takes the cell as never run
+                cell.execution_count = (
+                    1  # nbdev cleans it away, and nbval then takes the cell as never run
+                )
                 options = defaultdict(bool, check=True)
                 self.unproved += 1
-                yield Cell.from_parent(self, name=f"cell {index}", cell_num=index, cell=cell, options=options)
+                yield Cell.from_parent(
+                    self, name=f"cell {index}", cell_num=index, cell=cell, options=options
+                )
 
     def setup(self) -> None:
         """Start the kernel in the folder of the notebook."""
@@ -130,7 +158,9 @@ class Chapter(IPyNbFile):
 
     def summary(self) -> str:
         """Return in a line what was run and what it cost."""
-        line = "{cells} cells, {comparisons} comparisons, {numbers} numbers, {spreads} spreads, {shown} only shown".format(**self.tally)
+        line = "{cells} cells, {comparisons} comparisons, {numbers} numbers, {spreads} spreads, {shown} only shown".format(
+            **self.tally
+        )
         line += ", {seconds:.1f} s, {peak_mb:.0f} MB".format(**self.tally)
         failed = len(self.tally["failures"])
         return f"{self.chapter}: {line}" + (f", {failed} failed" if failed else "")
@@ -165,7 +195,9 @@ class Cell(IPyNbCell):
         try:
             super().runtest()
         except (NbCellError, RuntimeError) as error:
-            if not self.complaints:  # not a matter of outputs: what follows would fail for no reason of its own
+            if (
+                not self.complaints
+            ):  # not a matter of outputs: what follows would fail for no reason of its own
                 self.parent.stopped = self.name
                 wrong = f"{error}\n{getattr(error, 'inner_traceback', None) or ''}".rstrip()
         tally["cells"] += 1
@@ -190,21 +222,29 @@ class Cell(IPyNbCell):
 
     def message(self, wrong: str | None) -> str:
         """Return the text of a failure: where, what, and what to do."""
-        head = f"{self.parent.chapter}, cell {self.cell_num}:\n" + "\n".join(f"  | {line}" for line in self.cell.source.splitlines()[:6])
+        head = f"{self.parent.chapter}, cell {self.cell_num}:\n" + "\n".join(
+            f"  | {line}" for line in self.cell.source.splitlines()[:6]
+        )
         if wrong:
             return f"{head}\n{wrong}"
         rules = rules_of(self.cell.source, self.config.option.mode)
         number = re.match(r"(exercises/)?[^_]*", self.parent.chapter).group()
         advice = f"if the new output is right, store it: make chapter N={number}"
         if not rules.masked:
-            tolerance = f"{rules.tolerance:g}, as the cell says" if rules.tolerance else f"{RELATIVE:g}, the default"
+            tolerance = (
+                f"{rules.tolerance:g}, as the cell says"
+                if rules.tolerance
+                else f"{RELATIVE:g}, the default"
+            )
             advice += "\nif its numbers vary between machines, measure over seeds and print a spread, or say so in the cell: "
             advice += f"`#| tolerance: 0.02` (now {tolerance}), `#| varies` for one training run, `#| timing` for times"
         return "\n".join([head, *self.complaints, advice])
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo) -> str:
         """Show a failure by its message alone."""
-        return str(excinfo.value) if excinfo.errisinstance(Failure) else super().repr_failure(excinfo)
+        return (
+            str(excinfo.value) if excinfo.errisinstance(Failure) else super().repr_failure(excinfo)
+        )
 
     def compare_outputs(self, test: list, ref: list, skip_compare: tuple | None = None) -> bool:
         """Compare the outputs of a run with the stored ones, part by part; note complaints and counts."""
@@ -221,7 +261,9 @@ class Cell(IPyNbCell):
         kind, number = key
         what = f"{kind} of output {number}" if number else kind
         if got is None:
-            return f"missing output: {what} is stored, but the run has none:\n{excerpt(kind, stored)}"
+            return (
+                f"missing output: {what} is stored, but the run has none:\n{excerpt(kind, stored)}"
+            )
         if stored is None:
             if kind == "stderr":
                 return f"the cell wrote to stderr; mend the cause of the warning:\n{excerpt(kind, got)}"

@@ -66,9 +66,29 @@ def rerun(
         report.unlink(missing_ok=True)
         copies = [place / path.relative_to(ROOT) for path in lane]
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:nbval", "-p", "no:cacheprovider"]
-        command += ["-p", "no:randomly", "-p", "tests.press.nbval_plugin", "-c", place / "pytest.ini"]
-        command += ["--rootdir", place, "--report", report, "--turns", place, "--lane", number, *options, *copies]
-        run = threading.Thread(target=lambda c=command: codes.append(stream(c, cwd=ROOT, env=environment)[0]))
+        command += [
+            "-p",
+            "no:randomly",
+            "-p",
+            "tests.press.nbval_plugin",
+            "-c",
+            place / "pytest.ini",
+        ]
+        command += [
+            "--rootdir",
+            place,
+            "--report",
+            report,
+            "--turns",
+            place,
+            "--lane",
+            number,
+            *options,
+            *copies,
+        ]
+        run = threading.Thread(
+            target=lambda c=command: codes.append(stream(c, cwd=ROOT, env=environment)[0])
+        )
         run.start()
         reports.append(report)
         threads.append(run)
@@ -98,5 +118,3 @@ def tree_environment() -> dict:
     data = environment.get("FROMFOUND_DATA", "standin")
     environment["FROMFOUND_DATA"] = data if data in ("", "standin") else str(Path(data).resolve())
     return environment
-
-

@@ -31,7 +31,9 @@ def read_book(app: Sphinx, config: Config) -> None:
 def without_thebe(app: Sphinx, config: Config) -> None:
     """Jupyter Book always loads sphinx_thebe, which names a remote script on each page and declares it twice."""
     for listeners in app.events.listeners.values():
-        listeners[:] = [one for one in listeners if not one.handler.__module__.startswith("sphinx_thebe")]
+        listeners[:] = [
+            one for one in listeners if not one.handler.__module__.startswith("sphinx_thebe")
+        ]
 
 
 class ProjectWithPages(Project):
@@ -72,7 +74,9 @@ def report_problems(app: Sphinx, env: BuildEnvironment) -> None:
         log.warning(problem)
 
 
-def always_stale(app: Sphinx, env: BuildEnvironment, added: set[str], changed: set[str], removed: set[str]) -> list[str]:
+def always_stale(
+    app: Sphinx, env: BuildEnvironment, added: set[str], changed: set[str], removed: set[str]
+) -> list[str]:
     """Every page shows facts of others (citations, symbols, recorded runs), so none outlives a build."""
     return sorted(env.found_docs)
 
@@ -82,7 +86,9 @@ def dress(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     twins.note_images(app, doctree, docname)
 
 
-def page_context(app: Sphinx, docname: str, template: str, context: dict, doctree: nodes.document | None) -> None:
+def page_context(
+    app: Sphinx, docname: str, template: str, context: dict, doctree: nodes.document | None
+) -> None:
     """What the footer of each page needs."""
     context["css_files"] = [css for css in context["css_files"] if "thebe" not in str(css.filename)]
     context["book_settings"], context["book_commit"] = app.book.settings, app.book.commit
@@ -90,7 +96,9 @@ def page_context(app: Sphinx, docname: str, template: str, context: dict, doctre
         context["body"] = decorate.kept_together(decorate.hanging(context["body"]))
         context["report_url"] = decorate.report_link(app.book, docname, context["title"])
         context["twin"] = docname.split("/")[-1] + ".md"
-        context["metatags"] += f'<link rel="alternate" type="text/markdown" href="{context["twin"]}" />'
+        context["metatags"] += (
+            f'<link rel="alternate" type="text/markdown" href="{context["twin"]}" />'
+        )
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

@@ -70,9 +70,14 @@ class Book:
         self.chapters = {}
         for docname in _files(yaml.safe_load(toc.read_text(encoding="utf-8"))):
             if (path := root / f"{docname}.ipynb").is_file():
-                self.chapters[docname] = self._chapter(docname, json.loads(path.read_text(encoding="utf-8")))
+                self.chapters[docname] = self._chapter(
+                    docname, json.loads(path.read_text(encoding="utf-8"))
+                )
         self.symbols = {s.full: s for c in self.chapters.values() for s in c.symbols}
-        self.claims = {key: text.strip() for key, text in CLAIM.findall((root / CLAIMS).read_text(encoding="utf-8"))}
+        self.claims = {
+            key: text.strip()
+            for key, text in CLAIM.findall((root / CLAIMS).read_text(encoding="utf-8"))
+        }
         for symbol in self._with_methods():
             self._check_sources(symbol)
         self._check_claims()
@@ -87,7 +92,11 @@ class Book:
                 self._note_citations(chapter, text)
             elif cell["cell_type"] == "code":
                 marks, code = directives(text)
-                chapter.imported |= {f"{module}.{name}" for module, names in IMPORT.findall(code) for name in re.findall(r"\w+", names)}
+                chapter.imported |= {
+                    f"{module}.{name}"
+                    for module, names in IMPORT.findall(code)
+                    for name in re.findall(r"\w+", names)
+                }
                 if "default_exp" in marks:
                     chapter.module = f"{self.settings['lib_name']}.{marks['default_exp']}"
                 elif "export" in marks:
@@ -112,14 +121,29 @@ class Book:
         for source in symbol.sources:
             key = PAPER_KEY.match(source)
             if not (key and key[1] in self.papers) and not LIBRARY.match(source):
-                self.problems.append(f"{symbol.docname}: the docstring of {symbol.full} says 'Source: {source}'; expected a key of book/references.bib and a place (as 'He2015Delving §2.2'), or a name (as 'torch.matmul')")
+                self.problems.append(
+                    f"{symbol.docname}: the docstring of {symbol.full} says 'Source: {source}'; expected a key of book/references.bib and a place (as 'He2015Delving §2.2'), or a name (as 'torch.matmul')"
+                )
 
     def _check_claims(self) -> None:
         met = {key for key in self.papers if self.citing(key) or self.implements(key)}
-        self.problems += [f"{CLAIMS} does not say what {key} claims, which {where} cites" for key in sorted(met - self.claims.keys()) for where in self._met_in(key)[:1]]
-        self.problems += [f"{CLAIMS} speaks of {key}, which " + ("nobody cites" if key in self.papers else "is no key of book/references.bib") for key in sorted(self.claims.keys() - met)]
+        self.problems += [
+            f"{CLAIMS} does not say what {key} claims, which {where} cites"
+            for key in sorted(met - self.claims.keys())
+            for where in self._met_in(key)[:1]
+        ]
+        self.problems += [
+            f"{CLAIMS} speaks of {key}, which "
+            + ("nobody cites" if key in self.papers else "is no key of book/references.bib")
+            for key in sorted(self.claims.keys() - met)
+        ]
 
-        self.problems += [f"{CLAIMS}: the section {key} lacks a paragraph that begins with **{part}**" for key, text in self.claims.items() for part in ("Says", "Here") if f"**{part}**" not in text]
+        self.problems += [
+            f"{CLAIMS}: the section {key} lacks a paragraph that begins with **{part}**"
+            for key, text in self.claims.items()
+            for part in ("Says", "Here")
+            if f"**{part}**" not in text
+        ]
 
     def _met_in(self, key: str) -> list[str]:
         return [c.docname for c in self.citing(key)] + [s.full for s, _ in self.implements(key)]
@@ -156,7 +180,11 @@ class Book:
     @cached_property
     def runs(self) -> list[dict]:
         """Recorded runs, by name."""
-        return [json.loads(p.read_text(encoding="utf-8")) for p in sorted((self.root / "book" / "runs").glob("*.json")) if p.name != "chapters.json"]
+        return [
+            json.loads(p.read_text(encoding="utf-8"))
+            for p in sorted((self.root / "book" / "runs").glob("*.json"))
+            if p.name != "chapters.json"
+        ]
 
     @cached_property
     def measured(self) -> dict[str, dict]:
@@ -174,14 +202,22 @@ class Book:
     def commit(self) -> str:
         """The commit the site is built from; empty outside a git checkout."""
         try:
-            git = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=self.root, capture_output=True, text=True)
+            git = subprocess.run(
+                ["git", "rev-parse", "--short=12", "HEAD"],
+                cwd=self.root,
+                capture_output=True,
+                text=True,
+            )
         except FileNotFoundError:
             return ""
         return git.stdout.strip()
 
     def source(self, docname: str) -> str:
         """The path of a page's source within the repository; empty for a generated page."""
-        return next((f"{docname}{s}" for s in (".ipynb", ".md") if (self.root / f"{docname}{s}").is_file()), "")
+        return next(
+            (f"{docname}{s}" for s in (".ipynb", ".md") if (self.root / f"{docname}{s}").is_file()),
+            "",
+        )
 
 
 def _files(toc: dict | list) -> Iterator[str]:

@@ -15,8 +15,27 @@ from bs4 import BeautifulSoup, Tag
 from markdown_it import MarkdownIt
 
 ROOT = Path(__file__).resolve().parents[3]
-LOADED = {"script": "src", "img": "src", "iframe": "src", "source": "src", "video": "src", "audio": "src", "embed": "src", "object": "data", "link": "href"}
-FETCHED_RELS = {"stylesheet", "icon", "preload", "modulepreload", "prefetch", "preconnect", "dns-prefetch", "manifest"}
+LOADED = {
+    "script": "src",
+    "img": "src",
+    "iframe": "src",
+    "source": "src",
+    "video": "src",
+    "audio": "src",
+    "embed": "src",
+    "object": "data",
+    "link": "href",
+}
+FETCHED_RELS = {
+    "stylesheet",
+    "icon",
+    "preload",
+    "modulepreload",
+    "prefetch",
+    "preconnect",
+    "dns-prefetch",
+    "manifest",
+}
 HASH = re.compile(r"^[0-9a-f]{16,}$")
 
 
@@ -32,9 +51,30 @@ def build(root: Path = ROOT, out: Path = ROOT) -> Path:
     """
     shutil.rmtree(out / "_build", ignore_errors=True)  # pages of an older extension would stay
     program = shutil.which("jupyter-book", path=str(Path(sys.executable).parent))
-    command = [program, "build", ".", "--config", "book/_config.yml", "--toc", "_toc.yml", "--path-output", str(out), "-W", "--keep-going", "-n"]
+    command = [
+        program,
+        "build",
+        ".",
+        "--config",
+        "book/_config.yml",
+        "--toc",
+        "_toc.yml",
+        "--path-output",
+        str(out),
+        "-W",
+        "--keep-going",
+        "-n",
+    ]
     environment = dict(os.environ, NO_COLOR="1", PYTHONDONTWRITEBYTECODE="1", PYTHONUTF8="1")
-    done = subprocess.run(command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8")
+    done = subprocess.run(
+        command,
+        cwd=root,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
+    )
     if done.returncode:
         lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in done.stdout.splitlines()]
         warnings = [line for line in lines if "WARNING" in line or "ERROR" in line]
@@ -89,11 +129,25 @@ class Site:
     def __init__(self, html: Path) -> None:
         self.html = html.resolve()
         folders = ("_static", "_sources", "_images")
-        paths = [p for p in sorted(self.html.rglob("*.html")) if p.relative_to(self.html).parts[0] not in folders]
+        paths = [
+            p
+            for p in sorted(self.html.rglob("*.html"))
+            if p.relative_to(self.html).parts[0] not in folders
+        ]
         read = {p: BeautifulSoup(p.read_text(encoding="utf-8"), "html.parser") for p in paths}
-        self.moved = {p: page for p, page in read.items() if page.title and page.title.string == MOVED}
+        self.moved = {
+            p: page for p, page in read.items() if page.title and page.title.string == MOVED
+        }
         self.pages = {p: page for p, page in read.items() if p not in self.moved}
-        self.anchors = {p: {t.get("id") or t.get("name") for t in page.find_all(lambda t: t.has_attr("id") or (t.name == "a" and t.has_attr("name")))} for p, page in self.pages.items()}
+        self.anchors = {
+            p: {
+                t.get("id") or t.get("name")
+                for t in page.find_all(
+                    lambda t: t.has_attr("id") or (t.name == "a" and t.has_attr("name"))
+                )
+            }
+            for p, page in self.pages.items()
+        }
 
     def name(self, path: Path) -> str:
         return path.relative_to(self.html).as_posix()
@@ -102,10 +156,24 @@ class Site:
         """Everything wrong that the files themselves show, one line each."""
         found = []
         for path, page in self.pages.items():
-            found += [f"{self.name(path)}: {problem}" for check in (self._links, self._images, self._foreign, self._identifiers) for problem in check(path, page)]
+            found += [
+                f"{self.name(path)}: {problem}"
+                for check in (self._links, self._images, self._foreign, self._identifiers)
+                for problem in check(path, page)
+            ]
         for style in sorted(self.html.rglob("*.css")):
-            found += [f"{self.name(style)}: asks another host for {url}" for url in re.findall(r"(?:url\(|@import)\s*['\"]?((?:https?:)?//[^'\")\s]+)", style.read_text(encoding="utf-8"))]
-        found += [f"{self.name(path)}: {problem}" for path, page in self.moved.items() for problem in self._links(path, page)]
+            found += [
+                f"{self.name(style)}: asks another host for {url}"
+                for url in re.findall(
+                    r"(?:url\(|@import)\s*['\"]?((?:https?:)?//[^'\")\s]+)",
+                    style.read_text(encoding="utf-8"),
+                )
+            ]
+        found += [
+            f"{self.name(path)}: {problem}"
+            for path, page in self.moved.items()
+            for problem in self._links(path, page)
+        ]
         return found + self._twins()
 
     def _links(self, path: Path, page: BeautifulSoup) -> list[str]:
@@ -140,16 +208,24 @@ class Site:
 
     def _foreign(self, path: Path, page: BeautifulSoup) -> list[str]:
         """Files that a browser would fetch from another host by itself."""
-        return [f"<{tag.name}> asks another host for {tag[LOADED[tag.name]]}" for tag in page.find_all(list(LOADED)) if self._fetched(tag) and urlsplit(tag[LOADED[tag.name]]).netloc]
+        return [
+            f"<{tag.name}> asks another host for {tag[LOADED[tag.name]]}"
+            for tag in page.find_all(list(LOADED))
+            if self._fetched(tag) and urlsplit(tag[LOADED[tag.name]]).netloc
+        ]
 
     @staticmethod
     def _fetched(tag: Tag) -> bool:
-        return tag.has_attr(LOADED[tag.name]) and (tag.name != "link" or bool(FETCHED_RELS & set(tag.get("rel", []))))
+        return tag.has_attr(LOADED[tag.name]) and (
+            tag.name != "link" or bool(FETCHED_RELS & set(tag.get("rel", [])))
+        )
 
     def _identifiers(self, path: Path, page: BeautifulSoup) -> list[str]:
         """An id that two elements share leads to the first only."""
         ids = [t["id"] for t in page.find_all(id=True)]
-        return [f"two elements have the id {i}" for i in sorted({i for i in ids if ids.count(i) > 1})]
+        return [
+            f"two elements have the id {i}" for i in sorted({i for i in ids if ids.count(i) > 1})
+        ]
 
     def _twins(self) -> list[str]:
         """Links of the Markdown twins that lead to no file."""
@@ -158,7 +234,12 @@ class Site:
             for token in MarkdownIt("commonmark").parse(twin.read_text(encoding="utf-8")):
                 for child in token.children or ():
                     url = child.attrs.get("href") or child.attrs.get("src")
-                    if url and not urlsplit(url).scheme and urlsplit(url).path and not (twin.parent / unquote(urlsplit(url).path)).is_file():
+                    if (
+                        url
+                        and not urlsplit(url).scheme
+                        and urlsplit(url).path
+                        and not (twin.parent / unquote(urlsplit(url).path)).is_file()
+                    ):
                         found.append(f"{self.name(twin)}: the link {url} leads to no file")
         return found
 
@@ -170,24 +251,44 @@ def expected_pages(root: Path) -> set[str]:
         if isinstance(item, list):
             return [name for part in item for name in files(part)]
         named = [item[key] for key in ("root", "file") if key in item]
-        return named + [name for key in ("parts", "chapters", "sections") for name in files(item.get(key, []))]
+        return named + [
+            name for key in ("parts", "chapters", "sections") for name in files(item.get(key, []))
+        ]
 
     documents = files(yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8")))
-    exports = [re.search(r'#\| default_exp (\S+?)[\\"]', p.read_text(encoding="utf-8")) for d in documents if (p := root / f"{d}.ipynb").is_file()]
-    return {f"{d}.html" for d in documents} | {f"book/api/{m[1]}.html" for m in exports if m} | {f"{old}.html" for old in redirects(root)} | {"index.html", "search.html"}
+    exports = [
+        re.search(r'#\| default_exp (\S+?)[\\"]', p.read_text(encoding="utf-8"))
+        for d in documents
+        if (p := root / f"{d}.ipynb").is_file()
+    ]
+    return (
+        {f"{d}.html" for d in documents}
+        | {f"book/api/{m[1]}.html" for m in exports if m}
+        | {f"{old}.html" for old in redirects(root)}
+        | {"index.html", "search.html"}
+    )
 
 
 def check(html: Path, root: Path = ROOT) -> list[str]:
     """What is wrong with a built site, one line each."""
     site = Site(html)
     have, want = {site.name(p) for p in (*site.pages, *site.moved)}, expected_pages(root)
-    return [f"{page} was not built" for page in sorted(want - have)] + [f"{page} was built, and nothing asks for it" for page in sorted(have - want)] + site.problems()
+    return (
+        [f"{page} was not built" for page in sorted(want - have)]
+        + [f"{page} was built, and nothing asks for it" for page in sorted(have - want)]
+        + site.problems()
+    )
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m booksite.build", description=__doc__)
     parser.add_argument("command", choices=("build", "check"))
-    parser.add_argument("--out", type=Path, default=ROOT, help="folder that gets _build/html (default: the repository)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=ROOT,
+        help="folder that gets _build/html (default: the repository)",
+    )
     options = parser.parse_args()
     html = options.out.resolve() / "_build" / "html"
     started = time.perf_counter()
@@ -203,7 +304,9 @@ def main() -> int:
     if problems:
         print(f"{len(problems)} problems in {html}", file=sys.stderr)
         return 1
-    print(f"{len(expected_pages(ROOT))} pages in {time.perf_counter() - started:.0f} s, links, images and hosts checked. Open {(html / 'index.html').as_uri()}")
+    print(
+        f"{len(expected_pages(ROOT))} pages in {time.perf_counter() - started:.0f} s, links, images and hosts checked. Open {(html / 'index.html').as_uri()}"
+    )
     return 0
 
 

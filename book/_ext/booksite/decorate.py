@@ -50,12 +50,18 @@ class Structure(SphinxTransform):
 
     def _references(self, chapter: Chapter) -> None:
         section = nodes.section(ids=["references"], classes=["references"])
-        section += [nodes.title("", "References"), nodes.bullet_list("", *[self._entry(self.app.book.papers[k]) for k in chapter.cited])]
+        section += [
+            nodes.title("", "References"),
+            nodes.bullet_list("", *[self._entry(self.app.book.papers[k]) for k in chapter.cited]),
+        ]
         self.document.next_node(nodes.section).append(section)
 
     def _entry(self, paper: Paper) -> nodes.list_item:
         line = nodes.paragraph("", f"{paper.people}. ")
-        line += [nodes.reference("", paper.title, refuri=f"paper:{paper.key}", classes=["title"]), nodes.Text(f". {paper.imprint}.")]
+        line += [
+            nodes.reference("", paper.title, refuri=f"paper:{paper.key}", classes=["title"]),
+            nodes.Text(f". {paper.imprint}."),
+        ]
         for text, url in paper.links:
             line += [nodes.Text(" "), nodes.reference("", text, refuri=url, classes=["outward"])]
         return nodes.list_item("", line, ids=[f"ref-{paper.key}"])
@@ -81,18 +87,26 @@ class Page:
             self._reference(reference)
         chapter = self.book.chapters.get(self.docname)
         if chapter:
-            for cell in self.doctree.findall(lambda n: isinstance(n, nodes.container) and n.get("nb_element") == "cell_code"):
+            for cell in self.doctree.findall(
+                lambda n: isinstance(n, nodes.container) and n.get("nb_element") == "cell_code"
+            ):
                 self._cell(cell)
             self._card(chapter)
         if self.previews:
-            html = "".join(f'<template id="preview-{k}">{v}</template>' for k, v in self.previews.items())
+            html = "".join(
+                f'<template id="preview-{k}">{v}</template>' for k, v in self.previews.items()
+            )
             self.doctree.next_node(nodes.section).append(nodes.raw("", html, format="html"))
 
     def _reference(self, node: nodes.reference) -> None:
         uri = node.get("refuri", "")
         if uri.partition(":")[0] in SCHEMES:
             self._replace(node, uri, "")
-        elif self.docname != "book/papers" and not self.docname.startswith("book/api") and "outward" not in node["classes"]:
+        elif (
+            self.docname != "book/papers"
+            and not self.docname.startswith("book/api")
+            and "outward" not in node["classes"]
+        ):
             try:
                 paper = self.book.papers.find(uri) if uri.startswith("http") else None
             except UnknownPaper as error:
@@ -110,11 +124,19 @@ class Page:
         kind = {"paper": "cite", "symbol": "symbol", "cell": "cell"}.get(scheme, "")
         if scheme == "paper" and self.docname != "book/papers":
             self.previews[name] = paper_preview(self.book.papers[name])
-        elif scheme == "symbol" and name in self.book.symbols and not self.docname.startswith("book/api"):
+        elif (
+            scheme == "symbol"
+            and name in self.book.symbols
+            and not self.docname.startswith("book/api")
+        ):
             self.previews[name] = symbol_preview(self.book.symbols[name])
         preview = f' data-preview="{name}"' if name in self.previews else ""
         node["classes"], node["ids"] = [], []  # docutils would wrap the opening tag alone in them
-        opening = nodes.raw("", f'<a class="{kind} reference internal" href="{escape(self.href(uri))}"{preview}{extra}>', format="html")
+        opening = nodes.raw(
+            "",
+            f'<a class="{kind} reference internal" href="{escape(self.href(uri))}"{preview}{extra}>',
+            format="html",
+        )
         node.replace_self([opening, *node.children, nodes.raw("", "</a>", format="html")])
 
     def _symbol(self, literal: nodes.literal) -> None:
@@ -126,55 +148,105 @@ class Page:
             outside = not isinstance(parent, (nodes.title, nodes.reference))
             parent = parent.parent
         if symbol and outside:
-            literal.replace_self(nodes.reference("", "", literal.deepcopy(), refuri=f"symbol:{symbol.full}"))
+            literal.replace_self(
+                nodes.reference("", "", literal.deepcopy(), refuri=f"symbol:{symbol.full}")
+            )
 
     def _cell(self, cell: nodes.container) -> None:
         """A quiet tag on an exported cell: its module, and an anchor for each name; a fold where one is asked for."""
         facts = cell["cell_metadata"]["book"]
         if facts["alt"]:
-            cell.insert(1, nodes.raw("", f'<div role="group" aria-label="{escape(facts["alt"])}">', format="html"))
+            cell.insert(
+                1,
+                nodes.raw(
+                    "", f'<div role="group" aria-label="{escape(facts["alt"])}">', format="html"
+                ),
+            )
             cell.append(nodes.raw("", "</div>", format="html"))
         if facts["kind"]:
             cell.append(nodes.raw("", f'<p class="kind">{facts["kind"]}</p>', format="html"))
         if facts["fold"]:
-            cell.insert(0, nodes.raw("", f"<details><summary>{facts['fold']}</summary>", format="html"))
+            cell.insert(
+                0, nodes.raw("", f"<details><summary>{facts['fold']}</summary>", format="html")
+            )
             cell.insert(2, nodes.raw("", "</details>", format="html"))
         if "module" in facts:
             anchors = "".join(f'<span id="def-{n}"></span>' for n in facts["names"])
-            to = self.href(f"symbol:{facts['module']}.{facts['names'][0]}" if facts["names"] else f"page:{self.book.api_page(facts['module'])}")
-            cell.insert(0, nodes.raw("", f'{anchors}<a class="export" href="{to}" title="This cell is part of the package">{facts["module"]}</a>', format="html"))
+            to = self.href(
+                f"symbol:{facts['module']}.{facts['names'][0]}"
+                if facts["names"]
+                else f"page:{self.book.api_page(facts['module'])}"
+            )
+            cell.insert(
+                0,
+                nodes.raw(
+                    "",
+                    f'{anchors}<a class="export" href="{to}" title="This cell is part of the package">{facts["module"]}</a>',
+                    format="html",
+                ),
+            )
 
     def _card(self, chapter: Chapter) -> None:
         """The card stands after the title and its promise, before the first code or section."""
         section = self.doctree.next_node(nodes.section)
-        first = next((i for i, n in enumerate(section.children) if isinstance(n, (nodes.section, nodes.container, nodes.raw))), len(section))
+        first = next(
+            (
+                i
+                for i, n in enumerate(section.children)
+                if isinstance(n, (nodes.section, nodes.container, nodes.raw))
+            ),
+            len(section),
+        )
         section.insert(first, nodes.raw("", self._card_html(chapter), format="html"))
 
     def _card_html(self, chapter: Chapter) -> str:
         rows = []
         if measured := self.book.measured.get(chapter.stem):
-            rows.append(("To run", f"{duration(measured['seconds'])} on one CPU core, {memory(measured['peak_mb'])} of memory"))
+            rows.append(
+                (
+                    "To run",
+                    f"{duration(measured['seconds'])} on one CPU core, {memory(measured['peak_mb'])} of memory",
+                )
+            )
         if chapter.cited:
-            papers = [self._link(f"paper:{k}", "cite", escape(self.book.papers[k].short)) for k in chapter.cited]
+            papers = [
+                self._link(f"paper:{k}", "cite", escape(self.book.papers[k].short))
+                for k in chapter.cited
+            ]
             self.previews.update({k: paper_preview(self.book.papers[k]) for k in chapter.cited})
             rows.append(("Papers", "; ".join(papers)))
         if chapter.symbols:
-            names = [self._link(f"symbol:{s.full}", "symbol", f"<code>{s.name}</code>") for s in chapter.symbols]
+            names = [
+                self._link(f"symbol:{s.full}", "symbol", f"<code>{s.name}</code>")
+                for s in chapter.symbols
+            ]
             self.previews.update({s.full: symbol_preview(s) for s in chapter.symbols})
-            rows.append(("Exports", ", ".join(names) + f' <span class="from">from <code>{chapter.module}</code></span>'))
+            rows.append(
+                (
+                    "Exports",
+                    ", ".join(names)
+                    + f' <span class="from">from <code>{chapter.module}</code></span>',
+                )
+            )
         facts = "".join(f"<div><dt>{k}</dt><dd>{v}</dd></div>" for k, v in rows)
         s = self.book.settings
         path = self.book.source(chapter.docname)
         colab = f"https://colab.research.google.com/github/{s['user']}/{s['repo']}/blob/{s['branch']}/{path}"
         name = posixpath.basename(path)
-        return ('<aside class="card" aria-label="About this chapter">' + (f"<dl>{facts}</dl>" if facts else "") +
-                f'<p class="ways"><a href="{colab}">Open in Colab</a><a href="{name}" download>Download notebook</a></p></aside>')
+        return (
+            '<aside class="card" aria-label="About this chapter">'
+            + (f"<dl>{facts}</dl>" if facts else "")
+            + f'<p class="ways"><a href="{colab}">Open in Colab</a><a href="{name}" download>Download notebook</a></p></aside>'
+        )
 
     def _link(self, uri: str, kind: str, html: str) -> str:
         return f'<a class="{kind}" href="{escape(self.href(uri))}" data-preview="{uri.partition(":")[2]}">{html}</a>'
 
 
-PYTHON = re.compile(r'(<div class="highlight-python[^>]*><div class="highlight"><pre>)(?:<span></span>)?(.*?)(</pre>)', re.DOTALL)
+PYTHON = re.compile(
+    r'(<div class="highlight-python[^>]*><div class="highlight"><pre>)(?:<span></span>)?(.*?)(</pre>)',
+    re.DOTALL,
+)
 
 
 COLUMNS = 82  # characters of code beside each other on a desktop
@@ -183,13 +255,18 @@ MATH = re.compile(r'(<span class="math notranslate nohighlight">[^<]*</span>)([,
 
 def hanging(body: str) -> str:
     """Each line of code in an element that knows its indentation, so that the style can wrap a long one below itself."""
+
     def line(html: str) -> str:
         text = unescape(re.sub("<[^>]*>", "", html))
-        if len(text) > COLUMNS:  # a comment that stands far to the right comes nearer before it wraps
+        if (
+            len(text) > COLUMNS
+        ):  # a comment that stands far to the right comes nearer before it wraps
             html = re.sub(r'   +(?=<span class="c1">)', "  ", html)
         return f'<span class="line" style="--indent: {len(text) - len(text.lstrip(" "))}ch">{html}</span>'
 
-    return PYTHON.sub(lambda m: m[1] + "".join(map(line, m[2].splitlines(keepends=True))) + m[3], body)
+    return PYTHON.sub(
+        lambda m: m[1] + "".join(map(line, m[2].splitlines(keepends=True))) + m[3], body
+    )
 
 
 def kept_together(body: str) -> str:

@@ -9,7 +9,9 @@ PARTS = ("tex-chtml-full.js", "output/chtml/fonts/woff-v2")
 
 def copy(static: Path) -> Path:
     """Put MathJax under `static/mathjax`; return `static`."""
-    source = Path(distribution("sphinx-mathjax-offline").locate_file("sphinx-mathjax-offline/static/mathjax"))
+    source = Path(
+        distribution("sphinx-mathjax-offline").locate_file("sphinx-mathjax-offline/static/mathjax")
+    )
     for part in PARTS:
         target = static / "mathjax" / part
         target.parent.mkdir(parents=True, exist_ok=True)

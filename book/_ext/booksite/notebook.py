@@ -4,7 +4,10 @@ from .bib import listed
 from .book import QUOTE, Book
 from .symbols import defined, directives, exported, only_imports
 
-KINDS = {"varies": "differs from machine to machine", "timing": "times of one machine"}  # said below the output
+KINDS = {
+    "varies": "differs from machine to machine",
+    "timing": "times of one machine",
+}  # said below the output
 PICTURES = ("image/png", "image/jpeg", "image/svg+xml", "image/gif")
 
 
@@ -32,7 +35,9 @@ def _code_cell(cell: dict, marks: dict[str, str], code: str, docname: str, book:
     module = book.chapters[docname].module
     drawn = any(kind in o.get("data", {}) for o in outputs for kind in PICTURES)
     fold, names = "", defined(code)
-    drawing = "export" in marks and names and all(name.startswith("_draw") for name in names)  # the figure is the point
+    drawing = (
+        "export" in marks and names and all(name.startswith("_draw") for name in names)
+    )  # the figure is the point
     if "fold" in marks or drawing:
         fold = "The code of " + listed([f"<code>{name}</code>" for name in names] or ["this cell"])
     elif "export" in marks and only_imports(code):
@@ -46,7 +51,9 @@ def _code_cell(cell: dict, marks: dict[str, str], code: str, docname: str, book:
     if "fig-alt" in marks:
         words["image"] = {"alt": marks["fig-alt"]}
     elif drawn:
-        book.problems.append(f"{docname}: a figure without alt text; write `#| fig-alt: what it shows, in one line` at the top of its cell, which begins {code.splitlines()[0]!r}")
+        book.problems.append(
+            f"{docname}: a figure without alt text; write `#| fig-alt: what it shows, in one line` at the top of its cell, which begins {code.splitlines()[0]!r}"
+        )
     if "fig-cap" in marks:
         words["figure"] = {"caption": marks["fig-cap"]}
     if words:
