@@ -16,7 +16,7 @@ ROUNDS, STEPS = 60, 40
 
 
 def parameters() -> list[Tensor]:
-    "Weights as in the chapter, the last layer at random so that every gradient is at work."
+    """Weights as in the chapter, the last layer at random so that every gradient is at work."""
     generator = torch.Generator().manual_seed(0)
     return [
         torch.randn(784, 50, generator=generator) * (2 / 784) ** 0.5,
@@ -50,7 +50,7 @@ def torch_step(ws: list[Tensor], x: Tensor, target: Tensor, lr: float) -> float:
 
 
 def in_turns(steps: dict) -> dict[str, float]:
-    "Shortest mean time of STEPS calls of each, in seconds, over ROUNDS rounds in which each has its turn."
+    """Shortest mean time of STEPS calls of each, in seconds, over ROUNDS rounds in which each has its turn."""
     best = dict.fromkeys(steps, float("inf"))
     for _ in range(ROUNDS):
         for name, step in steps.items():

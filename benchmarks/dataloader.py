@@ -24,7 +24,7 @@ CASES = {  # workers, batch size, shape of a sample, samples, epochs of one timi
 
 
 class Pictures:
-    "Bytes in memory; a sample is a float tensor and its label, made when it is asked for."
+    """Bytes in memory; a sample is a float tensor and its label, made when it is asked for."""
 
     def __init__(self, n: int, shape: tuple[int, ...]) -> None:
         generator = torch.Generator().manual_seed(0)
@@ -48,7 +48,7 @@ def seconds(loader, epochs: int) -> float:
 
 
 def compare(workers: int, batch_size: int, shape: tuple[int, ...], n: int, epochs: int) -> dict:
-    "Both loaders over one data set, in turns; the first epoch, which starts the workers, checks that the batches are equal."
+    """Both loaders over one data set, in turns; the first epoch, which starts the workers, checks that the batches are equal."""
     pictures = Pictures(n, shape)
     loaders = [
         kind(

@@ -38,7 +38,7 @@ generator = torch.Generator().manual_seed(0)
 
 
 class Batches:
-    "A loader that has its batches ready, with what the libraries ask of one."
+    """A loader that has its batches ready, with what the libraries ask of one."""
 
     bs, device, dataset, n = 64, torch.device("cpu"), (), 64 * STEPS
 
@@ -70,7 +70,7 @@ TRAIN, VALID = (
 
 
 class Turns(Batches):
-    "The training batches, with a turn of the loop by hand before each epoch, and the processor time before and after it."
+    """The training batches, with a turn of the loop by hand before each epoch, and the processor time before and after it."""
 
     def __init__(self) -> None:
         super().__init__(TRAIN.batches)
@@ -220,7 +220,7 @@ def skorch(train: Batches, epochs: int) -> nn.Module:
 
 
 def added(fit: Callable[[Batches, int], nn.Module]) -> tuple[float, float]:
-    "One fit: the microseconds a step of it beyond the loop, and those of the loop."
+    """One fit: the microseconds a step of it beyond the loop, and those of the loop."""
     turns = Turns()
     fit(turns, EPOCHS)
     asked = len(turns.stamps) // 2
@@ -238,7 +238,7 @@ def added(fit: Callable[[Batches, int], nn.Module]) -> tuple[float, float]:
 
 
 def middle(values: list[float]) -> dict[str, object]:
-    "The median, and between which two of the values it lies with 95 % certainty."
+    """The median, and between which two of the values it lies with 95 % certainty."""
     values = sorted(values)
     k = int(len(values) / 2 - 0.98 * math.sqrt(len(values)))  # the ranks of a binomial distribution
     return {

@@ -20,7 +20,7 @@ OPERATIONS = 2 * 5 * 784 * 10
 
 
 def ladder() -> dict[str, float]:
-    "Seconds of one product for each rung; the last one is a five-image share of 10,000 images."
+    """Seconds of one product for each rung; the last one is a five-image share of 10,000 images."""
     generator = torch.Generator().manual_seed(0)
     images, w = (
         torch.rand(10_000, 784, generator=generator),
@@ -39,7 +39,7 @@ def ladder() -> dict[str, float]:
 
 
 def machine() -> dict[str, float]:
-    "GFLOP/s of a large square product, GB/s of reading a tensor of 256 MiB."
+    """GFLOP/s of a large square product, GB/s of reading a tensor of 256 MiB."""
     square, long = torch.randn(1024, 1024), torch.ones(64 * 2**20)
     first, second = long.chunk(2)
     return {

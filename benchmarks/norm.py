@@ -24,7 +24,7 @@ def as_written(x: torch.Tensor, layer: nn.Module) -> torch.Tensor:
 
 
 def in_turns(ways: dict, x: torch.Tensor, g: torch.Tensor) -> dict[str, float]:
-    "Shortest time of each, in seconds, over ROUNDS rounds in which each has its turn."
+    """Shortest time of each, in seconds, over ROUNDS rounds in which each has its turn."""
     best = dict.fromkeys(ways, float("inf"))
     for _ in range(ROUNDS):
         for name, way in ways.items():

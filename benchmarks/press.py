@@ -23,7 +23,7 @@ IMPORT_MARK, SITE_MARK, ROUNDS = 0.05, 10.0, 7
 
 
 def import_seconds(statement: str) -> float:
-    "Time of a statement in a fresh Python that has imported torch, in seconds."
+    """Time of a statement in a fresh Python that has imported torch, in seconds."""
     code = f"import time, torch; start = time.perf_counter(); {statement}; print(time.perf_counter() - start)"
     return float(
         subprocess.run(
@@ -33,7 +33,7 @@ def import_seconds(statement: str) -> float:
 
 
 def imports() -> dict:
-    "Seconds that an import adds to `import torch`: the shortest of several, in turns."
+    """Seconds that an import adds to `import torch`: the shortest of several, in turns."""
     names = ("fromfound", "fromfound.matmul", "fromfound.autograd", "fromfound.data")
     rounds = [{name: import_seconds(f"import {name}") for name in names} for _ in range(ROUNDS)]
     seconds = {name: round(min(r[name] for r in rounds), 4) for name in names}
@@ -45,7 +45,7 @@ def imports() -> dict:
 
 
 def site() -> dict:
-    "Seconds of a site build from nothing, in all and for each notebook."
+    """Seconds of a site build from nothing, in all and for each notebook."""
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         command = [env.ensure("book"), "-m", "booksite.build", "build", "--out", folder]
@@ -63,7 +63,7 @@ def site() -> dict:
 
 
 def chapters() -> dict:
-    "Seconds and peak MB of each chapter, re-executed and compared against the built wheel."
+    """Seconds and peak MB of each chapter, re-executed and compared against the built wheel."""
     with tempfile.TemporaryDirectory() as folder:
         proof = Proof(Path(folder).resolve(), fast=False)
         with contextlib.redirect_stdout(sys.stderr):

@@ -99,7 +99,7 @@ def random(*shape: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
 
 
 def compare(mine, reference, *inputs: torch.Tensor, rtol: float = 1e-9, atol: float = 1e-9) -> None:
-    "Value and gradients of a function of Variables against the same of torch tensors, under a random cotangent."
+    """Value and gradients of a function of Variables against the same of torch tensors, under a random cotangent."""
     variables = [Variable(x, requires_grad=True) for x in inputs]
     tensors = [x.clone().requires_grad_() for x in inputs]
     out, expected = mine(*variables), reference(*tensors)
@@ -559,7 +559,7 @@ def test_variable_of_a_tracked_torch_tensor_starts_a_graph_of_its_own() -> None:
 
 @st.composite
 def broadcasts(draw) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    "A shape, and one that it can be broadcast to."
+    """A shape, and one that it can be broadcast to."""
     after = draw(st.lists(st.integers(0, 4), max_size=4))
     before = [draw(st.sampled_from([1, n])) for n in after[draw(st.integers(0, len(after))) :]]
     return tuple(before), tuple(after)

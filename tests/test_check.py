@@ -27,7 +27,7 @@ from fromfound.check import (
 
 
 class BatchNorm(nn.Module):
-    "A right BatchNorm1d for (N, C); each mistake below changes one method."
+    """A right BatchNorm1d for (N, C); each mistake below changes one method."""
 
     def __init__(self, c: int = 5, eps: float = 1e-5, momentum: float = 0.1) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class KeptMomentum(BatchNorm):
 
 
 class SharedStatistics(BatchNorm):
-    "Running statistics that a deep copy shares with its original."
+    """Running statistics that a deep copy shares with its original."""
 
     def __deepcopy__(self, memo):
         new = type(self)()

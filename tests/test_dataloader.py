@@ -49,7 +49,7 @@ Pair = namedtuple("Pair", "x y")
 
 
 class Numbers(Dataset):
-    "Samples of every kind, with random numbers of three generators in them."
+    """Samples of every kind, with random numbers of three generators in them."""
 
     def __init__(self, n=23):
         self.n = n
@@ -84,7 +84,7 @@ class Fails(Numbers):
 
 
 class Dies(Numbers):
-    "Ends its process at sample 13: with an exit code, or by a signal."
+    """Ends its process at sample 13: with an exit code, or by a signal."""
 
     def __init__(self, how):
         self.n, self.how = 23, how
@@ -114,7 +114,7 @@ class Odd(Exception):
 
 
 class Doubled(Exception):
-    "Can be made of one text, and be packed, but not be unpacked."
+    """Can be made of one text, and be packed, but not be unpacked."""
 
     def __init__(self, one):
         super().__init__(one, "and another")
@@ -126,7 +126,7 @@ class Seeds(Numbers):
 
 
 def plain(value):
-    "A batch with tensors as their type and values, so that == compares all of it."
+    """A batch with tensors as their type and values, so that == compares all of it."""
     if isinstance(value, dict):
         return type(value), {k: plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
@@ -139,7 +139,7 @@ def plain(value):
 
 
 def two_epochs(kind, dataset, **options):
-    "Everything that two epochs show: batches, and where the generators stand at each end."
+    """Everything that two epochs show: batches, and where the generators stand at each end."""
     torch.manual_seed(3)
     random.seed(4)
     np.random.seed(5)
@@ -371,7 +371,7 @@ LEAVES = [
 
 
 def structures():
-    "Functions from k to a sample, so that several samples have one structure."
+    """Functions from k to a sample, so that several samples have one structure."""
     return st.recursive(
         st.sampled_from(LEAVES),
         lambda inner: st.lists(inner, min_size=1, max_size=3).flatmap(
@@ -875,7 +875,7 @@ def test_a_dying_worker_is_reported(how, persistent):
 
 
 class Helped(Numbers):
-    "Dies at sample 3, and leaves a helper behind that has copies of its open files."
+    """Dies at sample 3, and leaves a helper behind that has copies of its open files."""
 
     def __init__(self, note):
         self.n, self.note = 9, note
@@ -1206,7 +1206,7 @@ def test_the_exercise_of_padding_agrees_with_torchs():
 
 
 def padded(part=None, kind=tuple):
-    "torch's own padding as an answer to exercise 4a.3; with a part changed, or in another container."
+    """torch's own padding as an answer to exercise 4a.3; with a part changed, or in another container."""
 
     def pad(samples):
         words, labels = zip(*samples)
@@ -1271,7 +1271,7 @@ def test_the_exercise_of_a_resumable_sampler_stops_everywhere():
 
 
 def counted(make):
-    "A check that compares with nothing: complete, fresh, and each order of three about equally frequent."
+    """A check that compares with nothing: complete, fresh, and each order of three about equally frequent."""
     small = make(3, torch.Generator().manual_seed(0))
     orders = [tuple(small) for _ in range(12_000)]
     return (

@@ -538,7 +538,7 @@ def test_an_interrupted_writer_keeps_the_old_file(tmp_path) -> None:
 
 
 class Planted:
-    "A pickle that makes a folder when it is read."
+    """A pickle that makes a folder when it is read."""
 
     def __init__(self, path):
         self.path = path
@@ -737,7 +737,7 @@ def make_learner(cbs, opt_func=torch.optim.SGD, valid=True):
 
 
 class Watch(Callback):
-    "Keeps what the writer should be told."
+    """Keeps what the writer should be told."""
 
     def __init__(self):
         self.seen = []

@@ -51,7 +51,7 @@ def seeded():
 
 
 def compare(mine, theirs, *inputs, tol):
-    "Outputs and all gradients, under a random cotangent."
+    """Outputs and all gradients, under a random cotangent."""
     results = []
     for fn in (mine, theirs):
         fresh = [i.detach().clone().requires_grad_() for i in inputs]
@@ -495,7 +495,7 @@ def test_the_training_is_the_same_in_every_bit(every, modules):
 
 
 class Reading(TorchDispatchMode):
-    "Writes down each operation that has to wait for a device."
+    """Writes down each operation that has to wait for a device."""
 
     def __init__(self):
         super().__init__()
@@ -514,7 +514,7 @@ class Reading(TorchDispatchMode):
 
 
 def waits_of(*cbs):
-    "What waits for a device between the first callback before a batch and the last one after it."
+    """What waits for a device between the first callback before a batch and the last one after it."""
     seen = []
 
     class First(Callback):
@@ -646,7 +646,7 @@ def test_frozen_layers_have_no_gradient():
 
 
 class Odd(nn.Module):
-    "A layer that is called twice, one that is not called, one that returns a tuple, one that returns a dictionary, one without a tensor."
+    """A layer that is called twice, one that is not called, one that returns a tuple, one that returns a dictionary, one without a tensor."""
 
     def __init__(self):
         super().__init__()
@@ -1002,7 +1002,7 @@ def test_nothing_has_happened(make, inputs, train):
 
 @every_model
 def test_memory_is_what_autograd_keeps(make, inputs):
-    "Counted a second time, without layers."
+    """Counted a second time, without layers."""
     torch.manual_seed(0)
     model, given = make(), inputs()
     summary = model_summary(model, *given)
@@ -1094,7 +1094,7 @@ def test_a_torch_without_these_operations(monkeypatch):
 
 
 class Thrown(nn.Module):
-    "Computes something five times, and uses none of it."
+    """Computes something five times, and uses none of it."""
 
     def __init__(self):
         super().__init__()

@@ -34,7 +34,7 @@ def seeded(seed=0):
 
 
 def outcome(call):
-    "What a call returns, or the type and the beginning of the message that it raises."
+    """What a call returns, or the type and the beginning of the message that it raises."""
     try:
         return call()
     except (ValueError, RuntimeError, NotImplementedError) as error:
@@ -89,7 +89,7 @@ def test_the_global_generator(name, options):
 
 @every
 def test_in_place_on_parameters_views_and_layouts(name, options):
-    "The tensor itself is filled and returned, whether it learns, is transposed or channels last; a parameter goes on learning."
+    """The tensor itself is filled and returned, whether it learns, is transposed or channels last; a parameter goes on learning."""
     for make in (
         lambda: nn.Parameter(torch.empty(4, 3)),
         lambda: torch.empty(3, 4).T,
@@ -122,7 +122,7 @@ def test_half_precision(name, options, dtype):
 @every
 @pytest.mark.parametrize("shape", [(0, 3), (3, 0), (4, 0, 3, 3)], ids=str)
 def test_zero_size(name, options, shape):
-    "Nothing is drawn; Kaiming warns, as torch does."
+    """Nothing is drawn; Kaiming warns, as torch does."""
     heard = []
     for module in (ours, nn.init):
         generator = seeded(1)
@@ -215,7 +215,7 @@ def test_fans_are_torch_s(shape):
 
 @pytest.mark.parametrize("groups", [1, 2, 4])
 def test_fans_by_counting(groups):
-    "Weights of one count their inputs; and each pixel the outputs it went into, which the rule has only without groups."
+    """Weights of one count their inputs; and each pixel the outputs it went into, which the rule has only without groups."""
     conv = nn.Conv2d(4, 8, 3, padding=1, groups=groups, bias=False)
     nn.init.ones_(conv.weight)
     y = conv(torch.ones(1, 4, 9, 9))
@@ -241,7 +241,7 @@ PROMISED = {
 
 @pytest.mark.parametrize("name", PROMISED)
 def test_promised_distribution(name):
-    "Mean, variance and fourth moment of a weight (400, 300), which has 120,000 numbers."
+    """Mean, variance and fourth moment of a weight (400, 300), which has 120,000 numbers."""
     w = getattr(ours, name)(torch.empty(400, 300), generator=seeded())
     variance = w.square().mean().item()
     assert abs(w.mean().item()) < 0.02 * variance**0.5
@@ -262,7 +262,7 @@ def test_orthogonal_stretches_alike(rows, columns, gain, seed):
 
 
 def test_orthogonal_signs_are_even():
-    "All orthogonal matrices are equally likely: without the signs of R the diagonal would lean to one side."
+    """All orthogonal matrices are equally likely: without the signs of R the diagonal would lean to one side."""
     diagonals = torch.stack(
         [orthogonal_(torch.empty(3, 3), generator=seeded(k)).diagonal() for k in range(400)]
     )
@@ -270,7 +270,7 @@ def test_orthogonal_signs_are_even():
 
 
 def test_default_of_torch_is_a_third():
-    "The √5: no weight above 1/√n, and n times the variance is 1/3."
+    """The √5: no weight above 1/√n, and n times the variance is 1/3."""
     torch.manual_seed(0)
     for layer in (nn.Linear(300, 200), nn.Conv2d(12, 100, 5), nn.Conv2d(32, 64, 3, groups=4)):
         n = fan_in_and_fan_out(layer.weight)[0]
@@ -347,7 +347,7 @@ def test_selu_bends_at_zero_as_from_below():
 
 
 def test_selu_fixed_point():
-    "Mean 0 and variance 1 lead back to them, and so do others."
+    """Mean 0 and variance 1 lead back to them, and so do others."""
     x = torch.randn(10**6, generator=seeded(), dtype=torch.float64)
     assert abs(SELU()(x).mean()) < 5e-3
     assert abs(SELU()(x).var() - 1) < 1e-2
@@ -404,7 +404,7 @@ def batch(n=64, seed=0):
 
 
 class Odd(nn.Module):
-    "Layers defined in another order than they are called, one of them never, one twice; batch normalization and dropout beside them."
+    """Layers defined in another order than they are called, one of them never, one twice; batch normalization and dropout beside them."""
 
     def __init__(self):
         super().__init__()
@@ -537,7 +537,7 @@ def test_lsuv_leaves_modes_hooks_and_statistics():
 
 
 class Scribbler(nn.Module):
-    "Writes into its input."
+    """Writes into its input."""
 
     def __init__(self):
         super().__init__()
@@ -586,7 +586,7 @@ def test_lsuv_leaves_frozen_layers(frozen):
 
 
 class Routed(nn.Module):
-    "Calls its second layer when the first puts out large numbers, or only in the first pass."
+    """Calls its second layer when the first puts out large numbers, or only in the first pass."""
 
     def __init__(self, once):
         super().__init__()
@@ -599,7 +599,7 @@ class Routed(nn.Module):
 
 
 class Aloof(nn.Module):
-    "Two layers with one bias: what the second wants of it, the first does not."
+    """Two layers with one bias: what the second wants of it, the first does not."""
 
     def __init__(self):
         super().__init__()
@@ -611,7 +611,7 @@ class Aloof(nn.Module):
 
 
 class Raising(nn.Module):
-    "A simple network that raises at its n-th call."
+    """A simple network that raises at its n-th call."""
 
     def __init__(self, at):
         super().__init__()
@@ -702,7 +702,7 @@ def test_lsuv_refuses(make, xb, error, match):
 
 
 def test_lsuv_of_a_layer_called_twice():
-    "The last call is measured, and each division counts twice in it: 3 becomes 1/3 and 3 again. The message names the case."
+    """The last call is measured, and each division counts twice in it: 3 becomes 1/3 and 3 again. The message names the case."""
     layer = nn.Linear(784, 784)
     with pytest.raises(RuntimeError, match="called more than once"):
         lsuv_(nn.Sequential(nn.Flatten(), layer, layer), batch())
@@ -795,7 +795,7 @@ def block(*, width=8):
 
 
 class HeadFirst(nn.Module):
-    "Defines its classifier first and its first layer last."
+    """Defines its classifier first and its first layer last."""
 
     def __init__(self, stem_last):
         super().__init__()

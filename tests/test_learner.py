@@ -787,7 +787,7 @@ def test_the_bar_is_seen_only_where_somebody_watches(watched, monkeypatch, capsy
 
 
 class Bar:
-    "What a ProgressBar asks of tqdm, written down."
+    """What a ProgressBar asks of tqdm, written down."""
 
     def __init__(self, leave, disable):
         self.leave, self.disable, self.n, self.total, self.shown, self.closed = (
@@ -935,7 +935,7 @@ def test_stop_on_nan_names_the_batch_and_spares_the_weights(value, capsys):
 
 
 class Say(Callback):
-    "Puts losses of our choice in place of the validation's."
+    """Puts losses of our choice in place of the validation's."""
 
     order = 10
 
@@ -1001,7 +1001,7 @@ def test_early_stopping_restores_and_names_what_there_is():
 
 
 class Wobble(Callback):
-    "Depends on everything that a checkpoint has to carry: random numbers of three kinds, and a count of its own."
+    """Depends on everything that a checkpoint has to carry: random numbers of three kinds, and a count of its own."""
 
     keeps = ("seen",)
 
@@ -1328,7 +1328,7 @@ def test_an_optimizer_that_needs_a_closure_is_refused():
 
 
 class Plain:
-    "An optimizer of one's own, which knows of no closure."
+    """An optimizer of one's own, which knows of no closure."""
 
     def __init__(self, params, lr):
         self.params, self.lr, self.param_groups = list(params), lr, [{"lr": lr}]
@@ -1386,7 +1386,7 @@ def test_a_batch_may_be_a_list():
 
 
 class Tally:
-    "A metric that is no `Metric`, and forgets in place."
+    """A metric that is no `Metric`, and forgets in place."""
 
     name = "tally"
 
@@ -1435,7 +1435,7 @@ def test_validation_by_a_callback_leaves_the_figures_of_the_epoch_alone(event, o
 
 
 class Partly(nn.Module):
-    "A model with a layer that is not trained, although it could be."
+    """A model with a layer that is not trained, although it could be."""
 
     def __init__(self):
         super().__init__()
@@ -1481,7 +1481,7 @@ def test_an_epoch_left_before_its_validation_is_not_judged(event, monitor, tmp_p
 
 
 class Schedule(Callback):
-    "A scheduler of torch, with its memory in the checkpoint."
+    """A scheduler of torch, with its memory in the checkpoint."""
 
     def before_fit(self):
         self.scheduler = torch.optim.lr_scheduler.StepLR(self.learn.opt, 2, 0.1)

@@ -54,7 +54,7 @@ def random_tables(n, k, m, dtype=torch.float32, seed=0):
 
 
 def assert_product(c, a, b):
-    "Equal to the product in float64, up to one rounding of each term of each sum (Higham 1993)."
+    """Equal to the product in float64, up to one rounding of each term of each sum (Higham 1993)."""
     assert c.shape == (a.shape[0], b.shape[1])
     assert c.dtype == a.dtype
     bound = (a.shape[1] + 2) * torch.finfo(a.dtype).eps * (a.double().abs() @ b.double().abs())
@@ -228,7 +228,7 @@ def test_broadcast_shapes_agrees_with_torch(shapes):
 
 @given(st.lists(SIZES, max_size=4), st.data())
 def test_shapes_that_fit_by_construction(shape, data):
-    "Cutting sizes off the left and setting others to 1 leaves a shape that stretches back."
+    """Cutting sizes off the left and setting others to 1 leaves a shape that stretches back."""
     cut = data.draw(st.integers(0, len(shape)))
     smaller = [data.draw(st.sampled_from([1, size])) for size in shape[cut:]]
     assert broadcast_shapes(shape, smaller) == broadcast_shapes(smaller, shape) == tuple(shape)
@@ -275,7 +275,7 @@ M = torch.arange(12.0).reshape(3, 4)
     ids=str,
 )
 def test_show_broadcast_draws(a, b):
-    "What each operand reads, its strides, and its memory; each number of M is its own address."
+    """What each operand reads, its strides, and its memory; each number of M is its own address."""
     drawn = [t.get_text() for t in show_broadcast(a, b).fig.axes[0].texts]
     for name, operand in (("a", a), ("b", b)):
         seen, at = (

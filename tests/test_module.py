@@ -658,7 +658,7 @@ def test_reads_what_others_wrote(tmp_path):
 
 
 class Runs:
-    "A guest in a pickle: whoever runs it makes a folder."
+    """A guest in a pickle: whoever runs it makes a folder."""
 
     def __init__(self, marker="marker"):
         self.marker = marker

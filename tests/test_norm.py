@@ -24,7 +24,7 @@ def randn(*shape, seed=0, dtype=torch.float32):
 
 
 def filled(layer, seed=0):
-    "The layer with random weights and biases."
+    """The layer with random weights and biases."""
     with torch.no_grad():
         for k, parameter in enumerate(layer.parameters()):
             parameter.copy_(randn(*parameter.shape, seed=seed + k) + 0.5)
@@ -67,7 +67,7 @@ def test_same_as_torch(make, batch):
 
 @every
 def test_far_from_zero_in_float32(make):
-    "Numbers of spread 1 around 1000: as near to double precision as torch's layer is. E[x²] - E[x]² would be off by a tenth and more."
+    """Numbers of spread 1 around 1000: as near to double precision as torch's layer is. E[x²] - E[x]² would be off by a tenth and more."""
     exact, layers = filled(make(nn)).double(), (filled(make(ours)), filled(make(nn)))
     x, pull = 1000 + randn(4, 6, 5, 4), randn(4, 6, 5, 4, seed=1)
     found = []
@@ -97,7 +97,7 @@ def test_layouts_of_memory(make, layout):
 @pytest.mark.parametrize("dtype, tol", [(torch.float16, 4e-3), (torch.bfloat16, 3e-2)])
 @pytest.mark.parametrize("mixed", [False, True], ids=["half", "mixed"])
 def test_half_precision(make, dtype, tol, mixed):
-    "As near to the answer in double precision as the type allows; with parameters of the same type, or of float32."
+    """As near to the answer in double precision as the type allows; with parameters of the same type, or of float32."""
     layer, exact = filled(make(ours)), filled(make(ours)).double()
     layer = layer if mixed else layer.to(dtype)
     exact.load_state_dict(layer.state_dict())
@@ -119,7 +119,7 @@ def test_half_precision(make, dtype, tol, mixed):
 
 
 def test_variances_beyond_half_precision():
-    "Spread 400: the variance, 160,000, is no number of float16."
+    """Spread 400: the variance, 160,000, is no number of float16."""
     (layer := BatchNorm2d(6)).load_state_dict(filled(nn.BatchNorm2d(6)).state_dict())
     x = (400 * randn(4, 6, 5, 4)).half()
     assert torch.allclose(layer(x).float(), copy.deepcopy(layer)(x.float()), atol=2e-2)
@@ -266,7 +266,7 @@ def test_random_shapes(batch, channels, rows, columns, seed):
 
 
 def test_normalized_is_normalized():
-    "Mean 0 and variance 1 where the layer says so, whatever comes in."
+    """Mean 0 and variance 1 where the layer says so, whatever comes in."""
     x = 7 * randn(4, 6, 5, 4) + 100
     for layer, dims in [
         (BatchNorm2d(6, affine=False), (0, 2, 3)),
@@ -291,7 +291,7 @@ def test_other_numbers_of_dimensions():
 
 
 def test_old_state_dicts_load():
-    "Those from before batches were counted have no num_batches_tracked."
+    """Those from before batches were counted have no num_batches_tracked."""
     old = nn.BatchNorm2d(3).state_dict()
     del old["num_batches_tracked"]
     old._metadata[""]["version"] = 1
@@ -418,7 +418,7 @@ def test_a_single_value_is_fine_in_evaluation():
 
 
 def test_running_matches_a_plain_computation():
-    "Against weighted sums of all images so far, in double precision."
+    """Against weighted sums of all images so far, in double precision."""
     layer, momentum, seen = RunningBatchNorm2d(4, momentum=0.2, affine=False).double(), 0.2, []
     for k, n in enumerate([1, 3, 2, 8, 1]):
         seen = [(weight * (1 - momentum) ** n, x) for weight, x in seen]
@@ -482,7 +482,7 @@ def test_running_refuses_a_share_that_is_none(momentum):
 
 @pytest.mark.parametrize("momentum", [1e-8, 1e-4, 0.05, 1.0])
 def test_running_from_a_tiny_share_to_all(momentum):
-    "With next to no share for one image it is a plain average of all; with a share of 1 the last batch is all there is."
+    """With next to no share for one image it is a plain average of all; with a share of 1 the last batch is all there is."""
     layer, batches = (
         RunningBatchNorm2d(3, momentum=momentum, affine=False),
         [2 * randn(2, 3, 4, 4, seed=k) + k for k in range(5)],
@@ -506,7 +506,7 @@ def test_running_from_a_tiny_share_to_all(momentum):
     ids=["made", "converted"],
 )
 def test_running_statistics_stay_precise(dtype, make):
-    "Shares of a thousandth are lost where numbers have three digits; the statistics have seven, whatever the layer is."
+    """Shares of a thousandth are lost where numbers have three digits; the statistics have seven, whatever the layer is."""
     layer, wide = make(dtype), RunningBatchNorm2d(3, momentum=0.001, affine=False)
     for k in range(300):
         x = (5 + 0.01 * k + randn(1, 3, 8, 8, seed=k)).to(dtype)
@@ -530,7 +530,7 @@ def test_running_statistics_stay_precise(dtype, make):
 
 
 def test_running_goes_on_where_it_was_saved():
-    "images_seen is a part of the state: without it the next batch would be taken for the first."
+    """images_seen is a part of the state: without it the next batch would be taken for the first."""
     one, other = filled(RunningBatchNorm2d(3)), RunningBatchNorm2d(3)
     for k in range(3):
         one(randn(2, 3, 4, 4, seed=k) + k)
@@ -556,7 +556,7 @@ def test_running_goes_on_where_it_was_saved():
 
 
 def outcome(call):
-    "What comes out: a tensor, or the type of the error."
+    """What comes out: a tensor, or the type of the error."""
     try:
         return call()
     except Exception as error:
@@ -650,7 +650,7 @@ def test_clearer_than_torch(make, error, message, theirs):
 
 
 def test_tracking_switched_off_later():
-    "The outputs are torch's, by the image's own statistics; torch moves the running ones, even in evaluation mode, and ours stay."
+    """The outputs are torch's, by the image's own statistics; torch moves the running ones, even in evaluation mode, and ours stay."""
     x, layers = (
         randn(3, 6, 5, 4) + 1,
         [m.InstanceNorm2d(6, track_running_stats=True, affine=True) for m in (ours, nn)],
@@ -675,7 +675,7 @@ def test_no_features_where_torch_fails():
 
 
 def test_statistics_of_a_layer_in_half_precision():
-    "They are kept in the layer's type, as by torch, and rounded once: nothing is nearer to the answer in double precision."
+    """They are kept in the layer's type, as by torch, and rounded once: nothing is nearer to the answer in double precision."""
     for dtype in (torch.float16, torch.bfloat16):
         mine, exact, x = (
             BatchNorm2d(6, affine=False).to(dtype),
@@ -734,7 +734,7 @@ def test_transforms_refuse_to_update_statistics():
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the tracer's own
 def test_traced_by_the_compiler():
-    "The graph has no breaks; without a backend, so no C++ compiler is needed."
+    """The graph has no breaks; without a backend, so no C++ compiler is needed."""
     for make in (
         MAKERS["batch"],
         MAKERS["batch, average"],
@@ -752,7 +752,7 @@ def test_traced_by_the_compiler():
 
 
 def test_the_plainest_mutant_is_no_mutant():
-    "The mutants' common base, without a fault, is torch's layer."
+    """The mutants' common base, without a fault, is torch's layer."""
     same_as(exercises._BatchNorm(3), nn.BatchNorm2d(3), randn(4, 3, 2, 2) / 3)
 
 
@@ -785,7 +785,7 @@ def test_the_plainest_form_is_torchs():
 
 def test_a_score_in_evaluation_and_by_the_batch():
     class ByMean(nn.Module):
-        "In evaluation the class is 0; in training, 1 for what lies above the mean of the batch."
+        """In evaluation the class is 0; in training, 1 for what lies above the mean of the batch."""
 
         def forward(self, x):
             above = (x > x.mean()) & self.training

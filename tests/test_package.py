@@ -21,7 +21,7 @@ MODULES = ["fromfound", *(f"fromfound.{m.name}" for m in modules(ROOT))]
 
 @pytest.fixture(scope="session")
 def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    "The folder with the wheel and the sdist: the one FROMFOUND_DIST names, else built here from a copy of the tree."
+    """The folder with the wheel and the sdist: the one FROMFOUND_DIST names, else built here from a copy of the tree."""
     if "FROMFOUND_DIST" in os.environ:
         return Path(os.environ["FROMFOUND_DIST"])
     copy, out = tmp_path_factory.mktemp("tree"), tmp_path_factory.mktemp("dist")
@@ -39,7 +39,7 @@ def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def expected_files() -> set[str]:
-    "Every file of the package, as named in the archives."
+    """Every file of the package, as named in the archives."""
     return {
         p.relative_to(ROOT).as_posix()
         for p in (ROOT / "fromfound").rglob("*")
@@ -91,7 +91,7 @@ print(json.dumps(report))
 
 
 def probe(modules: list[str], folder: Path, home: Path = ROOT) -> dict[str, dict]:
-    "Import modules that lie in `home`, one after the other, in a fresh Python in an empty folder; what each loads and changes."
+    """Import modules that lie in `home`, one after the other, in a fresh Python in an empty folder; what each loads and changes."""
     environment = os.environ | {"PYTHONPATH": str(home), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", PROBE, *modules],
@@ -146,7 +146,7 @@ HEAVY = {
 @pytest.mark.slow
 @pytest.mark.parametrize("module", [m for m in ("fromfound", "fromfound.matmul") if m in MODULES])
 def test_an_import_is_light(module: str, tmp_path: Path) -> None:
-    "Under 50 ms over torch: measured by benchmarks/, kept here by what is loaded."
+    """Under 50 ms over torch: measured by benchmarks/, kept here by what is loaded."""
     added = probe([module], tmp_path)[module]["added"]
     heavy = HEAVY & {name.split(".")[0] for name in added}
     assert not heavy, f"import {module} also loads {sorted(heavy)}: import them where they are used"
@@ -162,7 +162,7 @@ def test_public_names_exist(module: str) -> None:
 
 
 def test_modules_only_define() -> None:
-    "Top level of a module: imports, definitions and constants; calls only to make a constant."
+    """Top level of a module: imports, definitions and constants; calls only to make a constant."""
     allowed = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign)
     for module in modules(ROOT):
         for node in module.tree.body:

@@ -165,7 +165,7 @@ HELPER = "def helper(x):\n    return x + 1\n"
 
 @pytest.fixture
 def module(tmp_path, monkeypatch):
-    "Writes a package module that holds an experiment, and hashes it."
+    """Writes a package module that holds an experiment, and hashes it."""
     import fromfound
 
     monkeypatch.setattr(fromfound, "__path__", [*fromfound.__path__, str(tmp_path)])

@@ -25,7 +25,7 @@ def seeded(seed=0):
 
 
 def batches(data):
-    "What the loaders give, as plain numbers."
+    """What the loaders give, as plain numbers."""
     loaders = (
         (data.train_dl, getattr(data, "valid_dl", None)) if hasattr(data, "train_dl") else (data,)
     )
@@ -33,7 +33,7 @@ def batches(data):
 
 
 def numbers(data):
-    "One draw from every source."
+    """One draw from every source."""
     return [
         random.random(),
         random.gauss(0, 1),
@@ -65,7 +65,7 @@ def ours():
 
 
 class Drawing(torch.utils.data.Dataset):
-    "A data set that draws from a generator of its own."
+    """A data set that draws from a generator of its own."""
 
     def __init__(self):
         self.generator = seeded(4)

@@ -170,7 +170,7 @@ def test_annealers_refuse(wrong, message):
 def test_schedule_decorates():
     @schedule
     def half(pos):
-        "Half of it."
+        """Half of it."""
         return pos / 2
 
     assert half(1) == 0.5
@@ -233,7 +233,7 @@ def test_boundaries_belong_to_the_phase_that_begins(fractions):
 
 
 def test_the_famous_patch_fails_here():
-    "Three phases: the third is reached, and 1.0 is its end."
+    """Three phases: the third is reached, and 1.0 is its end."""
     sched = combine_scheds([0.3, 0.4, 0.3], traced(3))
     assert 20 <= sched(0.7) < 20.01
     assert sched(0.999) > 20.9
@@ -936,7 +936,7 @@ def as_loader(kind):
 
 
 class Noise(nn.Module):
-    "Draws from everything, and exchanges a buffer instead of changing it."
+    """Draws from everything, and exchanges a buffer instead of changing it."""
 
     def __init__(self):
         super().__init__()
@@ -1175,7 +1175,7 @@ def test_an_interrupted_test_says_so(capsys):
 
 
 class Late(nn.Module):
-    "Makes a buffer in its first forward."
+    """Makes a buffer in its first forward."""
 
     def forward(self, x):
         if not hasattr(self, "first"):

@@ -519,7 +519,7 @@ def test_accuracy_refusals(target: torch.Tensor) -> None:
 
 
 def test_a_loss_asks_nothing_of_the_device() -> None:
-    "On the meta device there are no values: whoever looked at one would fail. So no step waits for a GPU."
+    """On the meta device there are no values: whoever looked at one would fail. So no step waits for a GPU."""
     scores = torch.zeros(4, 3, device="meta", requires_grad=True)
     for target in (
         torch.zeros(4, dtype=torch.int64, device="meta"),

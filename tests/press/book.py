@@ -17,7 +17,7 @@ import nbformat
 
 @dataclass(frozen=True)
 class Finding:
-    "One broken rule: where, what was found, what to do about it."
+    """One broken rule: where, what was found, what to do about it."""
 
     file: str
     cell: int | None  # counted from 1, Markdown cells included
@@ -31,7 +31,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Cell:
-    "A notebook cell with its place."
+    """A notebook cell with its place."""
 
     file: str
     number: int
@@ -45,7 +45,7 @@ class Cell:
 
     @cached_property
     def directives(self) -> list[str]:
-        "The `#|` lines at the top, without their `#|`; empty for Markdown."
+        """The `#|` lines at the top, without their `#|`; empty for Markdown."""
         lines = self.source.splitlines() if self.kind == "code" else []
         top = next((i for i, line in enumerate(lines) if not line.startswith("#|")), len(lines))
         return [line[2:].strip() for line in lines[:top]]
@@ -56,7 +56,7 @@ class Cell:
 
     @cached_property
     def tree(self) -> ast.Module | None:
-        "The syntax tree, magics and `name?` left out; None where the cell is not Python."
+        """The syntax tree, magics and `name?` left out; None where the cell is not Python."""
         lines = [
             ""
             if re.match(r"\s*[%!]|.*\?\s*$", line) and not line.lstrip().startswith("#")
@@ -71,7 +71,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Notebook:
-    "A notebook of the book; `file` is its path within the repository."
+    """A notebook of the book; `file` is its path within the repository."""
 
     file: str
     path: Path
@@ -100,7 +100,7 @@ class Notebook:
 
 
 def order(stem: str) -> tuple[int, str, str]:
-    "The place of a notebook in the book: `04a_dataloader` gives (4, 'a', '04a_dataloader')."
+    """The place of a notebook in the book: `04a_dataloader` gives (4, 'a', '04a_dataloader')."""
     number = re.match(r"(\d+)([a-z]?)_", stem)
     return (int(number[1]), number[2], stem) if number else (999, "", stem)
 
@@ -116,7 +116,7 @@ def _read(path: Path, file: str, stamp: tuple[int, int]) -> Notebook:
 
 
 def notebooks(root: Path) -> list[Notebook]:
-    "Every chapter and every exercise notebook, in the order of the book."
+    """Every chapter and every exercise notebook, in the order of the book."""
     nbs = root / "nbs"
     paths = [*nbs.glob("*.ipynb"), *nbs.glob("exercises/*.ipynb")]
     read = [
@@ -127,7 +127,7 @@ def notebooks(root: Path) -> list[Notebook]:
 
 
 def pages(root: Path) -> list[Path]:
-    "The Markdown pages written by hand: the website's and the README."
+    """The Markdown pages written by hand: the website's and the README."""
     book = root / "book"
     written = [
         p
@@ -138,7 +138,7 @@ def pages(root: Path) -> list[Path]:
 
 
 def texts(root: Path) -> list[Cell]:
-    "All Markdown of the book: notebook cells, and each page as one cell without a number."
+    """All Markdown of the book: notebook cells, and each page as one cell without a number."""
     return [c for n in notebooks(root) for c in n.markdown] + [
         Cell(
             p.relative_to(root).as_posix(), None, "markdown", "", p.read_text(encoding="utf-8"), ()
@@ -148,7 +148,7 @@ def texts(root: Path) -> list[Cell]:
 
 
 def git_url(root: Path) -> str:
-    "The address of the repository, from the one place that names the owner."
+    """The address of the repository, from the one place that names the owner."""
     settings = configparser.ConfigParser()
     settings.read(root / "settings.ini")
     return settings["DEFAULT"]["git_url"]
@@ -170,12 +170,12 @@ _TOKENS = re.compile(
 
 
 def pieces(text: str, kind: str) -> list[re.Match]:
-    "The parts of a Markdown text of one kind: fence, code, math, mark, comment, target or tag."
+    """The parts of a Markdown text of one kind: fence, code, math, mark, comment, target or tag."""
     return [m for m in _TOKENS.finditer(text) if m[kind] is not None]
 
 
 def masked(text: str, *kinds: str) -> str:
-    "The text with its parts of these kinds blanked, line by line, so that positions stay; by default all of them: words remain."
+    """The text with its parts of these kinds blanked, line by line, so that positions stay; by default all of them: words remain."""
     kinds = kinds or ("fence", "code", "math", "mark", "comment", "target", "tag")
 
     def blank(m: re.Match) -> str:
@@ -185,7 +185,7 @@ def masked(text: str, *kinds: str) -> str:
 
 
 def links(text: str) -> list[str]:
-    "Where the links and pictures of a Markdown text point."
+    """Where the links and pictures of a Markdown text point."""
     code_free = masked(text, "fence", "code", "math", "comment")
     found = []
     for m in pieces(code_free, "target"):
@@ -195,7 +195,7 @@ def links(text: str) -> list[str]:
 
 
 def anchors(text: str) -> set[str]:
-    "The anchors of a Markdown text: its headings as GitHub and the website spell them, and explicit ids."
+    """The anchors of a Markdown text: its headings as GitHub and the website spell them, and explicit ids."""
     found = set(re.findall(r"<\w+[^>]*\bid=[\"']([^\"']+)", text))
     for title in re.findall(r"^#{1,6} +(.+?) *#*$", masked(text, "fence"), re.M):
         title = re.sub(MARK, lambda m: m["literal"], title)
@@ -211,14 +211,14 @@ def anchors(text: str) -> set[str]:
 
 @dataclass(frozen=True)
 class Entry:
-    "An entry of references.bib."
+    """An entry of references.bib."""
 
     key: str
     fields: dict[str, str]
 
 
 def bibliography(root: Path) -> dict[str, Entry]:
-    "The entries of book/references.bib by key; empty where the file is missing."
+    """The entries of book/references.bib by key; empty where the file is missing."""
     path = root / "book" / "references.bib"
     if not path.is_file():
         return {}
@@ -235,7 +235,7 @@ def bibliography(root: Path) -> dict[str, Entry]:
 
 @dataclass(frozen=True)
 class Module:
-    "An exported module and the notebook it comes from."
+    """An exported module and the notebook it comes from."""
 
     file: str
     name: str  # "matmul", "exercises.matmul"
@@ -252,7 +252,7 @@ class Module:
 
     @property
     def public(self) -> list[str]:
-        "The names in `__all__`."
+        """The names in `__all__`."""
         for node in self.tree.body:
             if isinstance(node, ast.Assign) and any(
                 isinstance(t, ast.Name) and t.id == "__all__" for t in node.targets
@@ -261,7 +261,7 @@ class Module:
         return []
 
     def origin(self, line: int) -> str:
-        "Which notebook cell a line comes from, in the words of nbdev's comments."
+        """Which notebook cell a line comes from, in the words of nbdev's comments."""
         marks = [
             m[1]
             for m in re.finditer(
@@ -275,7 +275,7 @@ class Module:
 
 
 def modules(root: Path) -> list[Module]:
-    "The exported modules of the package in the order of their notebooks."
+    """The exported modules of the package in the order of their notebooks."""
     found = []
     for path in sorted((root / "fromfound").rglob("*.py")):
         if path.name in ("__init__.py", "_modidx.py"):
@@ -292,7 +292,7 @@ def modules(root: Path) -> list[Module]:
 
 
 def docstrings(tree: ast.AST) -> list[tuple[ast.AST, str]]:
-    "Modules, classes and functions that have a docstring, with it."
+    """Modules, classes and functions that have a docstring, with it."""
     nodes = (
         n
         for n in ast.walk(tree)
@@ -302,7 +302,7 @@ def docstrings(tree: ast.AST) -> list[tuple[ast.AST, str]]:
 
 
 def code_lines(source: str, tree: ast.AST) -> set[int]:
-    "The numbers of the lines that hold code: no blanks, comments or docstrings; a text over several lines counts once."
+    """The numbers of the lines that hold code: no blanks, comments or docstrings; a text over several lines counts once."""
     silent = {
         tokenize.COMMENT,
         tokenize.NL,

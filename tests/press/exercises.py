@@ -22,7 +22,7 @@ MAX_FEEDBACK = 6
 
 @dataclass(frozen=True)
 class Card:
-    "An exercise as a chapter prints it: statement, stub, folds."
+    """An exercise as a chapter prints it: statement, stub, folds."""
 
     statement: Cell
     number: str  # "1.3"
@@ -32,17 +32,17 @@ class Card:
 
     @property
     def check(self) -> str:
-        "The name of its check: `ex_1_3`."
+        """The name of its check: `ex_1_3`."""
         return "ex_" + self.number.replace(".", "_")
 
     @property
     def solutions(self) -> list[str]:
-        "The Python blocks in the fold with the solution."
+        """The Python blocks in the fold with the solution."""
         return re.findall(r"^```python\n(.*?)^```", self.folds.get("The solution", ""), re.S | re.M)
 
 
 def cards(notebook: Notebook) -> list[Card]:
-    "The exercise cards of a chapter."
+    """The exercise cards of a chapter."""
     starts = [
         i for i, c in enumerate(notebook.cells) if c.kind == "markdown" and _CARD.match(c.source)
     ]
@@ -82,7 +82,7 @@ def cards(notebook: Notebook) -> list[Card]:
 
 
 def namespace(notebook: Notebook, card: Card) -> dict[str, Any]:
-    "What a reader has at hand before a card, as far as it is cheap: of the cells above the exported ones, and imports, functions and classes of the others."
+    """What a reader has at hand before a card, as far as it is cheap: of the cells above the exported ones, and imports, functions and classes of the others."""
     names: dict[str, Any] = {"__name__": "__main__"}
     for cell in (c for c in notebook.code if c.tree and c.number < card.statement.number):
         for statement in cell.tree.body:
@@ -100,7 +100,7 @@ def namespace(notebook: Notebook, card: Card) -> dict[str, Any]:
 
 
 def _split(card: Card, source: str) -> tuple[list[ast.stmt], ast.Call | None]:
-    "The statements of a stub or solution, and the call of the check that may stand last."
+    """The statements of a stub or solution, and the call of the check that may stand last."""
     body = ast.parse(source).body
     call = body[-1].value if body and isinstance(body[-1], ast.Expr) else None
     if (
@@ -113,7 +113,7 @@ def _split(card: Card, source: str) -> tuple[list[ast.stmt], ast.Call | None]:
 
 
 def _answer(card: Card, names: dict[str, Any], solution: str = "") -> tuple[Any, Any]:
-    "Run the stub, then the solution, in `names`; return the check and what is handed to it: by the solution where it calls the check, else by the stub."
+    """Run the stub, then the solution, in `names`; return the check and what is handed to it: by the solution where it calls the check, else by the stub."""
     stub, stub_call = _split(card, card.stub.source)
     solved, call = _split(card, solution)
     if stub_call is None:
@@ -129,7 +129,7 @@ def _answer(card: Card, names: dict[str, Any], solution: str = "") -> tuple[Any,
 
 
 def frame_problems(card: Card, check: Any) -> list[str]:
-    "A check has a name, known mistakes and a verdict."
+    """A check has a name, known mistakes and a verdict."""
     missing = [f".{part}" for part in ("name", "judge") if not hasattr(check, part)] + (
         [] if hasattr(check, "wrong") or hasattr(check, "mutants") else [".wrong"]
     )
@@ -148,7 +148,7 @@ def _feedback(check: Any, answer: Any) -> tuple[bool, list[str]]:
 
 
 def stub_problems(card: Card, names: dict[str, Any]) -> list[str]:
-    "The stub runs, is judged wrong, and the cell prints that verdict instead of raising."
+    """The stub runs, is judged wrong, and the cell prints that verdict instead of raising."""
     check, answer = _answer(card, dict(names))
     passed, lines = _feedback(check, answer)
     printed = io.StringIO()
@@ -177,7 +177,7 @@ def _too_long(card: Card, lines: list[str]) -> list[str]:
 
 
 def solution_problems(card: Card, names: dict[str, Any]) -> list[str]:
-    "The solution printed in the fold passes."
+    """The solution printed in the fold passes."""
     check, answer = _answer(card, dict(names), card.solutions[0])
     passed, lines = _feedback(check, answer)
     return (
@@ -190,7 +190,7 @@ def solution_problems(card: Card, names: dict[str, Any]) -> list[str]:
 
 
 def mistakes(check: Any) -> dict[str, Any]:
-    "The known wrong answers of an exercise, by the sentence that names them; of a mutant hunt, checks that let this mutant and too many others live."
+    """The known wrong answers of an exercise, by the sentence that names them; of a mutant hunt, checks that let this mutant and too many others live."""
     if not hasattr(check, "mutants"):
         return check.wrong
     spare, found = len(check.mutants) - check.need, {}
@@ -205,7 +205,7 @@ def _accepting(*accepted: Any) -> Any:
 
 
 def mistake_problems(card: Card, check: Any) -> list[str]:
-    "Each known mistake fails, and reads its own name in the feedback."
+    """Each known mistake fails, and reads its own name in the feedback."""
     known, problems = mistakes(check), []
     if not known:
         problems.append(

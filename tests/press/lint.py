@@ -17,7 +17,7 @@ RULES: dict[str, Rule] = {
 
 
 def main(root: Path) -> int:
-    "Print what every rule finds; returns the exit code."
+    """Print what every rule finds; returns the exit code."""
     count = 0
     for name, rule in RULES.items():
         for finding in rule(root):

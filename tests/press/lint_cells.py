@@ -49,7 +49,7 @@ MAX_TOLERANCE = 0.05
 
 
 def nbdev(command: str, folder: Path) -> None:
-    "Run one of nbdev's commands in a folder, with the nbdev of this Python."
+    """Run one of nbdev's commands in a folder, with the nbdev of this Python."""
     program = shutil.which(command, path=str(Path(sys.executable).parent)) or command
     done = subprocess.run([program], cwd=folder, capture_output=True, text=True)
     if done.returncode:
@@ -57,7 +57,7 @@ def nbdev(command: str, folder: Path) -> None:
 
 
 def clean_notebooks(root: Path) -> list[Finding]:
-    "nbdev_clean changes nothing, and a second time nothing more."
+    """nbdev_clean changes nothing, and a second time nothing more."""
     found = []
     with tempfile.TemporaryDirectory() as scratch:
         copy = Path(scratch)
@@ -93,7 +93,7 @@ def clean_notebooks(root: Path) -> list[Finding]:
 
 
 def notebook_files(root: Path) -> list[Finding]:
-    "Size, kernel, stored outputs at all."
+    """Size, kernel, stored outputs at all."""
     found = []
     for notebook in notebooks(root):
         megabytes = notebook.path.stat().st_size / 1e6
@@ -128,7 +128,7 @@ def notebook_files(root: Path) -> list[Finding]:
 
 
 def chapter_costs(root: Path) -> list[Finding]:
-    "What each chapter takes is recorded, and all of them keep to the time a run may take."
+    """What each chapter takes is recorded, and all of them keep to the time a run may take."""
     path = root / "book" / "runs" / "chapters.json"
     place = path.relative_to(root).as_posix()
     costs = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -178,7 +178,7 @@ def chapter_costs(root: Path) -> list[Finding]:
 
 
 def _owes_output(cell: Cell) -> bool:
-    "Whether running the cell certainly prints or shows something: it prints or quotes at top level, or ends in a plain value."
+    """Whether running the cell certainly prints or shows something: it prints or quotes at top level, or ends in a plain value."""
     statements = cell.tree.body if cell.tree else []
     calls = [
         s.value.func.id
@@ -199,7 +199,7 @@ def _owes_output(cell: Cell) -> bool:
 
 
 def missing_outputs(root: Path) -> list[Finding]:
-    "A cell that shows something has its output stored."
+    """A cell that shows something has its output stored."""
     return [
         c.finding(
             "it shows a value, but no output is stored",
@@ -212,7 +212,7 @@ def missing_outputs(root: Path) -> list[Finding]:
 
 
 def _text(output: dict) -> str:
-    "What an output says in words: a stream, or the text form of a result."
+    """What an output says in words: a stream, or the text form of a result."""
     text = output.get("text") or output.get("data", {}).get("text/plain", "")
     return text if isinstance(text, str) else "".join(text)
 
@@ -234,7 +234,7 @@ MACHINE_PATH = r"(?<![\w.~])/(?:home|root|tmp|Users|mnt|var/folders)/\w|\b[A-Z]:
 
 
 def output_text(root: Path) -> list[Finding]:
-    "No errors, warnings, litter or machine paths in outputs, and no more than ten lines of text."
+    """No errors, warnings, litter or machine paths in outputs, and no more than ten lines of text."""
     found = []
     for cell in (c for n in notebooks(root) for c in n.code):
         lines = 0
@@ -285,7 +285,7 @@ def output_text(root: Path) -> list[Finding]:
 
 
 def _longest_part(cell: Cell) -> tuple[int, int]:
-    "The code lines that count for a cell, and its limit: an exported class may be long, its methods not."
+    """The code lines that count for a cell, and its limit: an exported class may be long, its methods not."""
     lines = code_lines(cell.source, cell.tree)
     if not cell.exported:
         return len(lines), MAX_LINES
@@ -304,7 +304,7 @@ def _longest_part(cell: Cell) -> tuple[int, int]:
 
 
 def cell_source(root: Path) -> list[Finding]:
-    "Code cells parse, are short, use ASCII names and no paths of a machine."
+    """Code cells parse, are short, use ASCII names and no paths of a machine."""
     found = []
     for cell in (c for n in notebooks(root) for c in n.code):
         if cell.tree is None:
@@ -358,7 +358,7 @@ def _check_directive(cell: Cell, line: str) -> Finding | None:
 
 
 def kinds_of_numbers(root: Path) -> list[Finding]:
-    "A cell's numbers are of one kind; a tolerance is small; what varies is not quoted."
+    """A cell's numbers are of one kind; a tolerance is small; what varies is not quoted."""
     cure = "measure over seeds and print a spread, or mark the cell `#| varies` (nbs/00d_record.ipynb, 'Four kinds of numbers')"
     found = []
     for cell in (c for n in notebooks(root) for c in n.code):
@@ -396,7 +396,7 @@ def kinds_of_numbers(root: Path) -> list[Finding]:
 
 
 def directives(root: Path) -> list[Finding]:
-    "Only the closed list, only at the top of a cell; `export` and `default_exp` stand alone."
+    """Only the closed list, only at the top of a cell; `export` and `default_exp` stand alone."""
     found = []
     for cell in (c for n in notebooks(root) for c in n.code):
         found += [problem for line in cell.directives if (problem := _check_directive(cell, line))]
@@ -426,7 +426,7 @@ def directives(root: Path) -> list[Finding]:
 
 
 def default_exp(root: Path) -> list[Finding]:
-    "One module a notebook, one notebook a module; what exports has a module to export to."
+    """One module a notebook, one notebook a module; what exports has a module to export to."""
     found, seen = [], {}
     for notebook in notebooks(root):
         named = [
@@ -457,7 +457,7 @@ def default_exp(root: Path) -> list[Finding]:
 
 
 def colab_cell(root: Path) -> list[Finding]:
-    "Each notebook opens with the cell that installs the package where it is missing, from the address in settings.ini."
+    """Each notebook opens with the cell that installs the package where it is missing, from the address in settings.ini."""
     expected = COLAB_CELL.format(git_url=git_url(root))
     found = []
     for notebook in notebooks(root):
@@ -484,7 +484,7 @@ def _has_picture(cell: Cell) -> bool:
 
 
 def figures(root: Path) -> list[Finding]:
-    "Every picture says in words what it shows."
+    """Every picture says in words what it shows."""
     found = []
     for notebook in notebooks(root):
         for cell in notebook.code:

@@ -48,7 +48,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def fresh_export(root: Path) -> list[Finding]:
-    "The package is what the notebooks export: nbdev_export leaves no difference, and loses no file."
+    """The package is what the notebooks export: nbdev_export leaves no difference, and loses no file."""
     with tempfile.TemporaryDirectory() as scratch:
         copy = Path(scratch)
         for name in ("settings.ini", "pyproject.toml"):
@@ -83,7 +83,7 @@ def fresh_export(root: Path) -> list[Finding]:
 
 
 def package_files(root: Path) -> list[Finding]:
-    "Every module comes from a notebook and names its public names; the package is marked as typed."
+    """Every module comes from a notebook and names its public names; the package is marked as typed."""
     found = []
     if not (root / "fromfound" / "py.typed").is_file():
         found.append(
@@ -120,7 +120,7 @@ def package_files(root: Path) -> list[Finding]:
 
 
 def _imports(tree: ast.AST, package: str) -> Iterator[tuple[ast.stmt, str, list[str]]]:
-    "Imports of our own modules: the statement, the module ('matmul', 'exercises.matmul'), the names."
+    """Imports of our own modules: the statement, the module ('matmul', 'exercises.matmul'), the names."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (
@@ -144,7 +144,7 @@ def _imports(tree: ast.AST, package: str) -> Iterator[tuple[ast.stmt, str, list[
 
 
 def imports_go_down(root: Path) -> list[Finding]:
-    "Modules and chapters import only from earlier ones, by explicit name; never `*`."
+    """Modules and chapters import only from earlier ones, by explicit name; never `*`."""
     every = modules(root)
     place = {m.name: m.order for m in every}
     found = []
@@ -212,7 +212,7 @@ def imports_go_down(root: Path) -> list[Finding]:
 
 
 def _definitions(module: Module) -> list[tuple[str, ast.stmt]]:
-    "The functions, classes and constants a module defines at top level, in order."
+    """The functions, classes and constants a module defines at top level, in order."""
     found = []
     for node in module.tree.body:
         if isinstance(node, (*Function.__args__, ast.ClassDef)):
@@ -226,7 +226,7 @@ def _definitions(module: Module) -> list[tuple[str, ast.stmt]]:
 
 
 def defined_once(root: Path) -> list[Finding]:
-    "A public name is defined once, in one chapter; any name once in its module."
+    """A public name is defined once, in one chapter; any name once in its module."""
     found, seen = [], {}
     for module in modules(root):
         own = set()
@@ -256,7 +256,7 @@ def defined_once(root: Path) -> list[Finding]:
 
 
 def _public_functions(module: Module) -> Iterator[tuple[str, Function, bool]]:
-    "Public functions and the public methods (and constructors) of public classes: name, node, whether a method."
+    """Public functions and the public methods (and constructors) of public classes: name, node, whether a method."""
     for name, node in _definitions(module):
         if name not in module.public:
             continue
@@ -272,7 +272,7 @@ def _public_functions(module: Module) -> Iterator[tuple[str, Function, bool]]:
 
 
 def signatures(root: Path) -> list[Finding]:
-    "Public functions and classes have a docstring, public signatures types; no mutable defaults, no bare except."
+    """Public functions and classes have a docstring, public signatures types; no mutable defaults, no bare except."""
     found = []
     for module in modules(root):
         for name, node in _definitions(module):
@@ -355,7 +355,7 @@ def signatures(root: Path) -> list[Finding]:
 
 
 def formatted(source: str) -> str:
-    "The code as ruff lays it out at our line length: dense code gains nothing by long lines."
+    """The code as ruff lays it out at our line length: dense code gains nothing by long lines."""
     command = [
         sys.executable,
         "-m",
@@ -371,7 +371,7 @@ def formatted(source: str) -> str:
 
 
 def module_size(root: Path) -> list[Finding]:
-    "A module fits in the head; those that wait to be rewritten do not grow."
+    """A module fits in the head; those that wait to be rewritten do not grow."""
     found = []
     for module in modules(root):
         code = formatted(module.source)
@@ -399,7 +399,7 @@ def module_size(root: Path) -> list[Finding]:
 
 
 def sources(root: Path) -> list[Finding]:
-    "`Source: KEY §3, eq. 2` names an entry of references.bib, `Source: torch.NAME` something that torch has."
+    """`Source: KEY §3, eq. 2` names an entry of references.bib, `Source: torch.NAME` something that torch has."""
     entries = bibliography(root)
     found = []
     for module in modules(root):
@@ -425,7 +425,7 @@ def sources(root: Path) -> list[Finding]:
 
 
 def _torch_has(name: str) -> bool:
-    "Whether torch has what a dotted name says. Imports torch."
+    """Whether torch has what a dotted name says. Imports torch."""
     parts = name.split(".")
     for split in range(len(parts), 0, -1):
         try:
@@ -442,7 +442,7 @@ TORCH_HOMES = ("torch", "torch.nn", "torch.nn.functional", "torch.optim", "torch
 
 
 def torch_counterparts(root: Path) -> list[Finding]:
-    "What bears the name of a torch function or class says so in its docstring."
+    """What bears the name of a torch function or class says so in its docstring."""
     found = []
     for module in modules(root):
         for name, node in _definitions(module):
@@ -474,7 +474,7 @@ SHAKERS = ("same_as", "normal_", "uniform_", "copy_", "add_", "load_state_dict")
 
 
 def _called(node: ast.AST) -> str:
-    "The last name of what a call calls: `sum` for `y.sum()`."
+    """The last name of what a call calls: `sum` for `y.sum()`."""
     return (
         getattr(node.func, "attr", getattr(node.func, "id", ""))
         if isinstance(node, ast.Call)
@@ -483,7 +483,7 @@ def _called(node: ast.AST) -> str:
 
 
 def _blind_reduction(node: ast.AST) -> bool:
-    "A plain sum or mean. A product under it is a weighted sum, as with a random cotangent."
+    """A plain sum or mean. A product under it is a weighted sum, as with a random cotangent."""
     if _called(node) not in REDUCTIONS:
         return False
     method = isinstance(node.func, ast.Attribute) and getattr(node.func.value, "id", "") not in (
@@ -495,7 +495,7 @@ def _blind_reduction(node: ast.AST) -> bool:
 
 
 def blind_probes_in(tree: ast.AST) -> list[tuple[int, str, str]]:
-    "The blind probes of a piece of check code: line, what, cure."
+    """The blind probes of a piece of check code: line, what, cure."""
     found = []
     reduced = {
         t.id
@@ -579,7 +579,7 @@ def blind_probes_in(tree: ast.AST) -> list[tuple[int, str, str]]:
 
 
 def blind_probes(root: Path) -> list[Finding]:
-    "Checks use probes that see: exercise notebooks, the exported checks, and the tests."
+    """Checks use probes that see: exercise notebooks, the exported checks, and the tests."""
     found = []
     for notebook in notebooks(root):
         for cell in (
@@ -609,7 +609,7 @@ def blind_probes(root: Path) -> list[Finding]:
 
 
 def ruff(root: Path) -> list[Finding]:
-    "What ruff finds in notebooks, tests and tools, with the settings of pyproject.toml."
+    """What ruff finds in notebooks, tests and tools, with the settings of pyproject.toml."""
     folders = [
         str(root / name)
         for name in ("nbs", "tests", "book", "benchmarks")
@@ -665,7 +665,7 @@ FOREIGN = (
 
 
 def repository_files(root: Path) -> list[Path]:
-    "The files that are or would be committed; all files where there is no git repository."
+    """The files that are or would be committed; all files where there is no git repository."""
     listed = subprocess.run(
         ["git", "-C", str(root), "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         capture_output=True,
@@ -677,7 +677,7 @@ def repository_files(root: Path) -> list[Path]:
 
 
 def hygiene(root: Path) -> list[Finding]:
-    "No file mentions a path of this machine or the host of a registry (.ci/run alone may look beside the project)."
+    """No file mentions a path of this machine or the host of a registry (.ci/run alone may look beside the project)."""
     found = []
     for path in repository_files(root):
         name = path.relative_to(root).as_posix()

@@ -44,7 +44,7 @@ MEND = "mark it: `<!-- v name:format -->…<!-- /v -->` with quote(name=…) for
 
 
 def measured_numbers(root: Path) -> list[Finding]:
-    "No measured number stands in prose by hand."
+    """No measured number stands in prose by hand."""
     found = []
     for cell in texts(root):
         found += [
@@ -72,7 +72,7 @@ def measured_numbers(root: Path) -> list[Finding]:
 
 
 def marks(root: Path) -> list[Finding]:
-    "Comments in Markdown are number marks, whole, and stand where every reader's program hides them."
+    """Comments in Markdown are number marks, whole, and stand where every reader's program hides them."""
     known, found = bibliography(root), []
     for cell in texts(root):
         text = masked(cell.source, "fence", "code")
@@ -125,7 +125,7 @@ def marks(root: Path) -> list[Finding]:
 
 
 def prose_figures(root: Path) -> list[Finding]:
-    "The figures in the text are the stored ones. Imports the package."
+    """The figures in the text are the stored ones. Imports the package."""
     from fromfound.record import fill_marks, stored_quotes
 
     found, every = [], {}
@@ -175,7 +175,7 @@ DOI = re.compile(r"doi\.org/(10\.\d{4,}/[^\s?#]+)", re.I)
 
 
 def citations(root: Path) -> list[Finding]:
-    "Each link to arXiv or a DOI belongs to an entry of references.bib."
+    """Each link to arXiv or a DOI belongs to an entry of references.bib."""
     entries = bibliography(root)
     if not entries:
         return [
@@ -202,7 +202,7 @@ def citations(root: Path) -> list[Finding]:
 
 
 def internal_links(root: Path) -> list[Finding]:
-    "Links within the repository lead to a file and a heading that exist."
+    """Links within the repository lead to a file and a heading that exist."""
     found, known = [], {}
     for cell in texts(root):
         here = (root / cell.file).parent
@@ -239,7 +239,7 @@ def _anchors_of(root: Path, target: Path) -> set[str]:
 
 
 def contents(root: Path) -> list[Finding]:
-    "_toc.yml and the chapters name each other."
+    """_toc.yml and the chapters name each other."""
     listed = re.findall(
         r"^\s*(?:- )?(?:file|root):\s*(\S+)", (root / "_toc.yml").read_text(encoding="utf-8"), re.M
     )
@@ -293,7 +293,7 @@ SITE_ONLY = (
 
 
 def portable_markdown(root: Path) -> list[Finding]:
-    "Chapters hold nothing that only Jupyter Book understands, and no list by accident."
+    """Chapters hold nothing that only Jupyter Book understands, and no list by accident."""
     cure = "write portable Markdown: an ordinary link, a block quote, <details>"
     found = []
     for cell in (c for n in notebooks(root) for c in n.markdown):
@@ -330,7 +330,7 @@ def portable_markdown(root: Path) -> list[Finding]:
 
 
 def tables(root: Path) -> list[Finding]:
-    "Every row of a table has as many cells as its head: a bare | inside code ends the cell there."
+    """Every row of a table has as many cells as its head: a bare | inside code ends the cell there."""
     found = []
     for cell in texts(root):
         text = masked(cell.source, "fence")
@@ -360,7 +360,7 @@ EMOJI = re.compile(
 
 
 def _spoken(root: Path) -> list[tuple[Cell, str]]:
-    "Everything written for readers: prose, and the docstrings and comments of code cells."
+    """Everything written for readers: prose, and the docstrings and comments of code cells."""
     said = [(c, masked(c.source)) for c in texts(root)]
     for cell in (c for n in notebooks(root) for c in n.code):
         if cell.tree is None:
@@ -379,7 +379,7 @@ def _tokens(source: str) -> list[tokenize.TokenInfo]:
 
 
 def words(root: Path) -> list[Finding]:
-    "American spelling, no filler, no exclamation marks, no emoji."
+    """American spelling, no filler, no exclamation marks, no emoji."""
     found = []
     for cell, text in _spoken(root):
         found += [
@@ -406,7 +406,7 @@ PARTS = ("From the papers", "What goes wrong", "Exercises", "What we built")
 
 
 def lesson_shape(root: Path) -> list[Finding]:
-    "A lesson opens with a promise and has the parts that CHAPTER.md lists."
+    """A lesson opens with a promise and has the parts that CHAPTER.md lists."""
     found = []
     for notebook in (n for n in notebooks(root) if not n.is_exercises):
         first = notebook.cells[0] if notebook.cells else None
@@ -440,7 +440,7 @@ def lesson_shape(root: Path) -> list[Finding]:
 
 
 def exercise_cards(root: Path) -> list[Finding]:
-    "A lesson has four to eight exercises, each on a complete card, one of them a mutant hunt."
+    """A lesson has four to eight exercises, each on a complete card, one of them a mutant hunt."""
     found = []
     for notebook in (n for n in notebooks(root) if n.is_lesson):
         deck = cards(notebook)
