@@ -1,6 +1,7 @@
-"""`make bench`: every benchmark in one run, each in a process of its own; the figures go to benchmarks/results.json.
+"""`make bench`: every benchmark in one run, each in its own process.
 
-`python -m benchmarks learner` measures only what is named and keeps the other figures; it may run in an environment that has the peers.
+The results go to benchmarks/results.json. `python -m benchmarks learner` measures only what is
+named and keeps the other results; it may run in an environment that has the other libraries.
 """
 
 import json
@@ -14,6 +15,7 @@ HERE = Path(__file__).parent
 
 
 def main(names: list[str]) -> int:
+    """Run the benchmarks of these names, all of them where none is given; return the exit code."""
     known = sorted(p.stem for p in HERE.glob("*.py") if p.name != "__main__.py")
     if unknown := set(names) - set(known):
         print(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(known)}")

@@ -1,6 +1,7 @@
-"""A training step of chapter 02's network (784-50-10, batch of 64) with our automatic differentiation and with torch's, in turns, in one run.
+"""A training step with our automatic differentiation and with torch's, in turns, in one run.
 
-`python benchmarks/autograd.py` prints JSON: seconds of a step, their ratio and the mark it should keep; exit code 1 where it does not.
+The network is that of chapter 02 (784-50-10, batch of 64). `python benchmarks/autograd.py` prints
+JSON: seconds of a step, their ratio and its target; exit code 1 where it is missed.
 """
 
 import json
@@ -27,10 +28,12 @@ def parameters() -> list[Tensor]:
 
 
 def loss_of(x: Tensor | Variable, target: Tensor, w1, b1, w2, b2):
+    """The mean squared error of the two-layer network."""
     return (((x @ w1 + b1).relu() @ w2 + b2 - target) ** 2).mean()
 
 
 def our_step(ws: list[Variable], x: Tensor | Variable, target: Tensor, lr: float) -> float:
+    """One step of gradient descent with our Variables; return the loss."""
     loss = loss_of(x, target, *ws)
     loss.backward()
     for w in ws:
@@ -40,6 +43,7 @@ def our_step(ws: list[Variable], x: Tensor | Variable, target: Tensor, lr: float
 
 
 def torch_step(ws: list[Tensor], x: Tensor, target: Tensor, lr: float) -> float:
+    """The same step with torch tensors; return the loss."""
     loss = loss_of(x, target, *ws)
     loss.backward()
     with torch.no_grad():
@@ -50,7 +54,10 @@ def torch_step(ws: list[Tensor], x: Tensor, target: Tensor, lr: float) -> float:
 
 
 def in_turns(steps: dict) -> dict[str, float]:
-    """Shortest mean time of STEPS calls of each, in seconds, over ROUNDS rounds in which each has its turn."""
+    """Shortest mean time of STEPS calls of each, in seconds.
+
+    In each of ROUNDS rounds each of them has its turn.
+    """
     best = dict.fromkeys(steps, float("inf"))
     for _ in range(ROUNDS):
         for name, step in steps.items():
@@ -62,6 +69,7 @@ def in_turns(steps: dict) -> dict[str, float]:
 
 
 def main() -> int:
+    """Measure, print the result as JSON, and return the exit code."""
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(1)
     x, target = (

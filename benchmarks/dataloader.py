@@ -1,8 +1,13 @@
-"""An epoch of our DataLoader and of torch's over the same map-style data sets, in turns, in one run: no workers and two, small batches and large ones.
+"""An epoch of our DataLoader and of torch's over the same datasets, in turns, in one run.
 
-`python benchmarks/dataloader.py` prints JSON: for each case the seconds of an epoch and the ratio ours / torch, as the median over rounds. A round times both,
-one after the other, so that what disturbs the machine disturbs both; without workers it reads the processor's clock, which other programs disturb least. "No slower" is judged so: the median ratio is at most 1, give or take its own
-uncertainty, 1.57 interquartile ranges / sqrt(rounds) (the usual notch of a box plot). A case whose uncertainty exceeds 0.1 is undecided, and not met. Exit code 1 where a case is not met.
+The cases: no workers and two, small batches and large ones. `python benchmarks/dataloader.py`
+prints JSON: for each case the seconds of an epoch and the ratio ours / torch, as the median over
+rounds. A round times both, one after the other, so that what disturbs the machine disturbs both.
+Without workers it reads the processor's clock, which other programs disturb least.
+
+The criterion for "no slower": the median ratio is at most 1, give or take its own uncertainty, 1.57
+interquartile ranges / sqrt(rounds) (the usual notch of a box plot). A case whose uncertainty
+exceeds 0.1 is undecided, and not met. Exit code 1 where a case is not met.
 """
 
 import json
@@ -39,6 +44,7 @@ class Pictures:
 
 
 def seconds(loader, epochs: int) -> float:
+    """Seconds of an epoch: processor time without workers, else wall-clock time."""
     clock = time.perf_counter if loader.num_workers else time.process_time
     start = clock()
     for _ in range(epochs):
@@ -48,7 +54,10 @@ def seconds(loader, epochs: int) -> float:
 
 
 def compare(workers: int, batch_size: int, shape: tuple[int, ...], n: int, epochs: int) -> dict:
-    """Both loaders over one data set, in turns; the first epoch, which starts the workers, checks that the batches are equal."""
+    """Time both loaders over one dataset, in turns.
+
+    The first epoch, which starts the workers, checks that the batches are equal.
+    """
     pictures = Pictures(n, shape)
     loaders = [
         kind(
@@ -86,6 +95,7 @@ def compare(workers: int, batch_size: int, shape: tuple[int, ...], n: int, epoch
 
 
 def main() -> int:
+    """Measure every case, print the results as JSON, and return the exit code."""
     torch.set_num_threads(1)
     results = {name: compare(*case) for name, case in CASES.items()}
     print(

@@ -1,12 +1,23 @@
-"""What a training library adds to each step of a loop written by hand: our Learner, and fastai, Lightning, ignite and skorch where they are installed.
+"""What a training library adds to each step of a loop written by hand.
 
-The loop trains an MLP (784-50-10, batches of 64, SGD) on tensors in memory and validates with a loss and an accuracy averaged over samples; each library does the
-same, with its bars, files and logs switched off, and ours with its default callbacks. One thread, processor time. The two take turns, epoch by epoch, in one process:
-whenever a library asks the training loader for its batches, the loop first trains an epoch of its own, so that what disturbs the machine hits both. An epoch of the
-library is compared with the mean of the loop's epochs before and after it. A fit of 13 epochs gives one figure, the median of its 12 differences by step; what a fit
-costs once is in none of them. Reported is the median over fits with its 95 % interval (order statistics: no assumption about the noise). As a control the loop is
-measured against itself, and its interval must hold 0. Ours meets its mark if the whole interval lies below. `python -m benchmarks.learner` prints JSON; exit code 1 where it does not.
-The peers: `pip install "fromfound[bench]"`; with a CPU build of torch remove the torchvision that comes with them, or it may keep them from being imported.
+The libraries: our Learner, and fastai, Lightning, ignite and skorch where they are installed. The
+loop trains an MLP (784-50-10, batches of 64, SGD) on tensors in memory and validates with a loss
+and an accuracy averaged over samples. Each library does the same, with its bars, files and logs
+switched off, and ours with its default callbacks. One thread, processor time.
+
+The two take turns, epoch by epoch, in one process: whenever a library asks the training loader for
+its batches, the loop first trains an epoch of its own, so that what disturbs the machine hits both.
+An epoch of the library is compared with the mean of the loop's epochs before and after it. A fit of
+13 epochs gives one value, the median of its 12 differences per step. What a fit costs once is in
+none of them.
+
+Reported is the median over fits with its 95 % interval (order statistics: no assumption about the
+noise). As a control the loop is measured against itself, and its interval must contain 0. Ours
+meets its target if the whole interval lies below it. `python -m benchmarks.learner` prints JSON;
+exit code 1 where the target is missed.
+
+The other libraries: `pip install "fromfound[bench]"`. With a CPU build of torch remove the
+torchvision that comes with them, or it may prevent their import.
 """
 
 import contextlib
@@ -52,6 +63,7 @@ class Batches:
         return iter(self.batches)
 
     def to(self, device: object) -> "Batches":
+        """Return itself: the tensors already lie on the CPU."""
         return self
 
 
@@ -70,7 +82,10 @@ TRAIN, VALID = (
 
 
 class Turns(Batches):
-    """The training batches, with a turn of the loop by hand before each epoch, and the processor time before and after it."""
+    """The training batches, with an epoch of the loop by hand before each epoch.
+
+    `stamps` gets the processor time before and after each of these.
+    """
 
     def __init__(self) -> None:
         super().__init__(TRAIN.batches)
@@ -84,15 +99,18 @@ class Turns(Batches):
 
 
 def mlp() -> nn.Module:
+    """The network, with the same weights every time."""
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(784, 50), nn.ReLU(), nn.Linear(50, 10))
 
 
 def accuracy(pred: Tensor, target: Tensor) -> Tensor:
+    """The fraction of samples whose largest output is the target."""
     return (pred.argmax(1) == target).float().mean()
 
 
 def by_hand(train: Batches = TRAIN) -> Iterator[nn.Module]:
+    """The loop written by hand; yields the model after each epoch."""
     model = mlp()
     opt = torch.optim.SGD(model.parameters(), lr=LR)
     while True:
@@ -113,16 +131,19 @@ def by_hand(train: Batches = TRAIN) -> Iterator[nn.Module]:
 
 
 def itself(train: Batches, epochs: int) -> nn.Module:
+    """The control: the loop by hand in the place of a library."""
     return list(itertools.islice(by_hand(train), epochs))[-1]
 
 
 def ours(train: Batches, epochs: int) -> nn.Module:
+    """Train with our Learner; return the model."""
     learner = Learner(mlp(), DataBunch(train, VALID), cross_entropy, lr=LR, metrics=[accuracy])
     learner.fit(epochs)
     return learner.model
 
 
 def fastai(train: Batches, epochs: int) -> nn.Module:
+    """Train with fastai; return the model."""
     import fastai.callback.progress  # gives its Learner no_bar
     from fastai.data.core import DataLoaders
     from fastai.learner import Learner as FastLearner
@@ -146,6 +167,7 @@ def fastai(train: Batches, epochs: int) -> nn.Module:
 
 
 def lightning(train: Batches, epochs: int) -> nn.Module:
+    """Train with Lightning; return the model."""
     import lightning as L
 
     class Module(L.LightningModule):
@@ -180,6 +202,7 @@ def lightning(train: Batches, epochs: int) -> nn.Module:
 
 
 def ignite(train: Batches, epochs: int) -> nn.Module:
+    """Train with ignite; return the model."""
     from ignite.engine import Events, create_supervised_evaluator, create_supervised_trainer
     from ignite.metrics import Accuracy, Loss
 
@@ -196,6 +219,7 @@ def ignite(train: Batches, epochs: int) -> nn.Module:
 
 
 def skorch(train: Batches, epochs: int) -> nn.Module:
+    """Train with skorch; return the model."""
     from skorch import NeuralNetClassifier
     from skorch.helper import predefined_split
     from torch.utils.data import TensorDataset
@@ -248,6 +272,7 @@ def middle(values: list[float]) -> dict[str, object]:
 
 
 def main() -> int:
+    """Measure each installed library, print the results as JSON, and return the exit code."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)

@@ -1,6 +1,7 @@
-"""The ladder of chapter 01: the time of (5, 784) @ (784, 10), one idea a step, and its ratios within this one run.
+"""The ladder of chapter 01: the time of (5, 784) @ (784, 10), one idea a step.
 
-`python benchmarks/matmul.py` prints JSON: seconds for each rung, how many times faster than both loops, and what the machine can do.
+`python benchmarks/matmul.py` prints JSON: seconds for each rung, how many times faster than both
+loops within this one run, and what the machine can do.
 """
 
 import json
@@ -51,10 +52,12 @@ def machine() -> dict[str, float]:
 
 
 def rounded(figures: dict[str, float]) -> dict[str, float]:
+    """The values to four significant digits."""
     return {name: float(f"{value:.4g}") for name, value in figures.items()}
 
 
 def main() -> None:
+    """Measure and print the results as JSON."""
     seconds = ladder()
     print(
         json.dumps(

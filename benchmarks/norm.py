@@ -1,6 +1,8 @@
-"""Batch normalization at (64, 64, 28, 28), forward and backward, with our derived gradient, as it is written in the simplest form, and with torch's layer, in turns, in one run.
+"""Batch normalization at (64, 64, 28, 28), forward and backward, in turns, in one run.
 
-`python benchmarks/norm.py` prints JSON: milliseconds of forward and backward, their ratios and the mark that ours should keep; exit code 1 where it does not.
+It compares our derived gradient, the simplest form as it is written, and torch's layer. `python
+benchmarks/norm.py` prints JSON: milliseconds of forward and backward, their ratios and the target
+for ours; exit code 1 where it is missed.
 """
 
 import json
@@ -17,6 +19,7 @@ SHAPE = (64, 64, 28, 28)
 
 
 def as_written(x: torch.Tensor, layer: nn.Module) -> torch.Tensor:
+    """Batch normalization in its simplest form, with `layer`'s weight and bias."""
     mean, var = x.mean((0, 2, 3), keepdim=True), x.var((0, 2, 3), correction=0, keepdim=True)
     return (x - mean) / (var + 1e-5).sqrt() * layer.weight[:, None, None] + layer.bias[
         :, None, None
@@ -36,6 +39,7 @@ def in_turns(ways: dict, x: torch.Tensor, g: torch.Tensor) -> dict[str, float]:
 
 
 def main() -> int:
+    """Measure, print the result as JSON, and return the exit code."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     x, g = torch.randn(SHAPE, requires_grad=True), torch.randn(SHAPE)

@@ -1,7 +1,8 @@
 """What the press costs: importing the package, building the site, re-executing the chapters.
 
-`python benchmarks/press.py` prints JSON: seconds over `import torch` for each import with the mark it should keep,
-seconds of the site build a chapter, and seconds and peak memory of each chapter under nbval.
+`python benchmarks/press.py` prints JSON: seconds over `import torch` for each import with its
+target, seconds of the site build per chapter, and seconds and peak memory of each chapter under
+nbval.
 """
 
 import contextlib

@@ -1,7 +1,7 @@
 """The environments of the book, made where they are missing or out of date.
 
-`python book/env.py dev -m pytest` makes `.venv` if need be and runs `-m pytest` with its Python.
-It starts under any Python 3, so that a wrong version gets a clear answer; it needs nothing installed.
+`python book/env.py dev -m pytest` makes `.venv` if need be and runs `-m pytest` with its Python. It
+starts under any Python 3, so that a wrong version gets a clear answer; it needs nothing installed.
 """
 
 import hashlib
@@ -104,7 +104,10 @@ def version_of(python: Path) -> str:
 
 
 def ensure(kind: str) -> Path:
-    """Make the environment `kind` ("dev", "book" or "run") where it is missing or out of date; return its Python."""
+    """Make the environment `kind` where it is missing or out of date; return its Python.
+
+    The kinds are "dev", "book" and "run".
+    """
     folder = ROOT / FOLDERS[kind]
     python, stamp, wanted = python_of(folder), folder / "stamp", stamp_of(kind)
     if stamp.is_file() and stamp.read_text() == wanted and python.exists():

@@ -1,4 +1,7 @@
-"""fromfound.autograd against torch: every operation over random shapes, the engine's promises, its refusals."""
+"""fromfound.autograd against torch.
+
+It covers every operation over random shapes, what the graph promises, and its refusals.
+"""
 
 import copy
 import functools
@@ -99,7 +102,10 @@ def random(*shape: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
 
 
 def compare(mine, reference, *inputs: torch.Tensor, rtol: float = 1e-9, atol: float = 1e-9) -> None:
-    """Value and gradients of a function of Variables against the same of torch tensors, under a random cotangent."""
+    """Value and gradients of a function of Variables against those of torch tensors.
+
+    The cotangent is random.
+    """
     variables = [Variable(x, requires_grad=True) for x in inputs]
     tensors = [x.clone().requires_grad_() for x in inputs]
     out, expected = mine(*variables), reference(*tensors)
@@ -117,7 +123,7 @@ def seed() -> None:
     torch.manual_seed(0)
 
 
-# --- operations -------------------------------------------------------------------------------------------------------
+# --- operations -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -312,7 +318,7 @@ def test_integer_operands_are_constants() -> None:
     )
 
 
-# --- the engine -------------------------------------------------------------------------------------------------------
+# --- the graph ------------------------------------------------------------------------------------
 
 
 def test_worked_example() -> None:
@@ -494,7 +500,7 @@ def test_mlp_in_lockstep_with_torch() -> None:
         torch.testing.assert_close(m.data, t.detach(), rtol=1e-5, atol=1e-6)
 
 
-# --- refusals ---------------------------------------------------------------------------------------------------------
+# --- refusals -------------------------------------------------------------------------------------
 
 
 def test_refusals() -> None:
@@ -554,7 +560,7 @@ def test_variable_of_a_tracked_torch_tensor_starts_a_graph_of_its_own() -> None:
     assert t.grad is None
 
 
-# --- unbroadcast ------------------------------------------------------------------------------------------------------
+# --- unbroadcast ----------------------------------------------------------------------------------
 
 
 @st.composite
@@ -583,7 +589,7 @@ def test_unbroadcast_takes_shapes_as_lists(shapes: tuple) -> None:
     assert torch.equal(unbroadcast(g, list(before)), unbroadcast(g, before))
 
 
-# --- pictures and words -----------------------------------------------------------------------------------------------
+# --- drawing and printing -------------------------------------------------------------------------
 
 
 def test_words() -> None:
@@ -671,7 +677,7 @@ def test_captions() -> None:
     assert _caption(y, "y") == "y = sum\n7\ngrad −2.5"
 
 
-# --- exercises --------------------------------------------------------------------------------------------------------
+# --- exercises ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

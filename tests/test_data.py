@@ -1,4 +1,7 @@
-"""Data: downloads that break, archives that mean harm, disks that fill up, and stand-ins that are as hard as the real sets."""
+"""Data: interrupted downloads, hostile archives, full disks, and synthetic stand-ins.
+
+The stand-ins are as hard as the real datasets.
+"""
 
 import errno
 import gzip
@@ -76,11 +79,14 @@ def clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", local_only)
 
 
-# --- a server that can misbehave -----------------------------------------------------------------------------------------
+# --- a server that can misbehave ------------------------------------------------------------------
 
 
 class Server(ThreadingHTTPServer):
-    """Serves CONTENT at /HOW/NAME, in the manner that `how` names, and keeps the first byte asked for of each request."""
+    """Serves CONTENT at /HOW/NAME, in the manner that `how` names.
+
+    It keeps the first byte that each request asks for.
+    """
 
     daemon_threads = True
 
@@ -146,7 +152,7 @@ def register(monkeypatch: pytest.MonkeyPatch, *remote: RemoteFile, name: str = "
     monkeypatch.setitem(DATASETS, name, DataSet(name, remote, "none", "none"))
 
 
-# --- downloads -----------------------------------------------------------------------------------------------------------
+# --- downloads ------------------------------------------------------------------------------------
 
 DELIVERED = [  # how each source behaves, what lies there from before, and the bytes that are asked for
     (["good"], None, [0]),
@@ -334,7 +340,7 @@ def test_two_downloads_at_once(server: Server, tmp_path: Path) -> None:
     assert (tmp_path / "numbers.bin").read_bytes() == CONTENT
 
 
-# --- the order of places ---------------------------------------------------------------------------------------------------
+# --- the order of places --------------------------------------------------------------------------
 
 
 def test_fetch_downloads_once(
@@ -439,7 +445,7 @@ def test_a_folder_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
         fetch("mnist")
 
 
-# --- disks ---------------------------------------------------------------------------------------------------------------
+# --- disks ----------------------------------------------------------------------------------------
 
 
 class Full(io.BytesIO):
@@ -448,7 +454,10 @@ class Full(io.BytesIO):
 
 
 def on_write(failure) -> object:
-    """An `open` that fails when it is to write, as `failure` says: at once, or with the first byte."""
+    """An `open` that fails when it is to write.
+
+    `failure` says when: at once, or with the first byte.
+    """
 
     def fake(path: Path, mode: str = "r") -> object:
         if "w" not in mode and "+" not in mode:
@@ -522,7 +531,7 @@ def test_cache_that_is_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         stand_in("mnist")
 
 
-# --- archives --------------------------------------------------------------------------------------------------------------
+# --- archives -------------------------------------------------------------------------------------
 
 
 def make_zip(path: Path, members: dict[str, str | bytes], link: str | None = None) -> None:
@@ -655,7 +664,7 @@ def test_damaged_archive(
     assert names(tmp_path / "home" / "fromfound" / "unpacked") == []
 
 
-# --- idx files -------------------------------------------------------------------------------------------------------------
+# --- idx files ------------------------------------------------------------------------------------
 
 IDX = bytes([0, 0, 8, 1, 0, 0, 0, 5, 1, 2, 3, 4, 5])
 
@@ -688,7 +697,7 @@ def test_damaged_idx(tmp_path: Path, content: bytes, says: str) -> None:
         read_images(tmp_path)
 
 
-# --- the registry ----------------------------------------------------------------------------------------------------------
+# --- the registry ---------------------------------------------------------------------------------
 
 
 def test_registry() -> None:
@@ -745,7 +754,7 @@ def test_real_sets(name: str, inside: str, monkeypatch: pytest.MonkeyPatch) -> N
     assert is_real(folder)
 
 
-# --- stand-ins -------------------------------------------------------------------------------------------------------------
+# --- synthetic stand-ins --------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -845,7 +854,7 @@ def test_half_drawn_stand_in_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> 
     assert names(files.cache_dir() / "standin") == []
 
 
-# --- how hard they are -----------------------------------------------------------------------------------------------------
+# --- how hard they are ----------------------------------------------------------------------------
 
 MARGIN = 0.02
 REACHED = {  # on the real sets, mean of seeds 0 to 2; the test below keeps these figures true where the sets are at hand

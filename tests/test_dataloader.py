@@ -1,4 +1,7 @@
-"""Chapter 04a: samplers, collate and DataLoader against torch.utils.data: batches, generators, workers under fork and spawn, errors, deaths, refusals."""
+"""Chapter 04a: samplers, collate and DataLoader against torch.utils.data.
+
+It covers batches, generators, workers under fork and spawn, errors, deaths, and refusals.
+"""
 
 import contextlib
 import gc
@@ -167,14 +170,17 @@ def seconds_until(condition, limit=10):
 
 @pytest.fixture(autouse=True)
 def no_worker_outlives_its_test():
-    """Some tests count the processes that are left, so each leaves none: a caught error may still hold its loader."""
+    """Some tests count the processes that are left, so each leaves none.
+
+    A caught error may still hold its loader.
+    """
     yield
     gc.collect()
     seconds_until(lambda: not multiprocessing.active_children())
     assert multiprocessing.active_children() == []
 
 
-# --- samplers ---------------------------------------------------------------------------------------------------------
+# --- samplers -------------------------------------------------------------------------------------
 
 
 @given(
@@ -348,7 +354,7 @@ def test_other_refusals():
             DataLoader(range(3), **{unknown: False})
 
 
-# --- collate ----------------------------------------------------------------------------------------------------------
+# --- collate --------------------------------------------------------------------------------------
 
 LEAVES = [
     lambda k: torch.full((2,), float(k)),
@@ -435,7 +441,7 @@ def test_a_container_that_cannot_be_made_of_parts_becomes_a_plain_one():
     ]
 
 
-# --- the loader against torch's ---------------------------------------------------------------------------------------
+# --- the loader against torch's -------------------------------------------------------------------
 
 CHOICES = [
     dict(),
@@ -636,7 +642,7 @@ def test_large_batches_come_in_shared_memory_and_can_be_kept_and_changed():
     assert small[0, 0, 0] == 1
 
 
-# --- workers: seeds, order, errors, deaths, ends ----------------------------------------------------------------------
+# --- workers: seeds, order, errors, deaths, ends --------------------------------------------------
 
 
 def test_worker_seeds_are_distinct_and_reproducible():
@@ -1192,7 +1198,7 @@ def test_no_process_outlives_the_main_one(method, how, helper, tmp_path):
         assert said == ""
 
 
-# --- the exercises ----------------------------------------------------------------------------------------------------
+# --- the exercises --------------------------------------------------------------------------------
 
 
 def test_the_exercise_of_padding_agrees_with_torchs():
@@ -1206,7 +1212,10 @@ def test_the_exercise_of_padding_agrees_with_torchs():
 
 
 def padded(part=None, kind=tuple):
-    """torch's own padding as an answer to exercise 4a.3; with a part changed, or in another container."""
+    """Torch's own padding as an answer to exercise 4a.3.
+
+    A part of it may be changed, or its container.
+    """
 
     def pad(samples):
         words, labels = zip(*samples)
@@ -1271,7 +1280,10 @@ def test_the_exercise_of_a_resumable_sampler_stops_everywhere():
 
 
 def counted(make):
-    """A check that compares with nothing: complete, fresh, and each order of three about equally frequent."""
+    """A check that compares with nothing.
+
+    Complete, fresh, and each order of three about equally frequent.
+    """
     small = make(3, torch.Generator().manual_seed(0))
     orders = [tuple(small) for _ in range(12_000)]
     return (

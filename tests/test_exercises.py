@@ -1,4 +1,7 @@
-"""Every exercise: its stub fails, its solution passes, every known mistake is named. And faults planted in each."""
+"""Every exercise: its stub fails, its solution passes, every known mistake is named.
+
+Faults planted in each are reported.
+"""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -55,7 +58,7 @@ def test_each_check_has_its_card(notebook: Notebook) -> None:
     assert not misnamed, f"{module.__name__}: {misnamed} print another number than their own"
 
 
-# --- planted faults ---------------------------------------------------------------------------------------------------
+# --- planted faults -------------------------------------------------------------------------------
 
 STUB = "def half(x):\n    return x\n\ncheck.ex_1_1(half)"
 SOLUTION = "def half(x):\n    return x / 2\n"

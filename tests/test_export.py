@@ -1,6 +1,8 @@
-"""Chapter 05b: exported files against their models, whatever goes wrong while writing; the TensorBoard callback against a writer that keeps what it is told.
+"""Chapter 05b: exported files against their models, and failures while writing.
 
-The true packages (onnx with onnxscript, tensorboard) are an extra: their tests run where they are installed and are skipped elsewhere.
+The TensorBoard callback runs against a writer that keeps what it is told. The real packages (onnx
+with onnxscript, tensorboard) are an extra: their tests run where they are installed and are skipped
+elsewhere.
 """
 
 import contextlib
@@ -104,7 +106,7 @@ def made(request, tmp_path):
     return make(), inputs
 
 
-# --- files ------------------------------------------------------------------------------------------------------------
+# --- files ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -255,7 +257,7 @@ def test_other_outputs(shape, tmp_path) -> None:
     torch.testing.assert_close(load_exported(tmp_path / "model.pt2")(x), shape(x), equal_nan=True)
 
 
-# --- what is refused, and the old file kept ---------------------------------------------------------------------------
+# --- what is refused, and the old file kept -------------------------------------------------------
 
 
 class ByValue(nn.Module):
@@ -586,7 +588,7 @@ def test_files_that_cannot_be_read(tmp_path) -> None:
         load_exported(tmp_path / "model.pth")
 
 
-# --- ONNX -------------------------------------------------------------------------------------------------------------
+# --- ONNX -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("missing", ["onnx", "onnxscript"])
@@ -676,7 +678,7 @@ def test_onnx(made, tmp_path) -> None:
             torch.testing.assert_close(run(*batch), model(*batch), rtol=1e-4, atol=1e-5)
 
 
-# --- TensorBoard ------------------------------------------------------------------------------------------------------
+# --- TensorBoard ----------------------------------------------------------------------------------
 
 
 class Writer:
@@ -964,7 +966,7 @@ def test_the_true_writer(tmp_path) -> None:
     assert [e.step for e in events.Scalars("epoch/right")] == [5]
 
 
-# --- exercises --------------------------------------------------------------------------------------------------------
+# --- exercises ------------------------------------------------------------------------------------
 
 
 def test_the_reference_of_exercise_4_is_the_same_each_time() -> None:

@@ -1,4 +1,8 @@
-"""Chapter 06: convolution and pooling against torch's, hooks that let go, a callback that changes nothing and waits for nothing, the summary against torch's counts."""
+"""Chapter 06: convolution and pooling against torch's, hooks, and the summary.
+
+Hooks let go, a callback changes nothing and waits for nothing, and the summary counts as torch
+does.
+"""
 
 import copy
 import gc
@@ -47,7 +51,7 @@ def seeded():
     random.seed(0)
 
 
-# --- convolution and pooling against torch's --------------------------------------------------------------------------
+# --- convolution and pooling against torch's ------------------------------------------------------
 
 
 def compare(mine, theirs, *inputs, tol):
@@ -237,7 +241,7 @@ def test_pooling_refuses(shape, wanted):
         adaptive_avg_pool2d(torch.zeros(shape), wanted)
 
 
-# --- hooks let go -----------------------------------------------------------------------------------------------------
+# --- hooks let go ---------------------------------------------------------------------------------
 
 
 def count(model):
@@ -374,7 +378,7 @@ def test_hook_refuses(module, fn):
         Hook(module, fn)
 
 
-# --- the figures ------------------------------------------------------------------------------------------------------
+# --- the figures ----------------------------------------------------------------------------------
 
 
 def look(x, near=0.1, bins=8, limits=(-2.0, 2.0)):
@@ -436,7 +440,7 @@ def test_hooks_that_fail_leave_nothing():
     assert error
 
 
-# --- the callback -----------------------------------------------------------------------------------------------------
+# --- the callback ---------------------------------------------------------------------------------
 
 
 def batches(n=7, bs=8, shape=(1, 8, 8)):
@@ -514,7 +518,10 @@ class Reading(TorchDispatchMode):
 
 
 def waits_of(*cbs):
-    """What waits for a device between the first callback before a batch and the last one after it."""
+    """What waits for a device during a batch.
+
+    That is from the first callback before it to the last one after it.
+    """
     seen = []
 
     class First(Callback):
@@ -646,7 +653,10 @@ def test_frozen_layers_have_no_gradient():
 
 
 class Odd(nn.Module):
-    """A layer that is called twice, one that is not called, one that returns a tuple, one that returns a dictionary, one without a tensor."""
+    """A network of layers that are called in odd ways.
+
+    One is called twice, one never; one returns a tuple, one a dictionary, one no tensor.
+    """
 
     def __init__(self):
         super().__init__()
@@ -899,7 +909,7 @@ def test_a_picture_for_every_layer(layers):
     assert all(len(ax.lines) == layers for ax in stats.plot().fig.axes)
 
 
-# --- the summary ------------------------------------------------------------------------------------------------------
+# --- the summary ----------------------------------------------------------------------------------
 
 
 class TwoInputs(nn.Module):
@@ -1201,7 +1211,7 @@ def test_errors_of_the_model_come_through():
     assert not any(m._forward_pre_hooks for m in model.modules())
 
 
-# --- the network ------------------------------------------------------------------------------------------------------
+# --- the network ----------------------------------------------------------------------------------
 
 
 def test_simple_cnn():

@@ -1,4 +1,8 @@
-"""Chapter 06a: initializers against torch's, bit for bit, over shapes, types, options and refusals; the promised variances; SELU; LSUV and Fixup, and that they leave a model as it was when they fail."""
+"""Chapter 06a: initializers against torch's, bitwise, and the variances that they promise.
+
+It covers shapes, types, options and refusals, and SELU, LSUV and Fixup, which leave a model as it
+was when they fail.
+"""
 
 import copy
 import math
@@ -41,7 +45,7 @@ def outcome(call):
         return type(error), str(error)[:20]
 
 
-# --- against torch, bit for bit ----------------------------------------------------------------------------------------
+# --- against torch, bitwise -----------------------------------------------------------------------
 
 INITIALIZERS = {
     "xavier uniform": ("xavier_uniform_", {}),
@@ -89,7 +93,10 @@ def test_the_global_generator(name, options):
 
 @every
 def test_in_place_on_parameters_views_and_layouts(name, options):
-    """The tensor itself is filled and returned, whether it learns, is transposed or channels last; a parameter goes on learning."""
+    """The tensor itself is filled and returned, whatever its layout.
+
+    It may learn, be transposed or channels-last; a parameter still learns afterward.
+    """
     for make in (
         lambda: nn.Parameter(torch.empty(4, 3)),
         lambda: torch.empty(3, 4).T,
@@ -203,7 +210,7 @@ def test_gains_of_slopes(slope):
     )
 
 
-# --- fans ---------------------------------------------------------------------------------------------------------------
+# --- fans -----------------------------------------------------------------------------------------
 
 
 @given(st.lists(st.integers(0, 9), min_size=2, max_size=5))
@@ -215,7 +222,10 @@ def test_fans_are_torch_s(shape):
 
 @pytest.mark.parametrize("groups", [1, 2, 4])
 def test_fans_by_counting(groups):
-    """Weights of one count their inputs; and each pixel the outputs it went into, which the rule has only without groups."""
+    """Weights of one count their inputs, and each pixel the outputs it went into.
+
+    The rule has the second count only without groups.
+    """
     conv = nn.Conv2d(4, 8, 3, padding=1, groups=groups, bias=False)
     nn.init.ones_(conv.weight)
     y = conv(torch.ones(1, 4, 9, 9))
@@ -227,7 +237,7 @@ def test_fans_by_counting(groups):
     assert back[0, 0, 4, 4] * groups == fan_out
 
 
-# --- what they promise --------------------------------------------------------------------------------------------------
+# --- what they promise ----------------------------------------------------------------------------
 
 PROMISED = {
     "xavier_uniform_": 2 / 700,
@@ -262,7 +272,10 @@ def test_orthogonal_stretches_alike(rows, columns, gain, seed):
 
 
 def test_orthogonal_signs_are_even():
-    """All orthogonal matrices are equally likely: without the signs of R the diagonal would lean to one side."""
+    """All orthogonal matrices are equally likely.
+
+    Without the signs of R the diagonal would lean to one side.
+    """
     diagonals = torch.stack(
         [orthogonal_(torch.empty(3, 3), generator=seeded(k)).diagonal() for k in range(400)]
     )
@@ -278,7 +291,7 @@ def test_default_of_torch_is_a_third():
         assert abs(n * layer.weight.var().item() - 1 / 3) < 0.02
 
 
-# --- activations --------------------------------------------------------------------------------------------------------
+# --- activations ----------------------------------------------------------------------------------
 
 
 def test_gain_for_keeps_variance():
@@ -363,7 +376,7 @@ def test_shifted_relu():
     gradient_check(ShiftedReLU(), torch.randn(9, generator=seeded()))
 
 
-# --- depth --------------------------------------------------------------------------------------------------------------
+# --- depth ----------------------------------------------------------------------------------------
 
 
 def size_at_depth(start, activation, depth=30, width=200):
@@ -396,7 +409,7 @@ def test_size_after_thirty_layers(start, activation, low, high):
     assert low < size_at_depth(start, activation) < high
 
 
-# --- LSUV ---------------------------------------------------------------------------------------------------------------
+# --- LSUV -----------------------------------------------------------------------------------------
 
 
 def batch(n=64, seed=0):
@@ -404,7 +417,10 @@ def batch(n=64, seed=0):
 
 
 class Odd(nn.Module):
-    """Layers defined in another order than they are called, one of them never, one twice; batch normalization and dropout beside them."""
+    """Layers defined in another order than they are called.
+
+    One is never called, one twice; batch normalization and dropout stand beside them.
+    """
 
     def __init__(self):
         super().__init__()
@@ -702,7 +718,10 @@ def test_lsuv_refuses(make, xb, error, match):
 
 
 def test_lsuv_of_a_layer_called_twice():
-    """The last call is measured, and each division counts twice in it: 3 becomes 1/3 and 3 again. The message names the case."""
+    """The last call is measured, and each division counts twice in it.
+
+    So 3 becomes 1/3 and 3 again. The message names the case.
+    """
     layer = nn.Linear(784, 784)
     with pytest.raises(RuntimeError, match="called more than once"):
         lsuv_(nn.Sequential(nn.Flatten(), layer, layer), batch())
@@ -714,7 +733,7 @@ def test_lsuv_looks_at_the_means_at_the_end():
         lsuv_(Aloof(), batch(), shift=True)
 
 
-# --- Fixup --------------------------------------------------------------------------------------------------------------
+# --- Fixup ----------------------------------------------------------------------------------------
 
 
 def residual(blocks=9, width=16, depth=2, bias=True):
@@ -928,7 +947,7 @@ def test_kaiming_doubles_and_fixup_does_not():
     assert ends["Fixup"][1] == pytest.approx(ends["Fixup"][0])
 
 
-# --- the exercises' answers, of any type of number ---------------------------------------------------------------------
+# --- the exercises' answers, of any type of number ------------------------------------------------
 
 
 def test_exercises_take_numbers_of_any_type():

@@ -1,4 +1,7 @@
-"""Chapter 05: the Learner against hand-written loops, its events and exceptions, metrics, and a checkpoint that survives kill -9."""
+"""Chapter 05: the Learner against hand-written loops, its events, exceptions and metrics.
+
+A checkpoint survives kill -9.
+"""
 
 import copy
 import io
@@ -97,7 +100,7 @@ for _event in EVENTS:
     setattr(Log, _event, _log(_event))
 
 
-# --- events and exceptions --------------------------------------------------------------------------------------------
+# --- events and exceptions ------------------------------------------------------------------------
 
 
 @settings(max_examples=15, deadline=None)
@@ -392,7 +395,7 @@ def test_order_and_callbacks_of_one_fit():
     assert heard == [("a", 3), ("c", 3), ("b", 3), ("a", 2), ("b", 2)]
 
 
-# --- mistakes ---------------------------------------------------------------------------------------------------------
+# --- mistakes -------------------------------------------------------------------------------------
 
 
 class Misspelled(Callback):
@@ -451,7 +454,7 @@ def test_mistakes_with_data():
         learner([]).fit(1)
 
 
-# --- the same bits as a loop written by hand --------------------------------------------------------------------------
+# --- bitwise identical to a loop written by hand --------------------------------------------------
 
 
 def by_hand(opt, model, train, valid, epochs):
@@ -582,7 +585,7 @@ def test_no_step_waits_for_the_device(cbs, expected):
     assert mode.count == expected
 
 
-# --- metrics, results, predictions ------------------------------------------------------------------------------------
+# --- metrics, results, predictions ----------------------------------------------------------------
 
 
 @settings(max_examples=30, deadline=None)
@@ -718,7 +721,7 @@ def test_other_dtypes(dtype):
     assert all(map(math.isfinite, learn.recorder.losses))
 
 
-# --- recorder, bar, loop ----------------------------------------------------------------------------------------------
+# --- recorder, bar, loop --------------------------------------------------------------------------
 
 
 def test_recorder_and_table(capsys):
@@ -906,7 +909,7 @@ def test_the_import_is_light():
     )
 
 
-# --- clipping, nan, early stopping ------------------------------------------------------------------------------------
+# --- clipping, nan, early stopping ----------------------------------------------------------------
 
 
 def test_clipping_is_torchs():
@@ -997,11 +1000,14 @@ def test_early_stopping_restores_and_names_what_there_is():
             learner(valid=valid, cbs=[EarlyStopping(monitor)]).fit(1)
 
 
-# --- checkpoints ------------------------------------------------------------------------------------------------------
+# --- checkpoints ----------------------------------------------------------------------------------
 
 
 class Wobble(Callback):
-    """Depends on everything that a checkpoint has to carry: random numbers of three kinds, and a count of its own."""
+    """Depends on everything that a checkpoint has to carry.
+
+    That is random numbers of three kinds, and a count of its own.
+    """
 
     keeps = ("seen",)
 
@@ -1256,7 +1262,7 @@ def test_killed_at_twenty_random_moments_it_ends_in_the_same_bits(tmp_path):
     assert done.stdout.startswith("20 kills")
 
 
-# --- what a Learner refuses -------------------------------------------------------------------------------------------
+# --- what a Learner refuses -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -1382,7 +1388,7 @@ def test_a_batch_may_be_a_list():
     assert same(learn.model, plain.model)
 
 
-# --- a look from within a fit, and what else was found by use ----------------------------------------------------------
+# --- a look from within a fit, and what else was found by use -------------------------------------
 
 
 class Tally:

@@ -1,4 +1,7 @@
-"""Plants each fault in a small book and sees the rule report it, with a message that says what to do."""
+"""Plants each fault in a small book and sees the rule report it.
+
+The message says what to do.
+"""
 
 import json
 import re
@@ -209,7 +212,7 @@ def test_nothing_is_found_where_all_is_well(rule: str, small_book: Path) -> None
     assert [str(f) for f in RULES[rule](small_book)] == []
 
 
-# --- how to plant -----------------------------------------------------------------------------------------------------
+# --- how to plant ---------------------------------------------------------------------------------
 
 Plant = Callable[[Path], None]
 LESSON_FILE, CHECKS_FILE, MODULE = (
@@ -323,7 +326,7 @@ def module_with(code: str, names: str = "'half_of'") -> Plant:
     )
 
 
-# --- the faults: rule, what is planted, words of the message: what is wrong, what to do --------------------------------
+# --- the faults: rule, what is planted, words of the message: what is wrong, what to do -----------
 
 FAULTS: list[tuple[str, str, Plant, list[str]]] = [
     (
@@ -1038,7 +1041,7 @@ def test_every_rule_has_a_planted_fault() -> None:
     assert {rule for rule, *_ in FAULTS} == set(RULES)
 
 
-# --- what must not be reported ----------------------------------------------------------------------------------------
+# --- what must not be reported --------------------------------------------------------------------
 
 INNOCENT = {
     "measured_numbers": [

@@ -1,4 +1,7 @@
-"""Chapter 01: every product against torch's, over shapes, dtypes and strides; the rule of broadcasting; every refusal."""
+"""Chapter 01: every product against torch's, over shapes, dtypes and strides.
+
+It covers the rule of broadcasting and every refusal, too.
+"""
 
 import itertools
 import time
@@ -54,14 +57,17 @@ def random_tables(n, k, m, dtype=torch.float32, seed=0):
 
 
 def assert_product(c, a, b):
-    """Equal to the product in float64, up to one rounding of each term of each sum (Higham 1993)."""
+    """Equal to the product in float64, up to rounding.
+
+    Each term of each sum is rounded once (Higham 1993).
+    """
     assert c.shape == (a.shape[0], b.shape[1])
     assert c.dtype == a.dtype
     bound = (a.shape[1] + 2) * torch.finfo(a.dtype).eps * (a.double().abs() @ b.double().abs())
     assert ((c.double() - a.double() @ b.double()).abs() <= bound).all()
 
 
-# --- values -----------------------------------------------------------------------------------------------------------
+# --- values ---------------------------------------------------------------------------------------
 
 
 @every_product
@@ -150,7 +156,7 @@ def test_lists(shape, dtype):
         assert torch.tensor(c, dtype=dtype).reshape(n, m).allclose(a @ b)
 
 
-# --- refusals ---------------------------------------------------------------------------------------------------------
+# --- refusals -------------------------------------------------------------------------------------
 
 MISFITS = [
     ((5, 784), (10, 784), r"\(5, 784\) and \(10, 784\): try b\.T$"),
@@ -210,7 +216,7 @@ def test_lists_that_do_not_fit(a, b, message):
         matmul_lists(a, b)
 
 
-# --- broadcasting -----------------------------------------------------------------------------------------------------
+# --- broadcasting ---------------------------------------------------------------------------------
 
 SIZES = st.sampled_from([0, 1, 1, 2, 3])
 
@@ -257,7 +263,7 @@ def test_a_size_of_a_tensor_is_a_shape():
     assert broadcast_shapes() == ()
 
 
-# --- pictures, times, the experiment ----------------------------------------------------------------------------------
+# --- pictures, times, the experiment --------------------------------------------------------------
 
 M = torch.arange(12.0).reshape(3, 4)
 

@@ -1,4 +1,7 @@
-"""Chapter 03: Module and its layers against torch.nn over nested, tied, lazy and frozen networks; state, moves, files broken in every way, devices."""
+"""Chapter 03: Module and its layers against torch.nn.
+
+It covers nested, tied, lazy and frozen networks, state, moves, broken files, and devices.
+"""
 
 import copy
 import io
@@ -45,7 +48,7 @@ OURS = SimpleNamespace(
 )
 
 
-# --- the same networks from both kits ---------------------------------------------------------------------------------
+# --- the same networks from both kits -------------------------------------------------------------
 
 
 def plain(kit):
@@ -280,7 +283,7 @@ def test_train_eval_apply_freeze():
     assert [n for n, p in net.named_parameters() if p.requires_grad] == ["head.weight", "head.bias"]
 
 
-# --- layers and containers --------------------------------------------------------------------------------------------
+# --- layers and containers ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("sizes", [(4, 3), (1, 1), (3, 0), (0, 3), (0, 0), (7, 2)], ids=str)
@@ -449,7 +452,7 @@ def test_lazy_refuses_to_be_computed_with(use):
         LazyLinear(3).state_dict()
 
 
-# --- noticing ---------------------------------------------------------------------------------------------------------
+# --- noticing -------------------------------------------------------------------------------------
 
 
 def test_parameters_and_buffers():
@@ -543,7 +546,7 @@ def test_refusals(act, error, words):
         act()
 
 
-# --- load_state_dict ---------------------------------------------------------------------------------------------------
+# --- load_state_dict ------------------------------------------------------------------------------
 
 WRONG_STATES = {
     "missing": lambda s: {k: v for k, v in s.items() if k != "0.bias"},
@@ -603,7 +606,7 @@ def test_loading_keeps_the_objects():
     assert all(a is b and a.dtype == torch.float32 for a, b in zip(held, mine.parameters()))
 
 
-# --- files ------------------------------------------------------------------------------------------------------------
+# --- files ----------------------------------------------------------------------------------------
 
 
 def equal(a, b):
@@ -877,7 +880,7 @@ def test_killed_while_saving(tmp_path, moment):
     assert [name[:7] for name in sorted(os.listdir(tmp_path))] == [".draft-", "net.pt"]
 
 
-# --- devices ----------------------------------------------------------------------------------------------------------
+# --- devices --------------------------------------------------------------------------------------
 
 
 def test_to_device():
@@ -917,7 +920,7 @@ def test_on_the_accelerator(make, tmp_path):
     assert mine(torch.randn(2, 4, device=device)).device.type == device.type
 
 
-# --- exercises --------------------------------------------------------------------------------------------------------
+# --- exercises ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,8 @@
-"""Chapter 07: every normalization through the same checks against torch's, the derived backward by finite differences, running statistics, state dictionaries, refusals."""
+"""Chapter 07: every normalization through the same checks against torch's.
+
+It covers the derived backward by finite differences, running statistics, state dictionaries, and
+refusals.
+"""
 
 import copy
 import io
@@ -31,7 +35,7 @@ def filled(layer, seed=0):
     return layer
 
 
-# --- a sweep against torch ----------------------------------------------------------------------------------------------
+# --- a sweep against torch ------------------------------------------------------------------------
 
 MAKERS = {  # called with a module that has the layers: ours or torch.nn
     "batch": lambda m: m.BatchNorm2d(6),
@@ -67,7 +71,10 @@ def test_same_as_torch(make, batch):
 
 @every
 def test_far_from_zero_in_float32(make):
-    """Numbers of spread 1 around 1000: as near to double precision as torch's layer is. E[x²] - E[x]² would be off by a tenth and more."""
+    """Numbers of standard deviation 1 around 1000: as near to double precision as torch's layer is.
+
+    E[x²] - E[x]² would be off by a tenth and more.
+    """
     exact, layers = filled(make(nn)).double(), (filled(make(ours)), filled(make(nn)))
     x, pull = 1000 + randn(4, 6, 5, 4), randn(4, 6, 5, 4, seed=1)
     found = []
@@ -97,7 +104,10 @@ def test_layouts_of_memory(make, layout):
 @pytest.mark.parametrize("dtype, tol", [(torch.float16, 4e-3), (torch.bfloat16, 3e-2)])
 @pytest.mark.parametrize("mixed", [False, True], ids=["half", "mixed"])
 def test_half_precision(make, dtype, tol, mixed):
-    """As near to the answer in double precision as the type allows; with parameters of the same type, or of float32."""
+    """As near to the answer in double precision as the type allows.
+
+    Parameters are of the same type, or of float32.
+    """
     layer, exact = filled(make(ours)), filled(make(ours)).double()
     layer = layer if mixed else layer.to(dtype)
     exact.load_state_dict(layer.state_dict())
@@ -344,7 +354,7 @@ def test_under_autocast():
     assert all(p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in net.parameters())
 
 
-# --- refusals -----------------------------------------------------------------------------------------------------------
+# --- refusals -------------------------------------------------------------------------------------
 
 REFUSED = [
     (
@@ -414,7 +424,7 @@ def test_a_single_value_is_fine_in_evaluation():
     assert torch.allclose(mine.eval()(x := randn(1, 3, 1, 1)), theirs.eval()(x), atol=1e-6)
 
 
-# --- running statistics in training -------------------------------------------------------------------------------------
+# --- running statistics in training ---------------------------------------------------------------
 
 
 def test_running_matches_a_plain_computation():
@@ -482,7 +492,10 @@ def test_running_refuses_a_share_that_is_none(momentum):
 
 @pytest.mark.parametrize("momentum", [1e-8, 1e-4, 0.05, 1.0])
 def test_running_from_a_tiny_share_to_all(momentum):
-    """With next to no share for one image it is a plain average of all; with a share of 1 the last batch is all there is."""
+    """With momentum near zero for one image it is a plain average of all.
+
+    With momentum 1 the last batch is all there is.
+    """
     layer, batches = (
         RunningBatchNorm2d(3, momentum=momentum, affine=False),
         [2 * randn(2, 3, 4, 4, seed=k) + k for k in range(5)],
@@ -506,7 +519,10 @@ def test_running_from_a_tiny_share_to_all(momentum):
     ids=["made", "converted"],
 )
 def test_running_statistics_stay_precise(dtype, make):
-    """Shares of a thousandth are lost where numbers have three digits; the statistics have seven, whatever the layer is."""
+    """A momentum of a thousandth is lost where numbers have three digits.
+
+    The statistics have seven, whatever the layer is.
+    """
     layer, wide = make(dtype), RunningBatchNorm2d(3, momentum=0.001, affine=False)
     for k in range(300):
         x = (5 + 0.01 * k + randn(1, 3, 8, 8, seed=k)).to(dtype)
@@ -530,7 +546,10 @@ def test_running_statistics_stay_precise(dtype, make):
 
 
 def test_running_goes_on_where_it_was_saved():
-    """images_seen is a part of the state: without it the next batch would be taken for the first."""
+    """images_seen is a part of the state.
+
+    Without it the next batch would be taken for the first.
+    """
     one, other = filled(RunningBatchNorm2d(3)), RunningBatchNorm2d(3)
     for k in range(3):
         one(randn(2, 3, 4, 4, seed=k) + k)
@@ -552,7 +571,7 @@ def test_running_goes_on_where_it_was_saved():
     assert all(torch.equal(a, b) for a, b in zip(one.buffers(), RunningBatchNorm2d(3).buffers()))
 
 
-# --- odd settings, beside torch's ------------------------------------------------------------------------------------------
+# --- odd settings, beside torch's -----------------------------------------------------------------
 
 
 def outcome(call):
@@ -650,7 +669,10 @@ def test_clearer_than_torch(make, error, message, theirs):
 
 
 def test_tracking_switched_off_later():
-    """The outputs are torch's, by the image's own statistics; torch moves the running ones, even in evaluation mode, and ours stay."""
+    """The outputs are torch's, by the image's own statistics.
+
+    Torch moves the running ones, even in evaluation mode, and ours stay.
+    """
     x, layers = (
         randn(3, 6, 5, 4) + 1,
         [m.InstanceNorm2d(6, track_running_stats=True, affine=True) for m in (ours, nn)],
@@ -675,7 +697,10 @@ def test_no_features_where_torch_fails():
 
 
 def test_statistics_of_a_layer_in_half_precision():
-    """They are kept in the layer's type, as by torch, and rounded once: nothing is nearer to the answer in double precision."""
+    """They are kept in the layer's type, as by torch, and rounded once.
+
+    Nothing is nearer to the answer in double precision.
+    """
     for dtype in (torch.float16, torch.bfloat16):
         mine, exact, x = (
             BatchNorm2d(6, affine=False).to(dtype),
@@ -748,7 +773,7 @@ def test_traced_by_the_compiler():
         )
 
 
-# --- the exercises' own oracles --------------------------------------------------------------------------------------------
+# --- the exercises' own oracles -------------------------------------------------------------------
 
 
 def test_the_plainest_mutant_is_no_mutant():
@@ -785,7 +810,10 @@ def test_the_plainest_form_is_torchs():
 
 def test_a_score_in_evaluation_and_by_the_batch():
     class ByMean(nn.Module):
-        """In evaluation the class is 0; in training, 1 for what lies above the mean of the batch."""
+        """In evaluation the class is 0.
+
+        In training it is 1 for what lies above the mean of the batch.
+        """
 
         def forward(self, x):
             above = (x > x.mean()) & self.training

@@ -21,7 +21,10 @@ MODULES = ["fromfound", *(f"fromfound.{m.name}" for m in modules(ROOT))]
 
 @pytest.fixture(scope="session")
 def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder with the wheel and the sdist: the one FROMFOUND_DIST names, else built here from a copy of the tree."""
+    """The folder with the wheel and the sdist.
+
+    It is the one that FROMFOUND_DIST names, or they are built here from a copy of the tree.
+    """
     if "FROMFOUND_DIST" in os.environ:
         return Path(os.environ["FROMFOUND_DIST"])
     copy, out = tmp_path_factory.mktemp("tree"), tmp_path_factory.mktemp("dist")
@@ -68,7 +71,7 @@ def test_the_sdist_holds_the_package_and_its_papers(dist: Path) -> None:
     assert not missing - names, f"missing: {missing - names}"
 
 
-# --- imports ----------------------------------------------------------------------------------------------------------
+# --- imports --------------------------------------------------------------------------------------
 
 # Importing torch alone loads a good deal; what counts is what our modules add, and what they do to the process.
 # (TORCHINDUCTOR_CACHE_DIR is torch's: it sets it when an optimizer is first used, as the checks of exercises do.)
@@ -91,7 +94,10 @@ print(json.dumps(report))
 
 
 def probe(modules: list[str], folder: Path, home: Path = ROOT) -> dict[str, dict]:
-    """Import modules that lie in `home`, one after the other, in a fresh Python in an empty folder; what each loads and changes."""
+    """Import modules that lie in `home`, one after the other, in a fresh Python.
+
+    It starts in an empty folder. Return what each loads and changes.
+    """
     environment = os.environ | {"PYTHONPATH": str(home), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", PROBE, *modules],

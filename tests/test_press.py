@@ -46,14 +46,20 @@ def quotes(**values: object) -> list:
 
 
 def write_notebook(path: Path, *cells: tuple[str, list]) -> None:
-    """Write a notebook of code cells with stored outputs, without execution counts, as nbdev leaves it."""
+    """Write a notebook of code cells with stored outputs.
+
+    It has no execution counts, as nbdev leaves it.
+    """
     code = [new_code_cell(source, outputs=outputs) for source, outputs in cells]
     path.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(new_notebook(cells=[new_markdown_cell("# A chapter"), *code]), path)
 
 
 def run_chapters(folder: Path, data: str, *options: str) -> dict:
-    """Re-execute the notebooks in `folder` with the plugin; return its report with exit code and output."""
+    """Re-execute the notebooks in `folder` with the plugin.
+
+    Return its report with exit code and output.
+    """
     (folder / "pytest.ini").write_text("[pytest]\n")
     report = folder / "report.json"
     done = subprocess.run(

@@ -1,4 +1,7 @@
-"""Chapter 03a: every source of randomness found, read and set; what `untouched` leaves as it was."""
+"""Chapter 03a: every source of randomness found, read and set.
+
+`untouched` leaves it as it was.
+"""
 
 import copy
 import math

@@ -1,4 +1,7 @@
-"""Chapter 05a: every schedule through the same checks, phases by hypothesis, curves against torch's, the range test in every bit, resuming, errors."""
+"""Chapter 05a: every schedule through the same checks, curves against torch's.
+
+It covers phases by hypothesis, the range test bitwise, resuming, and errors.
+"""
 
 import math
 import random
@@ -43,7 +46,7 @@ from fromfound.schedule import (
 )
 
 
-# --- a sweep over all schedules ---------------------------------------------------------------------------------------
+# --- a sweep over all schedules -------------------------------------------------------------------
 
 MAKERS = {
     "lin": sched_lin,
@@ -178,7 +181,7 @@ def test_schedule_decorates():
     assert half.__doc__ == "Half of it."
 
 
-# --- phases -----------------------------------------------------------------------------------------------------------
+# --- phases ---------------------------------------------------------------------------------------
 
 
 def traced(n):
@@ -262,7 +265,7 @@ def test_combine_refuses(fractions, count, message):
         combine_scheds(fractions, [sched_lin(1, 0)] * count)
 
 
-# --- a tiny training, and what the optimizer has in each of its steps ----------------------------------------------------
+# --- a tiny training run, and what the optimizer has in each of its steps -------------------------
 
 
 class Listen(Callback):
@@ -428,7 +431,7 @@ def test_restarts_are_torch(length, mult, n_epochs):
     assert torch.allclose(ours, reference, rtol=1e-9, atol=1e-12)
 
 
-# --- ParamScheduler ---------------------------------------------------------------------------------------------------
+# --- ParamScheduler -------------------------------------------------------------------------------
 
 
 def groups(params, lr):
@@ -605,7 +608,7 @@ def test_a_loader_that_gives_more_than_it_said():
         learn.fit(1, cbs=[ParamScheduler("lr", sched_lin(1, 0))])
 
 
-# --- TorchScheduler -----------------------------------------------------------------------------------------------------
+# --- TorchScheduler -------------------------------------------------------------------------------
 
 EVERY = {
     "step": partial(lr_scheduler.StepLR, step_size=3),
@@ -702,7 +705,7 @@ def test_per_must_be_said():
         TorchScheduler(EVERY["step"])
 
 
-# --- stopped and resumed --------------------------------------------------------------------------------------------------
+# --- stopped and resumed --------------------------------------------------------------------------
 
 
 class PowerCut(Callback):
@@ -801,7 +804,7 @@ def test_resumed_with_another_length(tmp_path):
     assert listen.of("lr")[0] == 0.2
 
 
-# --- SGDR -------------------------------------------------------------------------------------------------------------------
+# --- SGDR -----------------------------------------------------------------------------------------
 
 
 class Keep(Callback):
@@ -913,7 +916,7 @@ def test_cycles_are_whole(options):
         SGDR(0.1, **options)
 
 
-# --- the range test ---------------------------------------------------------------------------------------------------------
+# --- the range test -------------------------------------------------------------------------------
 
 
 def as_loader(kind):
@@ -1261,7 +1264,7 @@ def test_the_plot():
     assert list(ax.lines[0].get_ydata()) == finder.averages
 
 
-# --- the checks of the exercises -----------------------------------------------------------------------------------------
+# --- the checks of the exercises ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,7 @@ def write_chapter(
     )
 
 
-# --- the files ----------------------------------------------------------------------------------------------------------
+# --- the files ------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -275,7 +275,7 @@ def test_signatures_are_read_as_python_reads_them() -> None:
     )
 
 
-# --- colors -------------------------------------------------------------------------------------------------------------
+# --- colors ---------------------------------------------------------------------------------------
 
 
 def palettes() -> dict[str, dict[str, str]]:
@@ -326,7 +326,7 @@ def test_contrast_is_measured_right() -> None:
     assert contrast("#777777", "#ffffff") < 4.5 < contrast("#767676", "#ffffff")
 
 
-# --- in a browser -------------------------------------------------------------------------------------------------------
+# --- in a browser ---------------------------------------------------------------------------------
 
 
 def troubles(browser: Browser, page: Path) -> list[str]:
@@ -346,7 +346,10 @@ def test_no_console_error_and_no_other_host(parsed: site.Site, browser: Browser)
 
 
 def colors_of_code(browser: Browser) -> set[str]:
-    """The colors of all code on a page, as `#rrggbb`, and of what it stands on where that has one of its own."""
+    """The colors of all code on a page, as `#rrggbb`.
+
+    With them, what the code stands on where that has its own color.
+    """
     found = browser.run("""[...new Set([...document.querySelectorAll('.highlight pre, .highlight pre span')].flatMap(e =>
         [getComputedStyle(e).color, getComputedStyle(e).backgroundColor]))].filter(c => c !== 'rgba(0, 0, 0, 0)')""")
     return {
@@ -439,7 +442,7 @@ def test_preview_search_and_mathematics(small: Path, browser: Browser) -> None:
     assert browser.complaints == []
 
 
-# --- planted faults -----------------------------------------------------------------------------------------------------
+# --- planted faults -------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -548,7 +551,7 @@ def test_a_browser_sees_what_a_script_does(small: Path, browser: Browser) -> Non
     assert colors_of_code(browser) - set(palettes()["light"].values()) == {"#abcdef"}
 
 
-# --- pages that have moved ----------------------------------------------------------------------------------------------
+# --- pages that have moved ------------------------------------------------------------------------
 
 
 def test_an_old_address_leads_to_the_new_page_and_section(tmp_path: Path) -> None:

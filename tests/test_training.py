@@ -1,4 +1,8 @@
-"""Chapter 04: the losses against torch.nn.functional over shapes, targets, weights, reductions, dtypes and sizes of zero; far from zero; refusals."""
+"""Chapter 04: the losses against torch.nn.functional.
+
+It covers shapes, targets, weights, reductions, dtypes and sizes of zero, values far from zero, and
+refusals.
+"""
 
 import math
 
@@ -66,7 +70,7 @@ def agree(
         torch.testing.assert_close(a, b, rtol=rtol, atol=atol, equal_nan=True)
 
 
-# --- equal to torch ---------------------------------------------------------------------------------------------------
+# --- equal to torch -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -225,7 +229,7 @@ def test_mse(shape: tuple[int, ...], reduction: str) -> None:
     agree("mse_loss", torch.randn(shape), torch.randn(shape), reduction=reduction)
 
 
-# --- far from zero ----------------------------------------------------------------------------------------------------
+# --- far from zero --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", [1e2, 1e4, -1e4, 1e30])
@@ -290,7 +294,7 @@ def test_the_gradient_is_what_was_said_minus_what_was_true() -> None:
     assert torch.allclose(gradient, scores.softmax(1) - torch.eye(4)[target], atol=1e-6)
 
 
-# --- accuracy ---------------------------------------------------------------------------------------------------------
+# --- accuracy -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shape", [s for s in SHAPES if 0 not in s], ids=str)
@@ -332,7 +336,7 @@ def test_ignored_targets_count_as_wrong() -> None:
     assert accuracy(torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.tensor([0, -100])) == 0.5
 
 
-# --- refusals ---------------------------------------------------------------------------------------------------------
+# --- refusals -------------------------------------------------------------------------------------
 
 WRONG = [
     (
@@ -515,11 +519,14 @@ def test_accuracy_refusals(target: torch.Tensor) -> None:
         accuracy(torch.zeros(2, 3), target)
 
 
-# --- in use -----------------------------------------------------------------------------------------------------------
+# --- in use ---------------------------------------------------------------------------------------
 
 
 def test_a_loss_asks_nothing_of_the_device() -> None:
-    """On the meta device there are no values: whoever looked at one would fail. So no step waits for a GPU."""
+    """On the meta device there are no values: reading one would fail.
+
+    So no step waits for a GPU.
+    """
     scores = torch.zeros(4, 3, device="meta", requires_grad=True)
     for target in (
         torch.zeros(4, dtype=torch.int64, device="meta"),

@@ -1,6 +1,7 @@
-"""What the book's rules read: notebooks, Markdown with its code and mathematics x.
+"""What the book's rules read: notebooks, Markdown with its code and mathematics, Python.
 
-Every function takes the root of a repository, so that the rules run over the real tree and over trees with planted faults alike.
+Every function takes the root of a repository, so that the rules run over the real tree and over
+trees with planted faults alike.
 """
 
 import ast
@@ -41,6 +42,7 @@ class Cell:
     outputs: tuple
 
     def finding(self, found: str, do: str) -> Finding:
+        """A finding about this cell: what is wrong, and what to do."""
         return Finding(self.file, self.number, found, do)
 
     @cached_property
@@ -52,6 +54,7 @@ class Cell:
 
     @property
     def exported(self) -> bool:
+        """Whether the cell is part of the package."""
         return "export" in self.directives
 
     @cached_property
@@ -80,22 +83,27 @@ class Notebook:
 
     @property
     def code(self) -> list[Cell]:
+        """The code cells."""
         return [c for c in self.cells if c.kind == "code"]
 
     @property
     def markdown(self) -> list[Cell]:
+        """The Markdown cells."""
         return [c for c in self.cells if c.kind == "markdown"]
 
     @property
     def order(self) -> tuple[int, str, str]:
+        """Its place among the notebooks, as a key to sort by."""
         return order(self.path.stem)
 
     @property
     def is_exercises(self) -> bool:
+        """Whether it holds the checks of exercises."""
         return self.path.parent.name == "exercises"
 
     @property
     def is_lesson(self) -> bool:
+        """Whether it is a chapter from 01 on."""
         return not self.is_exercises and self.order[0] >= 1
 
 
@@ -154,7 +162,7 @@ def git_url(root: Path) -> str:
     return settings["DEFAULT"]["git_url"]
 
 
-# --- Markdown ---------------------------------------------------------------------------------------------------------
+# --- Markdown -------------------------------------------------------------------------------------
 
 MARK = r"<!-- (?P<letter>[vc]) (?P<key>[^>]*?) -->(?P<literal>.*?)<!-- /(?P=letter) -->"
 _TOKENS = re.compile(
@@ -175,7 +183,10 @@ def pieces(text: str, kind: str) -> list[re.Match]:
 
 
 def masked(text: str, *kinds: str) -> str:
-    """The text with its parts of these kinds blanked, line by line, so that positions stay; by default all of them: words remain."""
+    """The text with its parts of these kinds blanked; by default of all kinds: words remain.
+
+    Line breaks stay, so that positions do.
+    """
     kinds = kinds or ("fence", "code", "math", "mark", "comment", "target", "tag")
 
     def blank(m: re.Match) -> str:
@@ -195,7 +206,10 @@ def links(text: str) -> list[str]:
 
 
 def anchors(text: str) -> set[str]:
-    """The anchors of a Markdown text: its headings as GitHub and the website spell them, and explicit ids."""
+    """The anchors of a Markdown text: its headings, and explicit ids.
+
+    The headings are spelled as GitHub and the website spell them.
+    """
     found = set(re.findall(r"<\w+[^>]*\bid=[\"']([^\"']+)", text))
     for title in re.findall(r"^#{1,6} +(.+?) *#*$", masked(text, "fence"), re.M):
         title = re.sub(MARK, lambda m: m["literal"], title)
@@ -230,7 +244,7 @@ def bibliography(root: Path) -> dict[str, Entry]:
     return entries
 
 
-# --- Python -----------------------------------------------------------------------------------------------------------
+# --- Python ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -244,10 +258,12 @@ class Module:
 
     @cached_property
     def tree(self) -> ast.Module:
+        """Its syntax tree."""
         return ast.parse(self.source)
 
     @property
     def order(self) -> tuple[int, str, str]:
+        """The place of its notebook, as a key to sort by."""
         return order(self.notebook)
 
     @property
@@ -271,6 +287,7 @@ class Module:
         return marks[-1].replace(" #", ", cell id ") if marks else f"nbs/{self.notebook}.ipynb"
 
     def finding(self, line: int, found: str, do: str) -> Finding:
+        """A finding about a line of this module: what is wrong, and what to do."""
         return Finding(self.file, None, f"line {line} ({self.origin(line)}): {found}", do)
 
 
@@ -302,7 +319,10 @@ def docstrings(tree: ast.AST) -> list[tuple[ast.AST, str]]:
 
 
 def code_lines(source: str, tree: ast.AST) -> set[int]:
-    """The numbers of the lines that hold code: no blanks, comments or docstrings; a text over several lines counts once."""
+    """The numbers of the lines that hold code: no blanks, comments or docstrings.
+
+    A string over several lines counts once.
+    """
     silent = {
         tokenize.COMMENT,
         tokenize.NL,

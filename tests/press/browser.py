@@ -1,4 +1,7 @@
-"""A headless Chromium over its debugging protocol: what a page asks for, says on its console and shows."""
+"""A headless Chromium over its debugging protocol.
+
+It tells what a page asks for, says on its console and shows.
+"""
 
 import asyncio
 import base64
@@ -32,7 +35,9 @@ def find() -> str | None:
 
 
 class Browser:
-    """One tab. `requests` and `complaints` gather what each visited page asked for and what went wrong on it.
+    """One tab.
+
+    `requests` and `complaints` gather what each visited page asked for and what went wrong on it.
 
     Args:
         program: path of a Chromium.
@@ -164,6 +169,7 @@ class Browser:
         path.write_bytes(base64.b64decode(shot["data"]))
 
     def close(self) -> None:
+        """End the browser and remove its profile."""
         self._socket.close()
         self._process.terminate()
         self._process.wait(timeout=20)

@@ -1,7 +1,7 @@
 """Compare an output with the stored one: numbers by their kind, the rest exactly.
 
-The four kinds (nbs/00d_record.ipynb): exact numbers within a tolerance, spreads ("0.974 ± 0.003 (n=5)") by their
-standard errors, and numbers of cells marked `varies` or `timing` not at all.
+The four kinds (nbs/00d_record.ipynb): exact numbers within a tolerance, spreads ("0.974 ± 0.003
+(n=5)") by their standard errors, and numbers of cells marked `varies` or `timing` not at all.
 """
 
 import math
@@ -34,7 +34,10 @@ NOISE = (
 
 @dataclass(frozen=True)
 class Rules:
-    """How the numbers of one cell are compared: `tolerance` is relative, `masked` leaves them out."""
+    """How the numbers of one cell are compared.
+
+    `tolerance` is relative, `masked` leaves them out.
+    """
 
     tolerance: float | None = None
     masked: bool = False
@@ -73,7 +76,10 @@ def is_timed(source: str) -> bool:
 
 
 def parts_of(outputs: list) -> dict[tuple, object]:
-    """Return outputs as a dict: ("stdout", 0) -> text, ("text/plain", 2) -> text of the second displayed output."""
+    """Return outputs as a dictionary from parts to texts.
+
+    The keys are as ("stdout", 0), or ("text/plain", 2) for the second displayed output.
+    """
     parts, number = {}, 0
     for output in outputs:
         if output.output_type == "stream":
@@ -105,7 +111,10 @@ def mask(text: str) -> str:
 
 
 def value_and_unit(text: str) -> tuple[float, float | None]:
-    """Return a printed number and the worth of one unit of its last digit (None without decimals or exponent)."""
+    """Return a printed number and the value of one unit of its last digit.
+
+    The unit is None without decimals or exponent.
+    """
     value = float(text.replace(",", ""))
     mantissa, _, exponent = text.lower().partition("e")
     decimals = mantissa.partition(".")[2]
@@ -132,7 +141,7 @@ def compare_numbers(stored: str, got: str, rules: Rules) -> str | None:
 
 
 def is_whole(text: str) -> bool:
-    """Return whether a printed number is an int: torch prints a float 3.0 as `3.`"""
+    """Return whether a printed number is an int; torch prints a float 3.0 as `3.`."""
     return text.lstrip("+-").replace(",", "").isdigit()
 
 
@@ -176,7 +185,10 @@ def spread_of(found: re.Match) -> tuple[Spread, float]:
 
 
 def compare_spreads(stored: tuple[Spread, float], got: tuple[Spread, float]) -> str | None:
-    """Return what is wrong with the second of two printed spreads, or None; standard deviations may differ."""
+    """Return what is wrong with the second of two printed spreads, or None.
+
+    Standard deviations may differ.
+    """
     (expected, unit), (value, other) = stored, got
     if expected.n != value.n:
         return f"stored {expected}, got {value}: the number of runs must agree"
@@ -186,7 +198,10 @@ def compare_spreads(stored: tuple[Spread, float], got: tuple[Spread, float]) -> 
 
 
 def line_of(text: str, pattern: re.Pattern, position: int) -> str:
-    """Return the line of `text` that holds the match of `pattern` at `position`, as an error shows it."""
+    """Return the line of `text` that holds the match of `pattern` at `position`.
+
+    It is printed as an error shows it.
+    """
     before = text[: list(pattern.finditer(text))[position].start(1)].count("\n")
     return f"  in line {before + 1}  {shown(text.splitlines()[before])}"
 
@@ -211,7 +226,10 @@ def shown(line: str | None) -> str:
 def compare_json(
     stored: object, got: object, rules: Rules, place: str = ""
 ) -> tuple[str | None, Tally]:
-    """Compare two JSON values: keys and types exactly, numbers by the rules; return as `compare_text` does."""
+    """Compare two JSON values: keys and types exactly, numbers by the rules.
+
+    It returns what `compare_text` does.
+    """
     where = place or "the value"
     if isinstance(stored, dict) and isinstance(got, dict):
         if stored.keys() != got.keys():
@@ -257,7 +275,10 @@ def compare_items(items: list[tuple], rules: Rules) -> tuple[str | None, Tally]:
 
 
 def compare_values(stored: float, got: float, rules: Rules) -> str | None:
-    """Return what is wrong with the number `got`, or None: whole numbers agree exactly unless a tolerance is given."""
+    """Return what is wrong with the number `got`, or None.
+
+    Whole numbers agree exactly unless a tolerance is given.
+    """
     if stored == got or (stored != stored and got != got):
         return None
     if isinstance(stored, int) and isinstance(got, int) and rules.tolerance is None:

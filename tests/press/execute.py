@@ -47,7 +47,11 @@ def needs_data(path: Path) -> bool:
 
 
 def execute(notebook: nbformat.NotebookNode, folder: Path) -> tuple[float, float]:
-    """Execute `notebook` in place, with a line for each cell; return seconds and peak memory in MB."""
+    """Execute `notebook` in place, with a line for each cell.
+
+    Returns:
+        Seconds, and peak memory in MB.
+    """
     cost = {"seconds": 0.0, "mb": 0.0}
     client = NotebookClient(
         notebook,

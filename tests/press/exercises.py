@@ -1,4 +1,7 @@
-"""Exercise cards, read from a chapter and put to work: the stub fails, the printed solution passes, every known mistake is named."""
+"""Exercise cards, read from a chapter and put to work.
+
+The stub fails, the printed solution passes, every known mistake is named.
+"""
 
 import ast
 import contextlib
@@ -78,11 +81,14 @@ def cards(notebook: Notebook) -> list[Card]:
     return found
 
 
-# --- at work -----------------------------------------------------------------------------------------------------------
+# --- at work --------------------------------------------------------------------------------------
 
 
 def namespace(notebook: Notebook, card: Card) -> dict[str, Any]:
-    """What a reader has at hand before a card, as far as it is cheap: of the cells above the exported ones, and imports, functions and classes of the others."""
+    """What a reader has at hand before a card, as far as it is cheap.
+
+    Of the cells above, the exported ones run whole; of the others, imports, functions and classes.
+    """
     names: dict[str, Any] = {"__name__": "__main__"}
     for cell in (c for c in notebook.code if c.tree and c.number < card.statement.number):
         for statement in cell.tree.body:
@@ -113,7 +119,12 @@ def _split(card: Card, source: str) -> tuple[list[ast.stmt], ast.Call | None]:
 
 
 def _answer(card: Card, names: dict[str, Any], solution: str = "") -> tuple[Any, Any]:
-    """Run the stub, then the solution, in `names`; return the check and what is handed to it: by the solution where it calls the check, else by the stub."""
+    """Run the stub, then the solution, in `names`.
+
+    Returns:
+        The check, and what the solution hands to it, or the stub where the solution does not
+        call the check.
+    """
     stub, stub_call = _split(card, card.stub.source)
     solved, call = _split(card, solution)
     if stub_call is None:
@@ -190,7 +201,10 @@ def solution_problems(card: Card, names: dict[str, Any]) -> list[str]:
 
 
 def mistakes(check: Any) -> dict[str, Any]:
-    """The known wrong answers of an exercise, by the sentence that names them; of a mutant hunt, checks that let this mutant and too many others live."""
+    """The known wrong answers of an exercise, by the sentence that names them.
+
+    For a mutant hunt they are checks that let this mutant and too many others live.
+    """
     if not hasattr(check, "mutants"):
         return check.wrong
     spare, found = len(check.mutants) - check.need, {}

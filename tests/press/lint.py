@@ -1,4 +1,4 @@
-"""The rules of the book: each is a function of a repository root that returns its findings, none where all is well.
+"""The rules of the book: functions of a repository root that return their findings.
 
 `python -m tests.press.lint [ROOT]` prints every finding; tests/test_lint.py runs the same rules.
 """

@@ -1,4 +1,7 @@
-"""Rules about notebook cells: clean, with their outputs, small, and written in the closed list of directives."""
+"""Rules about notebook cells.
+
+They are clean, small, have their outputs, and use the closed list of directives.
+"""
 
 import ast
 import io
@@ -178,7 +181,10 @@ def chapter_costs(root: Path) -> list[Finding]:
 
 
 def _owes_output(cell: Cell) -> bool:
-    """Whether running the cell certainly prints or shows something: it prints or quotes at top level, or ends in a plain value."""
+    """Whether running the cell certainly prints or shows something.
+
+    It prints or quotes at top level, or ends in a plain value.
+    """
     statements = cell.tree.body if cell.tree else []
     calls = [
         s.value.func.id
@@ -234,7 +240,10 @@ MACHINE_PATH = r"(?<![\w.~])/(?:home|root|tmp|Users|mnt|var/folders)/\w|\b[A-Z]:
 
 
 def output_text(root: Path) -> list[Finding]:
-    """No errors, warnings, litter or machine paths in outputs, and no more than ten lines of text."""
+    """No errors, warnings, litter or machine paths in outputs.
+
+    Nor are there more than ten lines of text.
+    """
     found = []
     for cell in (c for n in notebooks(root) for c in n.code):
         lines = 0
@@ -285,7 +294,10 @@ def output_text(root: Path) -> list[Finding]:
 
 
 def _longest_part(cell: Cell) -> tuple[int, int]:
-    """The code lines that count for a cell, and its limit: an exported class may be long, its methods not."""
+    """The code lines that count for a cell, and its limit.
+
+    An exported class may be long, its methods may not.
+    """
     lines = code_lines(cell.source, cell.tree)
     if not cell.exported:
         return len(lines), MAX_LINES
@@ -339,7 +351,7 @@ def cell_source(root: Path) -> list[Finding]:
     return found
 
 
-# --- directives -------------------------------------------------------------------------------------------------------
+# --- directives -----------------------------------------------------------------------------------
 
 
 def _check_directive(cell: Cell, line: str) -> Finding | None:
@@ -457,7 +469,10 @@ def default_exp(root: Path) -> list[Finding]:
 
 
 def colab_cell(root: Path) -> list[Finding]:
-    """Each notebook opens with the cell that installs the package where it is missing, from the address in settings.ini."""
+    """Each notebook opens with the cell that installs the package where it is missing.
+
+    The address is the one in settings.ini.
+    """
     expected = COLAB_CELL.format(git_url=git_url(root))
     found = []
     for notebook in notebooks(root):

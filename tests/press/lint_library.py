@@ -1,4 +1,7 @@
-"""Rules about the exported package and the repository: layers, names, docstrings, sources, probes that see, hygiene."""
+"""Rules about the exported package and the repository.
+
+They check layers, names, docstrings, sources, probes that see, and hygiene.
+"""
 
 import ast
 import filecmp
@@ -48,7 +51,10 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def fresh_export(root: Path) -> list[Finding]:
-    """The package is what the notebooks export: nbdev_export leaves no difference, and loses no file."""
+    """The package is what the notebooks export.
+
+    So nbdev_export leaves no difference, and loses no file.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         copy = Path(scratch)
         for name in ("settings.ini", "pyproject.toml"):
@@ -83,7 +89,10 @@ def fresh_export(root: Path) -> list[Finding]:
 
 
 def package_files(root: Path) -> list[Finding]:
-    """Every module comes from a notebook and names its public names; the package is marked as typed."""
+    """Every module comes from a notebook and names its public names.
+
+    The package is marked as typed.
+    """
     found = []
     if not (root / "fromfound" / "py.typed").is_file():
         found.append(
@@ -116,11 +125,14 @@ def package_files(root: Path) -> list[Finding]:
     return found
 
 
-# --- layers and names -------------------------------------------------------------------------------------------------
+# --- layers and names -----------------------------------------------------------------------------
 
 
 def _imports(tree: ast.AST, package: str) -> Iterator[tuple[ast.stmt, str, list[str]]]:
-    """Imports of our own modules: the statement, the module ('matmul', 'exercises.matmul'), the names."""
+    """Imports of our own modules.
+
+    Each is the statement, the module ('matmul', 'exercises.matmul') and the names.
+    """
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (
@@ -252,11 +264,14 @@ def defined_once(root: Path) -> list[Finding]:
     return found
 
 
-# --- functions and docstrings -----------------------------------------------------------------------------------------
+# --- functions and docstrings ---------------------------------------------------------------------
 
 
 def _public_functions(module: Module) -> Iterator[tuple[str, Function, bool]]:
-    """Public functions and the public methods (and constructors) of public classes: name, node, whether a method."""
+    """Public functions, and the public methods and constructors of public classes.
+
+    Each is its name, its node, and whether it is a method.
+    """
     for name, node in _definitions(module):
         if name not in module.public:
             continue
@@ -272,7 +287,10 @@ def _public_functions(module: Module) -> Iterator[tuple[str, Function, bool]]:
 
 
 def signatures(root: Path) -> list[Finding]:
-    """Public functions and classes have a docstring, public signatures types; no mutable defaults, no bare except."""
+    """Public functions and classes have a docstring, public signatures types.
+
+    There are no mutable defaults and no bare except.
+    """
     found = []
     for module in modules(root):
         for name, node in _definitions(module):
@@ -399,7 +417,10 @@ def module_size(root: Path) -> list[Finding]:
 
 
 def sources(root: Path) -> list[Finding]:
-    """`Source: KEY §3, eq. 2` names an entry of references.bib, `Source: torch.NAME` something that torch has."""
+    """`Source:` names an entry of references.bib or something that torch has.
+
+    It is written `Source: KEY §3, eq. 2` or `Source: torch.NAME`.
+    """
     entries = bibliography(root)
     found = []
     for module in modules(root):
@@ -464,7 +485,7 @@ def torch_counterparts(root: Path) -> list[Finding]:
     return found
 
 
-# --- probes that see --------------------------------------------------------------------------------------------------
+# --- probes that see ------------------------------------------------------------------------------
 
 REDUCTIONS = ("sum", "mean")
 CONSTANTS = ("ones", "ones_like", "zeros_like", "full", "full_like")
@@ -647,7 +668,7 @@ def ruff(root: Path) -> list[Finding]:
     return found
 
 
-# --- the repository ---------------------------------------------------------------------------------------------------
+# --- the repository -------------------------------------------------------------------------------
 
 # Written with character classes so that this file does not hold what it looks for.
 FOREIGN = (
@@ -677,7 +698,10 @@ def repository_files(root: Path) -> list[Path]:
 
 
 def hygiene(root: Path) -> list[Finding]:
-    """No file mentions a path of this machine or the host of a registry (.ci/run alone may look beside the project)."""
+    """No file mentions a path of this machine or the host of a registry.
+
+    Only .ci/run may look beside the project.
+    """
     found = []
     for path in repository_files(root):
         name = path.relative_to(root).as_posix()

@@ -1,4 +1,7 @@
-"""Rules about Markdown and words: measured numbers, marks, citations, links, portable syntax, spelling."""
+"""Rules about Markdown and words.
+
+They check measured numbers, marks, citations, links, portable syntax, and spelling.
+"""
 
 import io
 import re
@@ -72,7 +75,10 @@ def measured_numbers(root: Path) -> list[Finding]:
 
 
 def marks(root: Path) -> list[Finding]:
-    """Comments in Markdown are number marks, whole, and stand where every reader's program hides them."""
+    """Comments in Markdown are number marks, and whole.
+
+    They stand only where every Markdown viewer hides them.
+    """
     known, found = bibliography(root), []
     for cell in texts(root):
         text = masked(cell.source, "fence", "code")
@@ -168,7 +174,7 @@ def prose_figures(root: Path) -> list[Finding]:
     return found
 
 
-# --- citations and links ----------------------------------------------------------------------------------------------
+# --- citations and links --------------------------------------------------------------------------
 
 ARXIV = re.compile(r"arxiv\.org/(?:abs|pdf|html)/(\d{4}\.\d{4,5}|[a-z.-]+/\d{7})", re.I)
 DOI = re.compile(r"doi\.org/(10\.\d{4,}/[^\s?#]+)", re.I)
@@ -283,7 +289,7 @@ def contents(root: Path) -> list[Finding]:
     )
 
 
-# --- words ------------------------------------------------------------------------------------------------------------
+# --- words ----------------------------------------------------------------------------------------
 
 SITE_ONLY = (
     (r"^[ \t>]*:{3,}", "a colon fence"),
@@ -330,7 +336,10 @@ def portable_markdown(root: Path) -> list[Finding]:
 
 
 def tables(root: Path) -> list[Finding]:
-    """Every row of a table has as many cells as its head: a bare | inside code ends the cell there."""
+    """Every row of a table has as many cells as its head.
+
+    A bare | inside code ends the cell there.
+    """
     found = []
     for cell in texts(root):
         text = masked(cell.source, "fence")
@@ -400,7 +409,7 @@ def words(root: Path) -> list[Finding]:
     return found
 
 
-# --- the shape of a lesson --------------------------------------------------------------------------------------------
+# --- the shape of a lesson ------------------------------------------------------------------------
 
 PARTS = ("From the papers", "What goes wrong", "Exercises", "What we built")
 

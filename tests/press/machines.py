@@ -1,8 +1,9 @@
 """`make machines`: do the stored outputs hold on other processors?
 
-Processors round differently. A few settings of PyTorch's libraries make one machine round like others; under each of
-them the chapters are executed again and compared with what is stored. A ledger remembers what held, so that a run can
-go on after a stop, and only chapters that changed since are executed.
+Processors round differently. A few settings of PyTorch's libraries make one machine round like
+others; under each of them the chapters are executed again and compared with what is stored. A
+ledger remembers what held, so that a run can resume after it was stopped, and only chapters that
+changed since are executed.
 """
 
 import argparse
@@ -40,7 +41,10 @@ def held(ledger: Path = LEDGER) -> set[tuple[str, str, str]]:
 
 
 def run_under(setting: str, place: Path, paths: list[Path]) -> list[str]:
-    """Re-execute chapters copied under `place` as on the machine `setting`; return what does not hold."""
+    """Re-execute chapters copied under `place` as on the machine `setting`.
+
+    Return what does not hold.
+    """
     environment = tree_environment() | SETTINGS[setting]
     options = ["--mode", "real"]  # the same data on both sides: numbers agree
     options += [
@@ -68,7 +72,10 @@ def due(settings: tuple[str, ...], paths: list[Path]) -> dict[str, list[Path]]:
 
 
 def downloaded() -> Path:
-    """Return the cache, with the real data sets of the chapters in it: outputs stored from real data are compared."""
+    """Return the cache, with the real datasets of the chapters in it.
+
+    Outputs stored from real data are compared.
+    """
     from fromfound.data import (
         fetch,
         is_real,

@@ -1,8 +1,9 @@
-"""`make mutants`: small mistakes, planted in the library one at a time; the tests have to notice.
+"""`make mutants`: small mistakes, planted in the library one at a time; the tests must notice.
 
-Each module is parsed, and every place where a sign, an axis, an order, a condition, a `detach` or a release could be wrong gives
-a mutant. A sample, the same in every run, is tried: the tests of the module run in a fork of one prepared process, on a copy of
-the tree. What survives is listed in tests/mutants.json, where a person writes why; the website shows the count.
+Each module is parsed, and every place where a sign, an axis, an order, a condition, a `detach` or a
+release could be wrong gives a mutant. A sample, the same in every run, is tried: the tests of the
+module run in a fork of one prepared process, on a copy of the tree. What survives is listed in
+tests/mutants.json, where a person writes why; the website shows the count.
 """
 
 import argparse
@@ -101,14 +102,16 @@ Change = Callable[[], None]
 
 
 def source_of(module: str) -> Path:
+    """The file of a module."""
     return ROOT / "fromfound" / f"{module}.py"
 
 
 def places(tree: ast.AST) -> Iterator[ast.AST]:
-    """The nodes in which a mistake would matter here: no annotations, docstrings, messages or drawing.
+    """The nodes in which a mistake would matter: no annotations, docstrings, messages or drawing.
 
-    Left out is also what the tests cannot hold: of a condition on a GPU or a system the branch for it, since it runs on other
-    machines only, and each function marked @experiment, whose figures its record holds.
+    Left out is also what the tests cannot check: the branches of conditions on a GPU or a system
+    that run on other machines only, and each function marked @experiment, whose results its record
+    holds.
     """
     if isinstance(tree, ast.Raise):
         yield tree
@@ -235,7 +238,10 @@ def mutated(module: str, at: tuple[int, int]) -> str:
 
 
 def sample(module: str, count: int) -> list[dict]:
-    """The mutants of a module that are tried: as many of each kind of mistake as can be, the same in every run."""
+    """The mutants of a module that are tried: as many of each kind of mistake as possible.
+
+    They are the same in every run.
+    """
     kinds: dict[str, list[dict]] = {}
     for mutant in mutants(module):
         kinds.setdefault(mutant["mistake"], []).append(mutant)
@@ -278,7 +284,10 @@ def _run(folder: Path, files: list[str], answers: multiprocessing.Queue) -> None
 
 
 def tested(folder: Path, files: list[str], limit: float) -> tuple[bool, float]:
-    """Whether the tests notice what is wrong in `folder`, and the seconds they took; a test that hangs has noticed."""
+    """Whether the tests notice what is wrong in `folder`, and the seconds they took.
+
+    A test that hangs has noticed.
+    """
     context = multiprocessing.get_context("fork")
     answers, started = context.Queue(), time.perf_counter()
     child = context.Process(target=_run, args=(folder, files, answers))
@@ -309,6 +318,7 @@ def trial(module: str, count: int, folder: Path) -> list[dict]:
 
 
 def stored() -> dict:
+    """The results in tests/mutants.json."""
     return (
         json.loads(STORED.read_text(encoding="utf-8"))
         if STORED.exists()
@@ -317,7 +327,10 @@ def stored() -> dict:
 
 
 def store(module: str, results: list[dict]) -> None:
-    """Put the results of a module into tests/mutants.json; keep the reasons that were written there."""
+    """Put the results of a module into tests/mutants.json.
+
+    Keep the reasons that were written there.
+    """
     before = stored()
     reasons = {(s["module"], s["line"], s["mistake"]): s["reason"] for s in before["survivors"]}
     alive = [
@@ -337,6 +350,7 @@ def store(module: str, results: list[dict]) -> None:
 
 
 def main() -> int:
+    """Try the mutants of the modules that are named; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "modules", nargs="*", default=list(TESTS), help="modules to try; all by default"

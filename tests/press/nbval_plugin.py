@@ -1,8 +1,9 @@
-"""The nbval plugin of the book: `pytest -p tests.press.nbval_plugin nbs` re-executes chapters and compares outputs.
+"""The nbval plugin of the book: it re-executes chapters and compares outputs.
 
-nbval runs the cells and collects what they put out. This plugin replaces its exact comparison by that of
-`compare.py`, stops a chapter at its first error, holds it to its budget, and counts what was compared.
-With `--turns FOLDER` two runs share the machine: a cell marked `timing` waits until it has it alone.
+It is used as `pytest -p tests.press.nbval_plugin nbs`. nbval runs the cells and collects their
+outputs. This plugin replaces its exact comparison by that of `compare.py`, stops a chapter at its
+first error, holds it to its budget, and counts what was compared. With `--turns FOLDER` two runs
+share the machine: a cell marked `timing` waits until it has it alone.
 """
 
 import argparse
@@ -124,7 +125,10 @@ class Chapter(IPyNbFile):
     """One notebook: a kernel, and a tally of what was run and compared in it."""
 
     def collect(self):
-        """Yield the code cells that hold code; their numbers count all cells of the notebook, from 1."""
+        """Yield the code cells that hold code.
+
+        Their numbers count all cells of the notebook, from 1.
+        """
         notebook = nbformat.read(self.path, as_version=4)
         name = (
             self.path.relative_to(self.config.rootpath)
@@ -171,7 +175,10 @@ class Failure(Exception):
 
 
 class Cell(IPyNbCell):
-    """One code cell: a test that passes if it runs, and puts out what is stored, within its chapter's budget."""
+    """One code cell as a test.
+
+    It passes if it runs and gives the stored outputs, within its chapter's budget.
+    """
 
     def runtest(self) -> None:
         """Run the cell, unless an earlier one stopped the chapter."""
@@ -247,7 +254,10 @@ class Cell(IPyNbCell):
         )
 
     def compare_outputs(self, test: list, ref: list, skip_compare: tuple | None = None) -> bool:
-        """Compare the outputs of a run with the stored ones, part by part; note complaints and counts."""
+        """Compare the outputs of a run with the stored ones, part by part.
+
+        Note complaints and counts.
+        """
         rules = rules_of(self.cell.source, self.config.option.mode)
         got, stored = parts_of(test), parts_of(ref)
         for key in dict.fromkeys([*stored, *got]):
@@ -257,7 +267,10 @@ class Cell(IPyNbCell):
         return not self.complaints
 
     def compare_part(self, key: tuple, stored: object, got: object, rules: Rules) -> str | None:
-        """Compare one part of the outputs, say `text/plain` of the second one; return what is wrong, or None."""
+        """Compare one part of the outputs, say `text/plain` of the second one.
+
+        Return what is wrong, or None.
+        """
         kind, number = key
         what = f"{kind} of output {number}" if number else kind
         if got is None:

@@ -1,7 +1,7 @@
 """`make new N=08_data_block`: a new chapter that passes every rule, to be filled with its content.
 
-It makes the notebook, its exercises and its test, and enters the chapter in the table of contents and on the front
-page; then it exports and executes both, so that outputs and costs are stored.
+It makes the notebook, its exercises and its test, and enters the chapter in the table of contents
+and on the front page. Then it exports and executes both, so that outputs and costs are stored.
 """
 
 import re
@@ -237,7 +237,10 @@ def enter_in_contents(name: str, number: str, title: str) -> None:
 
 
 def enter_on_front_page(name: str, number: str, title: str) -> None:
-    """Enter a chapter into the list of the front page, after the last chapter that comes before it."""
+    """Enter a chapter into the list of the front page.
+
+    It follows the last chapter that comes before it.
+    """
     path = ROOT / "book" / "intro.md"
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     entries = [

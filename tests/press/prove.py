@@ -83,7 +83,10 @@ class Proof:
         return f"{env.ensure('run').parents[1].name} and {env.ensure('book').parents[1].name} are ready"
 
     def package(self) -> str:
-        """Build the wheel and the sdist from a copy of the tree, and install the wheel where the chapters run."""
+        """Build the wheel and the sdist from a copy of the tree.
+
+        Install the wheel where the chapters run.
+        """
         copy, dist = self.folder / "tree", self.folder / "dist"
         for name in git("ls-files", "--cached", "--others", "--exclude-standard"):
             if (ROOT / name).is_file():
@@ -121,7 +124,10 @@ class Proof:
             )
 
     def chapters(self, paths: list[Path]) -> str:
-        """Re-execute chapters outside the tree against the wheel; compare outputs, and how much was compared."""
+        """Re-execute chapters outside the tree against the wheel.
+
+        Compare outputs, and how much was compared.
+        """
         marks = {name_of(path): fingerprint(path) for path in paths}
         place = self.folder / "chapters"
         copy_chapters(place, paths)
@@ -146,7 +152,10 @@ class Proof:
         return note
 
     def kernel_environment(self) -> dict:
-        """Register the kernel of .venv-run in the temporary folder; return the environment that finds it."""
+        """Register the kernel of .venv-run in the temporary folder.
+
+        Return the environment that finds it.
+        """
         prefix = self.folder / "kernel"
         python = env.ensure("run")
         env.run_quietly(
@@ -163,7 +172,10 @@ class Proof:
         )
 
     def website(self) -> str:
-        """Build the website as `make book` does, in its own environment without PyTorch, but outside the tree."""
+        """Build the website as `make book` does, but outside the tree.
+
+        It has its own environment without PyTorch.
+        """
         command = [
             env.ensure("book"),
             "-m",
@@ -213,7 +225,10 @@ class Proof:
 
 
 def data_folder() -> str:
-    """Return what FROMFOUND_DATA is for this run, so that its mode is known and nothing is downloaded."""
+    """Return what FROMFOUND_DATA is for this run.
+
+    So its mode is known and nothing is downloaded.
+    """
     if mode() == "standin":
         return "standin"
     folder = Path(os.environ["FROMFOUND_DATA"]).resolve()
@@ -225,7 +240,10 @@ def data_folder() -> str:
 
 
 def owed(path: Path, mode: str) -> dict[str, int]:
-    """Return how much re-executing a chapter has to prove in a mode ("real", "standin"), from its stored outputs."""
+    """Return how much re-executing a chapter has to prove, from its stored outputs.
+
+    The mode is "real" or "standin".
+    """
     counts = dict.fromkeys(COUNTED, 0)
     for cell in nbformat.read(path, as_version=4).cells:
         if cell.cell_type != "code" or not cell.source.strip():

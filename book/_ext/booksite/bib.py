@@ -44,6 +44,7 @@ class Paper:
 
     @classmethod
     def of(cls, key: str, entry: Entry) -> "Paper":
+        """Read a paper from an entry of the bibliography."""
         people = entry.persons.get("author", [])
         field = {k.lower(): plain(v) for k, v in entry.fields.items()}
         venue = field.get("booktitle") or field.get("journal") or field.get("howpublished", "")

@@ -1,4 +1,7 @@
-"""The whole book as data: settings, chapters, papers, symbols, recorded runs. Nothing is imported or run to read it."""
+"""The whole book as data: settings, chapters, papers, symbols, recorded runs.
+
+Nothing is imported or run to read it.
+"""
 
 import configparser
 import json
@@ -45,6 +48,7 @@ class Chapter:
 
     @property
     def stem(self) -> str:
+        """The name of its notebook, as `05_learner`."""
         return self.docname.split("/")[-1]
 
     @property
@@ -55,6 +59,7 @@ class Chapter:
 
     @property
     def named(self) -> str:
+        """Number and title, as the site shows them."""
         return f"{self.number} {self.title}".strip()
 
 
@@ -153,6 +158,7 @@ class Book:
         return [(s, place) for s in self._with_methods() for k, place in s.cited() if k == key]
 
     def citing(self, key: str) -> list[Chapter]:
+        """The chapters that cite a paper."""
         return [c for c in self.chapters.values() if key in c.cited]
 
     def by_module(self) -> dict[str, Chapter]:
@@ -160,13 +166,14 @@ class Book:
         return {c.module: c for c in self.chapters.values() if c.module}
 
     def api_page(self, module: str) -> str:
+        """The page of a module."""
         return f"book/api/{module.removeprefix(self.settings['lib_name'] + '.')}"
 
     def named(self, name: str, docname: str) -> Symbol | None:
         """The symbol that a bit of inline code means on a page.
 
-        A plain word means a symbol only where the page defines or imports it (`label` is a common word);
-        a name with an underscore, or with its module, means it everywhere.
+        A plain word means a symbol only where the page defines or imports it (`label` is a common
+        word); a name with an underscore, or with its module, means it everywhere.
         """
         if name in self.symbols:
             return self.symbols[name]

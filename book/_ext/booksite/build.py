@@ -44,7 +44,9 @@ class BuildFailed(Exception):
 
 
 def build(root: Path = ROOT, out: Path = ROOT) -> Path:
-    """Build the website of the tree `root` into `out/_build/html`, from nothing; every warning is an error.
+    """Build the website of the tree `root` into `out/_build/html`, from nothing.
+
+    Every warning is an error.
 
     Raises:
         BuildFailed: with the warnings, one a line.
@@ -116,7 +118,7 @@ def write_redirect(html: Path, old: str, new: str) -> None:
     page.write_text(REDIRECT.format(to=to, title=MOVED), encoding="utf-8")
 
 
-# --- the pages as files ------------------------------------------------------------------------------------------------
+# --- the pages as files ---------------------------------------------------------------------------
 
 
 class Site:
@@ -150,6 +152,7 @@ class Site:
         }
 
     def name(self, path: Path) -> str:
+        """The path of a file relative to the site."""
         return path.relative_to(self.html).as_posix()
 
     def problems(self) -> list[str]:
@@ -185,7 +188,10 @@ class Site:
         return found
 
     def _dead(self, path: Path, url: str) -> str | None:
-        """What is wrong with a link within the site; None where nothing is, and for links to elsewhere."""
+        """What is wrong with a link within the site.
+
+        None where nothing is, and for links to other sites.
+        """
         parts = urlsplit(url)
         if parts.scheme or parts.netloc:
             return None
@@ -245,7 +251,10 @@ class Site:
 
 
 def expected_pages(root: Path) -> set[str]:
-    """The pages a build of `root` must give: the table of contents, a page for each module, search and the way in."""
+    """The pages that a build of `root` must give.
+
+    They are the table of contents, a page for each module, search, and the front page.
+    """
 
     def files(item: object) -> list[str]:
         if isinstance(item, list):
@@ -281,6 +290,7 @@ def check(html: Path, root: Path = ROOT) -> list[str]:
 
 
 def main() -> int:
+    """Build and check the site, or only check it; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m booksite.build", description=__doc__)
     parser.add_argument("command", choices=("build", "check"))
     parser.add_argument(

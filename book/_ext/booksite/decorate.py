@@ -20,11 +20,15 @@ log = logging.getLogger(__name__)
 
 
 class Structure(SphinxTransform):
-    """Before the table of contents is gathered: stable anchors, exercise cards, a place for the references."""
+    """A transform before the table of contents is gathered.
+
+    It makes stable anchors, exercise cards, and a place for the references.
+    """
 
     default_priority = 500
 
     def apply(self, **kwargs: object) -> None:
+        """Change the doctree of one page."""
         book: Book = self.app.book
         docname = self.env.docname
         for section in self.document.findall(nodes.section):
@@ -76,11 +80,13 @@ class Page:
         self.anchored: set[str] = set()
 
     def href(self, uri: str) -> str:
+        """The address of one of our links, as seen from this page."""
         page, anchor = target(uri, self.book)
         here = "" if page == self.docname else self.app.builder.get_relative_uri(self.docname, page)
         return f"{here}#{anchor}" if anchor else here
 
     def dress(self) -> None:
+        """Decorate symbols, links, cells and the card of the chapter."""
         for literal in list(self.doctree.findall(nodes.literal)):
             self._symbol(literal)
         for reference in list(self.doctree.findall(nodes.reference)):
@@ -153,7 +159,10 @@ class Page:
             )
 
     def _cell(self, cell: nodes.container) -> None:
-        """A quiet tag on an exported cell: its module, and an anchor for each name; a fold where one is asked for."""
+        """Tag an exported cell with its module, and make an anchor for each name.
+
+        A cell folds where a fold is asked for.
+        """
         facts = cell["cell_metadata"]["book"]
         if facts["alt"]:
             cell.insert(
@@ -254,7 +263,10 @@ MATH = re.compile(r'(<span class="math notranslate nohighlight">[^<]*</span>)([,
 
 
 def hanging(body: str) -> str:
-    """Each line of code in an element that knows its indentation, so that the style can wrap a long one below itself."""
+    """Each line of code in an element that knows its indentation.
+
+    So the style can wrap a long line below itself.
+    """
 
     def line(html: str) -> str:
         text = unescape(re.sub("<[^>]*>", "", html))
@@ -275,10 +287,12 @@ def kept_together(body: str) -> str:
 
 
 def paper_preview(paper: Paper) -> str:
+    """The HTML that a link to a paper shows on hover."""
     return f"<strong>{escape(paper.title)}</strong><br>{escape(paper.people)}<br><em>{escape(paper.imprint)}</em>"
 
 
 def symbol_preview(symbol: Symbol) -> str:
+    """The HTML that a link to a symbol shows on hover."""
     return f"<pre>{escape(symbol.signature)}</pre>{escape(symbol.summary)}"
 
 

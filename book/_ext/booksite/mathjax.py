@@ -1,4 +1,7 @@
-"""Mathematics without a network: MathJax from the package sphinx-mathjax-offline, of which the site needs two parts."""
+"""Mathematics without a network, by MathJax from the package sphinx-mathjax-offline.
+
+The site needs two parts of it.
+"""
 
 import shutil
 from importlib.metadata import distribution

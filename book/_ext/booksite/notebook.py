@@ -14,8 +14,8 @@ PICTURES = ("image/png", "image/jpeg", "image/svg+xml", "image/gif")
 def shown(notebook: dict, docname: str, book: Book) -> dict:
     """The notebook without what only programs read.
 
-    Each remaining code cell says in its metadata, under `book`, what it exports, what its fold is called (nothing where it is open),
-    and the words for a drawing that is HTML.
+    Each remaining code cell says in its metadata, under `book`, what it exports, what its fold is
+    called (nothing where it is open), and the words for a drawing that is HTML.
     """
     cells = []
     for cell in notebook["cells"]:

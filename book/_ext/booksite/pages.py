@@ -1,4 +1,7 @@
-"""The pages nobody writes: papers, symbols, results. Markdown, with links of our own schemes (see `links.py`)."""
+"""The generated pages: papers, symbols, results.
+
+They are Markdown, with our own links (see `links.py`).
+"""
 
 import re
 import textwrap
@@ -20,7 +23,10 @@ def reference(paper: Paper) -> str:
 
 
 def papers(book: Book) -> str:
-    """Each cited paper, what it claims, where it is cited and what implements it; then those to come."""
+    """Each cited paper, what it claims, where it is cited and what implements it.
+
+    Papers that are not cited yet come last.
+    """
     cited = [p for p in book.papers.values() if book.citing(p.key) or book.implements(p.key)]
     lines = ["## Cited so far", ""]
     for paper in sorted(cited, key=lambda p: (p.year, p.surnames)):
@@ -246,7 +252,10 @@ GENERATED = {"book/papers": papers, "book/api": api_index, "book/results": resul
 
 
 def filled(text: str, docname: str, book: Book) -> str:
-    """A page with its generated part where `<!-- generated -->` holds the place; any other page as it is."""
+    """A page with its generated part in place of `<!-- generated -->`.
+
+    Any other page stays as it is.
+    """
     return (
         text.replace("<!-- generated -->", GENERATED[docname](book))
         if docname in GENERATED

@@ -34,6 +34,7 @@ class Symbol:
 
     @property
     def full(self) -> str:
+        """Its name with its module."""
         return f"{self.module}.{self.name}"
 
     @property
@@ -45,6 +46,7 @@ class Symbol:
 
     @property
     def sources(self) -> list[str]:
+        """The `Source:` lines of its docstring."""
         return SOURCE.findall(self.docstring)
 
     def cited(self) -> list[tuple[str, str]]:
@@ -93,7 +95,10 @@ def _decorators(node: ast.FunctionDef | ast.ClassDef) -> set[str]:
 
 
 def _members(node: ast.ClassDef, private: dict[str, ast.ClassDef]) -> dict[str, ast.FunctionDef]:
-    """The methods of a class, those of its private bases included: a mixin is how it is made, not what it is."""
+    """The methods of a class, those of its private bases included.
+
+    A mixin is how it is made, not what it is.
+    """
     found = {}
     for base in node.bases:
         if (name := ast.unparse(base)) in private:

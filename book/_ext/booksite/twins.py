@@ -19,7 +19,10 @@ NOTEBOOK = re.compile(r"\]\(([\w./-]+)\.ipynb(#[^)]*)?\)")
 
 
 def note_images(app: Sphinx, doctree: nodes.document, docname: str) -> None:
-    """Remember which image files each cell shows; Sphinx names them only when it writes the page."""
+    """Remember which image files each cell shows.
+
+    Sphinx names them only when it writes the page.
+    """
     for cell in doctree.findall(nodes.container):
         if cell.get("nb_element") == "cell_code":
             app.cell_images[docname, cell["cell_index"]] = [
@@ -28,6 +31,7 @@ def note_images(app: Sphinx, doctree: nodes.document, docname: str) -> None:
 
 
 def write(app: Sphinx, error: Exception | None) -> None:
+    """Write the Markdown twins, the notebooks to download, and the indexes for machines."""
     if error or app.builder.format != "html":
         return
     out, book = Path(app.outdir), app.book
