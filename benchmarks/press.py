@@ -25,7 +25,10 @@ IMPORT_MARK, SITE_MARK, ROUNDS = 0.05, 10.0, 7
 
 def import_seconds(statement: str) -> float:
     """Time of a statement in a fresh Python that has imported torch, in seconds."""
-    code = f"import time, torch; start = time.perf_counter(); {statement}; print(time.perf_counter() - start)"
+    code = (
+        f"import time, torch; start = time.perf_counter(); {statement}; "
+        "print(time.perf_counter() - start)"
+    )
     return float(
         subprocess.run(
             [sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True

@@ -95,7 +95,8 @@ class Server(ThreadingHTTPServer):
         self.asked, self.ended = [], threading.Event()
 
     def url(self, how: str) -> str:
-        return f"http://{'nowhere.invalid' if how == 'nowhere' else f'127.0.0.1:{self.server_port}'}/{how}/numbers.bin"
+        host = "nowhere.invalid" if how == "nowhere" else f"127.0.0.1:{self.server_port}"
+        return f"http://{host}/{how}/numbers.bin"
 
     def file(self, *how: str, name: str = "numbers.bin", content: bytes = CONTENT) -> RemoteFile:
         return RemoteFile(name, len(content), sha256(content), tuple(map(self.url, how)))
@@ -154,7 +155,8 @@ def register(monkeypatch: pytest.MonkeyPatch, *remote: RemoteFile, name: str = "
 
 # --- downloads ------------------------------------------------------------------------------------
 
-DELIVERED = [  # how each source behaves, what lies there from before, and the bytes that are asked for
+# How each source behaves, what lies there from before, and the bytes that are asked for.
+DELIVERED = [
     (["good"], None, [0]),
     (["norange"], None, [0]),
     (["breaks"], None, [0, 100_000, 200_000]),
@@ -164,11 +166,8 @@ DELIVERED = [  # how each source behaves, what lies there from before, and the b
     (["good"], OTHER[:70_000], [70_000, 0]),  # the rest of another file: again from the start
     (["good"], CONTENT + b"more", [0]),
     (["good"], CONTENT, [0]),
-    (
-        ["breaks"],
-        CONTENT,
-        [0],
-    ),  # a whole file: until the connection breaks it gets the bytes that it has
+    # A whole file: until the connection breaks it gets the bytes that it has.
+    (["breaks"], CONTENT, [0]),
     (["missing", "good"], None, [0, 0]),
     (["wrong", "good"], None, [0, 0]),
     (["page", "good"], None, [0, 0]),
@@ -210,7 +209,10 @@ FAILED = [  # how the sources behave, the error, what it says, and what is left
     (
         ["wrong"],
         DataError,
-        rf"numbers\.bin.* has the sha256 {sha256(OTHER)} instead of {sha256(CONTENT)}.*none were kept",
+        (
+            rf"numbers\.bin.* has the sha256 {sha256(OTHER)} "
+            rf"instead of {sha256(CONTENT)}.*none were kept"
+        ),
         [],
     ),
     (["wrong-breaks"], DataError, rf"numbers\.bin.* has the sha256 {sha256(OTHER)}", []),
@@ -420,7 +422,10 @@ def test_no_stand_in(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     )
     with pytest.raises(
         DataError,
-        match=rf"{name} cannot be had: ({why}).*Let FROMFOUND_DATA name a folder that holds {name}/",
+        match=(
+            rf"{name} cannot be had: ({why}).*"
+            rf"Let FROMFOUND_DATA name a folder that holds {name}/"
+        ),
     ):
         fetch(name)
     monkeypatch.setenv("FROMFOUND_DATA", "standin")
@@ -587,7 +592,10 @@ def test_hostile_member(
     before = names(tmp_path)
     with pytest.raises(
         DataError,
-        match=rf"cats{re.escape(suffix)} holds .*{re.escape(repr(name)[1:-1])}.*refused, nothing unpacked",
+        match=(
+            rf"cats{re.escape(suffix)} holds .*{re.escape(repr(name)[1:-1])}.*"
+            "refused, nothing unpacked"
+        ),
     ):
         fetch("toy")
     assert sorted({*names(tmp_path)} - {*before}) == [
@@ -857,7 +865,9 @@ def test_half_drawn_stand_in_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> 
 # --- how hard they are ----------------------------------------------------------------------------
 
 MARGIN = 0.02
-REACHED = {  # on the real sets, mean of seeds 0 to 2; the test below keeps these figures true where the sets are at hand
+# Accuracy on the real datasets, mean of seeds 0 to 2. The test below checks these values where the
+# datasets are at hand.
+REACHED = {
     "mnist": {"linear": 0.917, "mlp": 0.952, "cnn": 0.977},
     "fashion_mnist": {"linear": 0.834, "mlp": 0.848, "cnn": 0.860},
 }

@@ -407,7 +407,10 @@ def test_collate_equals_torchs(structure, n):
         (
             [torch.zeros(2), torch.zeros(2), torch.zeros(3)],
             RuntimeError,
-            "got [2] at entry 0 and [3] at entry 2: give all samples one shape and one device, or pad",
+            (
+                "got [2] at entry 0 and [3] at entry 2: give all samples one shape and one "
+                "device, or pad"
+            ),
         ),
         ([np.zeros(2), np.zeros(3)], RuntimeError, "got [2] at entry 0 and [3] at entry 1"),
         (
@@ -419,7 +422,10 @@ def test_collate_equals_torchs(structure, n):
         (
             [None, None],
             TypeError,
-            "batch must contain tensors, numpy arrays, numbers, dicts or lists; found <class 'NoneType'>",
+            (
+                "batch must contain tensors, numpy arrays, numbers, dicts or lists; found <class "
+                "'NoneType'>"
+            ),
         ),
         ([np.array(["a"]), np.array(["b"])], TypeError, "found <class 'numpy.ndarray'>"),
         ([], IndexError, ""),
@@ -493,7 +499,9 @@ def test_the_batches_of_workers_are_torchs(options):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "reference, options",
-    [  # few, since each new Python imports torch; what torch's forked workers yield, its spawned ones do
+    # Few, since each new Python imports torch. What torch's forked workers yield, its spawned ones
+    # yield, too.
+    [
         (
             METHOD,
             dict(
@@ -843,7 +851,9 @@ def test_after_an_interrupt_the_next_epoch_is_whole():
         signal.signal(signal.SIGALRM, interrupt),
         0,
     )
-    gc.disable()  # an interrupt within a callback of the collector cannot be raised: it would be lost, with a warning
+    # An interrupt within a callback of the collector is not raised: it would be lost, with a
+    # warning.
+    gc.disable()
     try:
         for k in range(20):
             try:
@@ -872,7 +882,10 @@ def test_a_dying_worker_is_reported(how, persistent):
     for _ in range(2):  # persistent ones are started anew
         with pytest.raises(
             RuntimeError,
-            match=rf"DataLoader worker 1 \(pid\(s\) \d+\) exited unexpectedly, with exit code {how}\b",
+            match=(
+                r"DataLoader worker 1 \(pid\(s\) \d+\) exited unexpectedly, "
+                rf"with exit code {how}\b"
+            ),
         ) as caught:
             list(loader)
         pids.add(str(caught.value).split("pid(s) ")[1].split(")")[0])
@@ -1100,7 +1113,10 @@ def test_what_cannot_be_found_by_a_spawned_worker_is_said():
     sys.modules["__main__"].Unknown = unknown
     with pytest.raises(
         AttributeError,
-        match="Caught AttributeError in DataLoader worker process 0(?s:.*)Can't get attribute 'Unknown'",
+        match=(
+            "Caught AttributeError in DataLoader worker process 0(?s:.*)Can't get attribute "
+            "'Unknown'"
+        ),
     ):
         list(DataLoader(unknown(), num_workers=1, multiprocessing_context="spawn"))
     del sys.modules["__main__"].Unknown

@@ -31,7 +31,10 @@ def test_exercise(notebook: Notebook, card: Card) -> None:
     check = getattr(names.get("check"), card.check, None)
     if check is None or card.stub is None or len(card.solutions) != 1:
         pytest.fail(
-            f"{card.number} is not complete: it needs a stub, one solution, and check.{card.check} in nbs/exercises/{notebook.path.name}",
+            (
+                f"{card.number} is not complete: it needs a stub, one solution, and "
+                f"check.{card.check} in nbs/exercises/{notebook.path.name}"
+            ),
             pytrace=False,
         )
     problems = frame_problems(card, check) or stub_problems(card, names) + solution_problems(
@@ -156,7 +159,8 @@ def test_a_mistake_that_is_not_named_is_reported() -> None:
     )
     assert mistake_problems(make_card(), twins) == [
         "1.1 does not name the mistake 'you drop the fraction', it says "
-        "['1.1: not yet', '  called with  3.0', '  yours        1.0', '  expected     1.5', '  It looks as if you round down.']. Give it a case that tells it from the others."
+        "['1.1: not yet', '  called with  3.0', '  yours        1.0', '  expected     1.5', "
+        "'  It looks as if you round down.']. Give it a case that tells it from the others."
     ]
 
 

@@ -298,7 +298,10 @@ class ByLength(nn.Module):
         return x.reshape(len(x), -1)
 
 
-DECIDES = r"if it runs on the example, its forward decides by the values of a tensor or by the batch size \(also `len\(x\)`: write `x.shape\[0\]`\)$"
+DECIDES = (
+    r"if it runs on the example, its forward decides by the values of a tensor or by the batch "
+    r"size \(also `len\(x\)`: write `x.shape\[0\]`\)$"
+)
 
 
 @pytest.mark.parametrize(
@@ -377,8 +380,15 @@ def test_a_file_that_is_right_for_the_example_only_is_caught(tmp_path) -> None:
 def test_a_refusal_is_one_error_and_no_page_of_logs(tmp_path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
-        "import sys, torch\nfrom fromfound.export import export_model\nclass ByValue(torch.nn.Module):\n    def forward(self, x):\n        return x * 2 if x.sum() > 0 else x\n"
-        "try:\n    export_model(ByValue(), torch.ones(4, 6), 'model.pt2')\nexcept ValueError as error:\n    print(error)\n"
+        "import sys, torch\n"
+        "from fromfound.export import export_model\n"
+        "class ByValue(torch.nn.Module):\n"
+        "    def forward(self, x):\n"
+        "        return x * 2 if x.sum() > 0 else x\n"
+        "try:\n"
+        "    export_model(ByValue(), torch.ones(4, 6), 'model.pt2')\n"
+        "except ValueError as error:\n"
+        "    print(error)\n"
     )
     done = subprocess.run(
         [sys.executable, script],
@@ -565,7 +575,10 @@ def test_a_planted_pickle_is_not_run(tmp_path) -> None:
     before = dict(os.environ)
     with pytest.raises(
         ValueError,
-        match=r"cannot read planted.pt2: .*holds more than tensors and a graph; export the model again \(.*Weights only load failed",
+        match=(
+            r"cannot read planted.pt2: .*holds more than tensors and a graph; export the model "
+            r"again \(.*Weights only load failed"
+        ),
     ):
         load_exported(tmp_path / "planted.pt2")
     assert not (tmp_path / "ran").exists()
@@ -626,7 +639,11 @@ def test_onnx_files_that_cannot_be_read_and_inputs_with_a_gradient(tmp_path) -> 
 def test_onnx_is_written_without_a_page_of_logs(tmp_path) -> None:
     pytest.importorskip("onnx", reason="the extra [export] is not installed")
     pytest.importorskip("onnxscript", reason="the extra [export] is not installed")
-    code = "import torch\nfrom fromfound.export import export_model\nexport_model(torch.nn.Linear(4, 3), torch.ones(2, 4), 'model.onnx')"
+    code = (
+        "import torch\n"
+        "from fromfound.export import export_model\n"
+        "export_model(torch.nn.Linear(4, 3), torch.ones(2, 4), 'model.onnx')"
+    )
     path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, "-c", code],

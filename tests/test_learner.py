@@ -135,7 +135,9 @@ def test_what_is_begun_is_ended_and_gradients_are_cleared(kind, event):
     else:
         with pytest.raises(
             RuntimeError,
-            match=f"{kind.__name__} at {event} has nothing to leave: raise it from {first} to {last}",
+            match=(
+                f"{kind.__name__} at {event} has nothing to leave: raise it from {first} to {last}"
+            ),
         ):
             learn.fit(2)
     assert log.lines[-1] == "after_fit"
@@ -900,7 +902,10 @@ def test_the_loop_is_shown_with_its_callbacks(capsys):
 
 
 def test_the_import_is_light():
-    code = "import sys, safetensors.torch; before = set(sys.modules); import fromfound.learner; print([m for m in ('matplotlib', 'tqdm', 'PIL') if m in set(sys.modules) - before])"
+    code = (
+        "import sys, safetensors.torch; before = set(sys.modules); import fromfound.learner; "
+        "print([m for m in ('matplotlib', 'tqdm', 'PIL') if m in set(sys.modules) - before])"
+    )
     assert (
         subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True
@@ -1209,12 +1214,22 @@ def training(name):
     torch.manual_seed(0), numpy.random.seed(0), random.seed(0)
     x = torch.randn(320, 10)
     y = (x[:, :3].sum(1) > 0).long()
-    data = DataLoader(TensorDataset(x, y), 32, shuffle=True, generator=torch.Generator().manual_seed(1))
-    model = nn.Sequential(nn.Linear(10, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 2))
-    learn = Learner(model, DataBunch(data, [(x, y)]), nn.functional.cross_entropy, lambda p, lr: torch.optim.SGD(p, lr=lr, momentum=0.9), lr=0.05)
+    generator = torch.Generator().manual_seed(1)
+    data = DataLoader(TensorDataset(x, y), 32, shuffle=True, generator=generator)
+    model = nn.Sequential(
+        nn.Linear(10, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 2)
+    )
+    learn = Learner(
+        model,
+        DataBunch(data, [(x, y)]),
+        nn.functional.cross_entropy,
+        lambda p, lr: torch.optim.SGD(p, lr=lr, momentum=0.9),
+        lr=0.05,
+    )
     sys.stdout = open(os.devnull, "w")
     learn.fit(6, cbs=[Checkpoint(folder / f"{name}.pt"), Noise(), EarlyStopping(patience=9)])
-    torch.save([learn.model.state_dict(), learn.recorder.losses, learn.recorder.rows], folder / f"{name}.end")
+    end = [learn.model.state_dict(), learn.recorder.losses, learn.recorder.rows]
+    torch.save(end, folder / f"{name}.end")
 
 def child(name):
     pid = os.fork()
@@ -1244,7 +1259,9 @@ while kills < 20:
             os.waitpid(child(f"run{runs}"), 0)
             runs += 1
         again = torch.load(folder / f"run{runs - 1}.end")
-        assert all(torch.equal(v, again[0][k]) for k, v in whole[0].items()) and whole[1:] == again[1:], f"run {runs - 1} differs after {kills} kills"
+        same = all(torch.equal(v, again[0][k]) for k, v in whole[0].items())
+        assert same, f"the model of run {runs - 1} differs after {kills} kills"
+        assert whole[1:] == again[1:], f"the record of run {runs - 1} differs after {kills} kills"
 print(kills, "kills,", runs, "runs equal")
 """
 
@@ -1544,7 +1561,10 @@ def test_ctrl_c_says_nothing_that_is_not_so(restore, capsys):
         (
             (1, [Recorder()]),
             TypeError,
-            r"learning rate as its second argument, got \[<.*Recorder.*write fit\(n_epochs, cbs=\[...\]\)",
+            (
+                r"learning rate as its second argument, got \[<.*Recorder.*"
+                r"write fit\(n_epochs, cbs=\[...\]\)"
+            ),
         ),
         ((1, Recorder()), TypeError, "write fit"),
         ((1, ()), TypeError, "write fit"),
@@ -1583,12 +1603,17 @@ def test_what_a_learner_refuses(options, words):
 def test_classes_and_objects_are_told_apart():
     with pytest.raises(
         TypeError,
-        match=r"loss_func expected objects, got the class CrossEntropyLoss: write CrossEntropyLoss\(\)",
+        match=(
+            "loss_func expected objects, got the class CrossEntropyLoss: "
+            r"write CrossEntropyLoss\(\)"
+        ),
     ):
         Learner(net(), BATCHES, nn.CrossEntropyLoss)
     with pytest.raises(
         TypeError,
-        match="opt_func expected a function of parameters and lr=, got a SGD object: give its class",
+        match=(
+            "opt_func expected a function of parameters and lr=, got a SGD object: give its class"
+        ),
     ):
         learner(opt_func=torch.optim.SGD(net().parameters(), lr=0.1)).fit(1)
 

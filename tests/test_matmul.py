@@ -184,7 +184,10 @@ def test_shapes_that_do_not_fit(product, first, second, advice):
 def test_two_dtypes(product):
     with pytest.raises(
         ValueError,
-        match=f"{product.__name__} expected two tensors of one dtype, got torch.float32 and torch.float64: convert one",
+        match=(
+            f"{product.__name__} expected two tensors of one dtype, got torch.float32 and "
+            "torch.float64: convert one"
+        ),
     ):
         product(torch.randn(2, 3), torch.randn(3, 2).double())
 

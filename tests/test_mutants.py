@@ -81,7 +81,11 @@ def device():
         return 2 ** 20
     elif sys.platform == "win32":
         return first(1, 2)
-    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else names[3]
+    return (
+        "cuda" if torch.cuda.is_available()
+        else "mps" if torch.backends.mps.is_available()
+        else names[3]
+    )
 
 def known(text):
     return "cuda" in text

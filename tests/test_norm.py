@@ -647,7 +647,8 @@ def test_odd_settings_are_as_in_torch(make):
         )
 
 
-CLEARER = [  # torch fails later, or with an error that says less, or gives numbers that mean nothing
+# Torch fails later, or with an error that says less, or gives numbers that mean nothing.
+CLEARER = [
     (lambda m: m.GroupNorm(-2, 4), ValueError, "1 or more, got 4 and -2", RuntimeError),
     (lambda m: m.GroupNorm(0, 4), ValueError, "1 or more, got 4 and 0", ZeroDivisionError),
     (

@@ -73,22 +73,33 @@ def test_the_sdist_holds_the_package_and_its_papers(dist: Path) -> None:
 
 # --- imports --------------------------------------------------------------------------------------
 
-# Importing torch alone loads a good deal; what counts is what our modules add, and what they do to the process.
-# (TORCHINDUCTOR_CACHE_DIR is torch's: it sets it when an optimizer is first used, as the checks of exercises do.)
+# Importing torch alone loads a good deal; what counts is what our modules add, and what they do to
+# the process. (TORCHINDUCTOR_CACHE_DIR is torch's: it sets it when an optimizer is first used, as
+# the checks of exercises do.)
 PROBE = """
 import contextlib, importlib, io, json, os, sys, threading
 import torch
 torch.manual_seed(0)
 def state():
-    return {"threads": threading.active_count(), "rng": torch.get_rng_state().sum().item(), "dtype": str(torch.get_default_dtype()), "grad": torch.is_grad_enabled(),
-            "torch threads": torch.get_num_threads(), "environment": {k: v for k, v in os.environ.items() if k != "TORCHINDUCTOR_CACHE_DIR"}, "folder": os.getcwd(), "files": sorted(os.listdir(".")), "cuda": torch.cuda.is_initialized()}
+    return {
+        "threads": threading.active_count(),
+        "rng": torch.get_rng_state().sum().item(),
+        "dtype": str(torch.get_default_dtype()),
+        "grad": torch.is_grad_enabled(),
+        "torch threads": torch.get_num_threads(),
+        "environment": {k: v for k, v in os.environ.items() if k != "TORCHINDUCTOR_CACHE_DIR"},
+        "folder": os.getcwd(),
+        "files": sorted(os.listdir(".")),
+        "cuda": torch.cuda.is_initialized(),
+    }
 report = {}
 for module in sys.argv[1:]:
     before, loaded, said = state(), set(sys.modules), io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         importlib.import_module(module)
     changed = [k for k, v in state().items() if v != before[k]]
-    report[module] = {"added": sorted(set(sys.modules) - loaded), "changed": changed + (["the screen"] if said.getvalue() else [])}
+    changed += ["the screen"] if said.getvalue() else []
+    report[module] = {"added": sorted(set(sys.modules) - loaded), "changed": changed}
 print(json.dumps(report))
 """
 
@@ -114,7 +125,11 @@ def test_the_probe_sees_side_effects(tmp_path: Path) -> None:
     home, folder = tmp_path / "home", tmp_path / "empty"
     home.mkdir(), folder.mkdir()
     (home / "meddling.py").write_text(
-        "import os, pandas_of_ours, torch\nos.environ['A_NAME'] = '1'\ntorch.rand(1)\ntorch.set_default_dtype(torch.float64)\nopen('left.txt', 'w').close()\n"
+        "import os, pandas_of_ours, torch\n"
+        "os.environ['A_NAME'] = '1'\n"
+        "torch.rand(1)\n"
+        "torch.set_default_dtype(torch.float64)\n"
+        "open('left.txt', 'w').close()\n"
     )
     (home / "pandas_of_ours.py").write_text("print('hello')")
     report = probe(["meddling"], folder, home)["meddling"]
@@ -177,5 +192,6 @@ def test_modules_only_define() -> None:
                 "__main__" in ast.unparse(node.test) or ast.unparse(node.test) == "TYPE_CHECKING"
             )
             assert isinstance(node, allowed) or docstring or asleep, (
-                f"{module.file}, line {node.lineno}: '{ast.unparse(node)[:60]}' runs at import. Move it into a function."
+                f"{module.file}, line {node.lineno}: '{ast.unparse(node)[:60]}' runs at "
+                "import. Move it into a function."
             )

@@ -97,10 +97,14 @@ def run_chapters(folder: Path, data: str, *options: str) -> dict:
     }
 
 
-# A cell, what is stored for it, and what its failure must say: on real data, and on stand-ins (None: it passes).
+# A cell, what is stored for it, and what its failure must say: on real data, and on synthetic
+# stand-ins (None: it passes).
 SHOW_QUOTE = f"display({{'{QUOTE}': {{'acc': 0.9, 'n': 60000}}}}, raw=True)"
 SHOW_SPREAD = f"display({{'{QUOTE}': {{'acc': {{'mean': 0.9, 'sd': 0.02, 'n': 5}}}}}}, raw=True)"
-SHOW_SVG = 'from IPython.display import SVG, display\ndisplay(SVG(\'<svg xmlns="http://www.w3.org/2000/svg"><path d="M0 0"/></svg>\'))'
+SHOW_SVG = (
+    "from IPython.display import SVG, display\n"
+    'display(SVG(\'<svg xmlns="http://www.w3.org/2000/svg"><path d="M0 0"/></svg>\'))'
+)
 CELLS = {
     "as stored": ("print('acc', 0.974)", text("acc 0.974\n"), None, None),
     "within tolerance": ("print('acc 0.9741')", text("acc 0.9740\n"), None, None),
@@ -661,7 +665,8 @@ def test_lanes_share_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
     assert rerun.lanes([]) == []
 
 
-# A number that another processor rounds to something else, and an assert that holds on this machine alone.
+# A number that another processor rounds to something else, and an assert that holds on this
+# machine alone.
 ELSEWHERE = "import os\nelsewhere = os.environ.get('ATEN_CPU_CAPABILITY') == 'avx2'\n"
 
 

@@ -351,7 +351,10 @@ def test_forgotten_loaders_are_refused_before_anything_is_set(kept, given):
     place = random.getstate()
     with pytest.raises(
         ValueError,
-        match=f"{len(states)} states for {len(random_states(given and given()))} sources: give the same loaders",
+        match=(
+            f"{len(states)} states for {len(random_states(given and given()))} sources: give the "
+            "same loaders"
+        ),
     ):
         set_random_states(states, given and given())
     assert random.getstate() == place

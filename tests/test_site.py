@@ -51,7 +51,8 @@ def browser() -> Iterator[Browser]:
     program = find()
     if program is None:
         pytest.skip(
-            "no Chromium on this machine: the files of the site were checked, how a browser shows them was not"
+            "no Chromium on this machine: the files of the site were checked, how a browser "
+            "shows them was not"
         )
     one = Browser(program)
     yield one
@@ -67,12 +68,27 @@ def small(tmp_path: Path) -> Path:
     )
     shutil.copy(site.ROOT / "settings.ini", root)
     (root / "book" / "claims.md").write_text(
-        "# Claims\n\n## He2015Delving\n\n**Says** that depth wants variance.\n\n**Here** <!-- v x -->2<!-- /v --> layers.\n",
+        (
+            "# Claims\n\n"
+            "## He2015Delving\n\n"
+            "**Says** that depth wants variance.\n\n"
+            "**Here** <!-- v x -->2<!-- /v --> layers.\n"
+        ),
         encoding="utf-8",
     )
     (root / "book" / "intro.md").write_text("# A small book\n", encoding="utf-8")
     (root / "_toc.yml").write_text(
-        "format: jb-book\nroot: book/intro\nchapters:\n- file: nbs/01_small\n- file: book/papers\n- file: book/results\n- file: book/api\n  sections:\n  - glob: book/api/*\n",
+        (
+            "format: jb-book\n"
+            "root: book/intro\n"
+            "chapters:\n"
+            "- file: nbs/01_small\n"
+            "- file: book/papers\n"
+            "- file: book/results\n"
+            "- file: book/api\n"
+            "  sections:\n"
+            "  - glob: book/api/*\n"
+        ),
         encoding="utf-8",
     )
     write_chapter(
@@ -90,7 +106,10 @@ def write_chapter(
 ) -> None:
     """A chapter with one exported function and one figure."""
     cell = nbformat.v4
-    dot = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9"><circle cx="4" cy="4" r="2"/></svg>'
+    dot = (
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9">'
+        '<circle cx="4" cy="4" r="2"/></svg>'
+    )
     drawn = cell.new_code_cell(
         f"{alt}draw()",
         outputs=[cell.new_output("display_data", {"image/svg+xml": dot, "text/plain": "a dot"})],
@@ -187,9 +206,9 @@ def test_chapter_card_and_addresses_come_from_settings(parsed: site.Site) -> Non
     assert pages
     for path, page in pages.items():
         ways = {a.get_text(): a["href"] for a in page.select("aside.card p.ways a")}
-        assert (
-            ways["Open in Colab"]
-            == f"https://colab.research.google.com/github/{s['user']}/{s['repo']}/blob/{s['branch']}/nbs/{path.stem}.ipynb"
+        assert ways["Open in Colab"] == (
+            "https://colab.research.google.com/github/"
+            f"{s['user']}/{s['repo']}/blob/{s['branch']}/nbs/{path.stem}.ipynb"
         )
         assert (path.parent / ways["Download notebook"]).read_bytes() == (
             site.ROOT / "nbs" / f"{path.stem}.ipynb"
@@ -249,7 +268,10 @@ def test_addresses_of_one_paper_are_one(tmp_path: Path) -> None:
     twice = tmp_path / "twice.bib"
     twice.write_text(
         "".join(
-            f"@misc{{{key}, author = {{Doe, Jo}}, title = {{T}}, year = {{2000}}, doi = {{10.1/x}}}}\n"
+            (
+                f"@misc{{{key}, author = {{Doe, Jo}}, title = {{T}}, year = {{2000}}, doi = "
+                "{10.1/x}}\n"
+            )
             for key in ("A", "B")
         ),
         encoding="utf-8",
@@ -259,7 +281,25 @@ def test_addresses_of_one_paper_are_one(tmp_path: Path) -> None:
 
 
 def test_signatures_are_read_as_python_reads_them() -> None:
-    code = 'def f(a, /, b: int = 1, *rest, c: str, d="x", **more) -> None:\n    "Doc."\n\n@dataclass\nclass P(Base):\n    "A point."\n    x: int\n    y: int = 0\n\n    @property\n    def size(self) -> int:\n        "How far."\n\nLIMIT: int = 3\n_hidden = 1\n\nclass _Half:\n    def __init__(self, n: int): ...\n    def go(self): ...\n\nclass Whole(_Half):\n    "All."'
+    code = (
+        'def f(a, /, b: int = 1, *rest, c: str, d="x", **more) -> None:\n'
+        '    "Doc."\n\n'
+        "@dataclass\n"
+        "class P(Base):\n"
+        '    "A point."\n'
+        "    x: int\n"
+        "    y: int = 0\n\n"
+        "    @property\n"
+        "    def size(self) -> int:\n"
+        '        "How far."\n\n'
+        "LIMIT: int = 3\n"
+        "_hidden = 1\n\n"
+        "class _Half:\n"
+        "    def __init__(self, n: int): ...\n"
+        "    def go(self): ...\n\n"
+        "class Whole(_Half):\n"
+        '    "All."'
+    )
     f, p, limit, whole = symbols.exported(code, "m", "page", {})
     assert f.signature == "def f(a, /, b: int = 1, *rest, c: str, d='x', **more) -> None"
     assert (p.signature, p.bases, p.methods[0].signature) == (
@@ -350,8 +390,15 @@ def colors_of_code(browser: Browser) -> set[str]:
 
     With them, what the code stands on where that has its own color.
     """
-    found = browser.run("""[...new Set([...document.querySelectorAll('.highlight pre, .highlight pre span')].flatMap(e =>
-        [getComputedStyle(e).color, getComputedStyle(e).backgroundColor]))].filter(c => c !== 'rgba(0, 0, 0, 0)')""")
+    found = browser.run(
+        """
+        [...new Set(
+            [...document.querySelectorAll('.highlight pre, .highlight pre span')].flatMap(
+                e => [getComputedStyle(e).color, getComputedStyle(e).backgroundColor]
+            )
+        )].filter(c => c !== 'rgba(0, 0, 0, 0)')
+        """
+    )
     return {
         "#" + "".join(f"{int(channel):02x}" for channel in re.findall(r"\d+", color))
         for color in found
@@ -373,7 +420,8 @@ def test_phone_and_accessibility(parsed: site.Site, browser: Browser, dark: bool
             found.append(f"{page.name}: {width} pixels wide on a phone of 390")
         browser.show(1280, dark=dark)
         if cut := browser.run(
-            "[...document.querySelectorAll('.cell_input pre')].filter(p => p.scrollWidth > p.clientWidth && p.clientWidth).length"
+            "[...document.querySelectorAll('.cell_input pre')]"
+            ".filter(p => p.scrollWidth > p.clientWidth && p.clientWidth).length"
         ):
             found.append(f"{page.name}: {cut} cells of code are wider than their column")
         browser.run(axe + "; true")
@@ -381,13 +429,19 @@ def test_phone_and_accessibility(parsed: site.Site, browser: Browser, dark: bool
             palettes()["dark" if dark else "light"].values()
         ):
             found.append(
-                f"{page.name}: code in {strange}, which are not in the palette whose contrast is tested"
+                f"{page.name}: code in {strange}, which are not in the palette whose "
+                "contrast is tested"
             )
-        # ten thousand spans of code would take axe minutes: their colors are compared with the palette above
+        # Ten thousand spans of code would take axe minutes: their colors are compared with the
+        # palette above.
         report = browser.run(
-            "axe.run({exclude: [['.highlight pre']]}, {runOnly: RULES, resultTypes: ['violations']}).then(r => r.violations.map(v => v.id + ': ' + v.nodes.map(n => n.target.join(' ') + ' ' + n.failureSummary.split('\\n')[1]).slice(0, 3).join(' | ')))".replace(
-                "RULES", json.dumps(rules)
-            )
+            (
+                "axe.run({exclude: [['.highlight pre']]}, "
+                "{runOnly: RULES, resultTypes: ['violations']})"
+                ".then(r => r.violations.map(v => v.id + ': ' + v.nodes.map("
+                "n => n.target.join(' ') + ' ' + n.failureSummary.split('\\n')[1])"
+                ".slice(0, 3).join(' | ')))"
+            ).replace("RULES", json.dumps(rules))
         )
         found += [f"{page.name}: {line}" for line in report]
     assert found == []
@@ -449,7 +503,10 @@ def test_preview_search_and_mathematics(small: Path, browser: Browser) -> None:
 def test_a_faulty_chapter_stops_the_build(small: Path) -> None:
     write_chapter(
         small,
-        "It cites [nobody](https://arxiv.org/abs/9999.99999) and leads [nowhere](02_missing.ipynb).",
+        (
+            "It cites [nobody](https://arxiv.org/abs/9999.99999) and leads "
+            "[nowhere](02_missing.ipynb)."
+        ),
         docstring="Twice `x`.\n\n    Source: Nobody1900 §1",
         alt="",
     )
@@ -515,8 +572,12 @@ def test_a_fault_in_a_page_is_seen(small: Path) -> None:
         '<a href="#gone">x</a>': "the link #gone leads to no place",
         '<img src="../_static/favicon.svg">': "has no alt text but ''",
         '<img src="../_static/favicon.svg" alt="favicon.svg">': "has no alt text but 'favicon.svg'",
-        '<script src="https://host.invalid/x.js"></script>': "<script> asks another host for https://host.invalid/x.js",
-        '<link rel="stylesheet" href="//host.invalid/x.css">': "<link> asks another host for //host.invalid/x.css",
+        '<script src="https://host.invalid/x.js"></script>': (
+            "<script> asks another host for https://host.invalid/x.js"
+        ),
+        '<link rel="stylesheet" href="//host.invalid/x.css">': (
+            "<link> asks another host for //host.invalid/x.css"
+        ),
         '<p id="references"></p>': "two elements have the id references",
     }
     for fault, said in planted.items():

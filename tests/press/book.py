@@ -166,7 +166,8 @@ def git_url(root: Path) -> str:
 
 MARK = r"<!-- (?P<letter>[vc]) (?P<key>[^>]*?) -->(?P<literal>.*?)<!-- /(?P=letter) -->"
 _TOKENS = re.compile(
-    r"(?P<fence>^[ \t>]*(?P<ticks>`{3,}|~{3,})[^\n]*(?:\n.*?(?:^[ \t>]*(?P=ticks)[`~]*[ \t]*$|\Z)|\Z))"
+    r"(?P<fence>^[ \t>]*(?P<ticks>`{3,}|~{3,})[^\n]*"
+    r"(?:\n.*?(?:^[ \t>]*(?P=ticks)[`~]*[ \t]*$|\Z)|\Z))"
     r"|(?P<code>(?<!`)(?P<tick>`+)(?!`).+?(?<!`)(?P=tick)(?!`))"
     r"|(?P<math>\$\$.+?\$\$|(?<![\\\w$])\$(?=[^\s$])[^$\n]*?(?<=[^\s\\])\$(?!\d))"
     rf"|(?P<mark>{MARK})"

@@ -136,7 +136,8 @@ class Browser:
         self.requests, self.complaints = [], []
         self.call("Page.navigate", until="Page.loadEventFired", url=url)
         self.run(
-            "(window.MathJax?.startup?.promise ?? Promise.resolve()).then(() => document.fonts.ready).then(() => true)"
+            "(window.MathJax?.startup?.promise ?? Promise.resolve())"
+            ".then(() => document.fonts.ready).then(() => true)"
         )
 
     def run(self, expression: str) -> object:

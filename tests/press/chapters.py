@@ -19,7 +19,8 @@ ALL_SECONDS = 30 * 60  # all chapters together
 REASONS: dict[str, str] = {}
 
 IMPORT = re.compile(
-    r"^[ \t]*(?:from[ \t]+(fromfound[\w.]*)[ \t]+import[ \t]+(\([^)]*\)|[^\n#;]*)|import[ \t]+(fromfound[\w.]*))",
+    r"^[ \t]*(?:from[ \t]+(fromfound[\w.]*)[ \t]+import[ \t]+(\([^)]*\)|[^\n#;]*)"
+    r"|import[ \t]+(fromfound[\w.]*))",
     re.M,
 )
 

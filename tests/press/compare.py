@@ -15,9 +15,11 @@ RELATIVE = 1e-3  # what a float may differ by
 LAST_DIGITS = 1.5  # or this many units of its last printed digit, where that is more
 
 NUMBER = re.compile(
-    r"(?<![\w.])[-+]?(?:(?:\d{1,3}(?:,\d{3})+(?:\.\d*)?|\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|(?:nan|inf)\b)"
+    r"(?<![\w.])[-+]?(?:(?:\d{1,3}(?:,\d{3})+(?:\.\d*)?|\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+    r"|(?:nan|inf)\b)"
 )
-UNIT = r"(?:[ ]?(?:ns|µs|μs|us|ms|s|min|h)\b)?"  # units of time: which one is printed depends on the number
+# Units of time: which one is printed depends on the number.
+UNIT = r"(?:[ ]?(?:ns|µs|μs|us|ms|s|min|h)\b)?"
 SPREAD = re.compile(
     rf"(?P<mean>{NUMBER.pattern})(?P<percent>%?) ± (?P<sd>{NUMBER.pattern})%? \(n=(?P<n>\d+)\)"
 )

@@ -35,7 +35,8 @@ def chosen(number: str) -> list[Path]:
     if not number or not paths:
         known = ", ".join(name_of(path) for path in notebooks())
         raise SystemExit(
-            f"no notebook starts with {number!r}; name one like this: make chapter N=02. There are {known}"
+            f"no notebook starts with {number!r}; name one like this: make chapter N=02. "
+            f"There are {known}"
         )
     return paths
 
@@ -89,7 +90,8 @@ def refuse_stderr(notebook: nbformat.NotebookNode, name: str) -> None:
         for output in cell.get("outputs", []):
             if output.get("name") == "stderr":
                 raise SystemExit(
-                    f"{name}, cell {index} wrote to stderr; mend its cause, then run it again:\n{output.text}"
+                    f"{name}, cell {index} wrote to stderr; mend its cause, then run it again:"
+                    f"\n{output.text}"
                 )
 
 
@@ -109,7 +111,10 @@ def refuse_what_does_not_hold(notebook: nbformat.NotebookNode, path: Path) -> No
             "\n\n".join(
                 [
                     *wrong,
-                    f"{name_of(path)} holds on this machine only, and its file was left as it was; see {kept.relative_to(ROOT)}",
+                    (
+                        f"{name_of(path)} holds on this machine only, and its file was left as "
+                        f"it was; see {kept.relative_to(ROOT)}"
+                    ),
                 ]
             )
         )
@@ -136,7 +141,8 @@ def rewrite(path: Path) -> None:
     ):  # where it is unset, fetch warns of a stand-in
         raise SystemExit(
             f"{name} uses data, and stored outputs come from real data only: "
-            "set FROMFOUND_DATA to a folder that holds the data sets (nbs/00a_data.ipynb says which), then run this again"
+            "set FROMFOUND_DATA to a folder that holds the data sets (nbs/00a_data.ipynb "
+            "says which), then run this again"
         )
     print(name)
     notebook = nbformat.read(path, as_version=4)

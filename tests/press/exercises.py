@@ -15,7 +15,9 @@ from tests.press.book import Cell, Notebook
 FOLDS = ("A question", "An idea", "A template", "The solution", "Why this check")
 _CARD = re.compile(r"### Exercise (?P<chapter>\d+[a-z]?)\.(?P<count>\d+) · (?P<title>[^\n]+)")
 _FACTS = re.compile(
-    r"^\*kind: (?P<kind>[^·*]+?) · difficulty (?P<difficulty>[1-5])/5 · importance (?P<importance>[1-5])/5 · (?P<minutes>\d+) minutes · needs: (?P<needs>[^*]+)\*$",
+    r"^\*kind: (?P<kind>[^·*]+?) · difficulty (?P<difficulty>[1-5])/5"
+    r" · importance (?P<importance>[1-5])/5 · (?P<minutes>\d+) minutes"
+    r" · needs: (?P<needs>[^*]+)\*$",
     re.M,
 )
 
@@ -146,7 +148,9 @@ def frame_problems(card: Card, check: Any) -> list[str]:
     )
     return (
         [
-            f"check.{card.check} has no {', '.join(missing)}. Build it with Exercise, Prediction, Search or MutantHunt, or give it a name, a dictionary of named wrong answers, and judge(answer) -> Verdict."
+            f"check.{card.check} has no {', '.join(missing)}. Build it with Exercise, "
+            "Prediction, Search or MutantHunt, or give it a name, a dictionary of named "
+            "wrong answers, and judge(answer) -> Verdict."
         ]
         if missing
         else []
@@ -172,7 +176,8 @@ def stub_problems(card: Card, names: dict[str, Any]) -> list[str]:
         )
     if not passed and "\n".join(lines) not in printed.getvalue():
         problems.append(
-            f"the stub of {card.number} does not print its verdict {lines}. End it with check.{card.check}(…)."
+            f"the stub of {card.number} does not print its verdict {lines}. End it with "
+            f"check.{card.check}(…)."
         )
     return problems + _too_long(card, lines)
 
@@ -180,7 +185,8 @@ def stub_problems(card: Card, names: dict[str, Any]) -> list[str]:
 def _too_long(card: Card, lines: list[str]) -> list[str]:
     return (
         [
-            f"{card.number} answers in {len(lines)} lines; expected at most {MAX_FEEDBACK}. Say less: {lines}"
+            f"{card.number} answers in {len(lines)} lines; expected at most {MAX_FEEDBACK}. "
+            f"Say less: {lines}"
         ]
         if len(lines) > MAX_FEEDBACK
         else []
@@ -233,7 +239,8 @@ def mistake_problems(card: Card, check: Any) -> list[str]:
             )
         elif name not in "\n".join(lines):
             problems.append(
-                f"{card.number} does not name the mistake '{name}', it says {lines}. Give it a case that tells it from the others."
+                f"{card.number} does not name the mistake '{name}', it says {lines}. Give it "
+                "a case that tells it from the others."
             )
         problems += _too_long(card, lines)
     return problems

@@ -47,7 +47,10 @@ DIRECTIVES = {
     "fig-alt": r"\S.*",
     "fig-cap": r"\S.*",
 }
-KNOWN = "default_exp NAME, export, hide, fold, timing, varies, tolerance: 0.02, fig-alt: TEXT, fig-cap: TEXT"
+KNOWN = (
+    "default_exp NAME, export, hide, fold, timing, varies, tolerance: 0.02, "
+    "fig-alt: TEXT, fig-cap: TEXT"
+)
 MAX_TOLERANCE = 0.05
 
 
@@ -124,7 +127,10 @@ def notebook_files(root: Path) -> list[Finding]:
                     notebook.file,
                     None,
                     "no cell has stored outputs",
-                    "execute it (make chapter N=…) and keep the outputs: the website is built from them",
+                    (
+                        "execute it (make chapter N=…) and keep the outputs: the website is "
+                        "built from them"
+                    ),
                 )
             )
     return found
@@ -154,7 +160,10 @@ def chapter_costs(root: Path) -> list[Finding]:
                 Finding(
                     place,
                     None,
-                    f"{name} takes {cost['seconds']:.0f} s and {cost['peak_mb']} MB; its budget is {BUDGET_SECONDS} s and {BUDGET_MB} MB",
+                    (
+                        f"{name} takes {cost['seconds']:.0f} s and {cost['peak_mb']} MB; its "
+                        f"budget is {BUDGET_SECONDS} s and {BUDGET_MB} MB"
+                    ),
                     "do less in it, or record the run",
                 )
             )
@@ -173,7 +182,10 @@ def chapter_costs(root: Path) -> list[Finding]:
             Finding(
                 place,
                 None,
-                f"all chapters take {total:.0f} s, {LANES} at a time; expected at most {ALL_SECONDS}",
+                (
+                    f"all chapters take {total:.0f} s, {LANES} at a time; expected at most "
+                    f"{ALL_SECONDS}"
+                ),
                 "do less in the longest",
             )
         )
@@ -252,7 +264,10 @@ def output_text(root: Path) -> list[Finding]:
                 found.append(
                     cell.finding(
                         f"a stored error, {output['ename']}: {output['evalue'][:80]}",
-                        "mend the cell and execute the chapter again; to show a failure, catch it and print it",
+                        (
+                            "mend the cell and execute the chapter again; to show a failure, "
+                            "catch it and print it"
+                        ),
                     )
                 )
             if output.get("name") == "stderr":
@@ -273,13 +288,19 @@ def output_text(root: Path) -> list[Finding]:
                 found.append(
                     cell.finding(
                         "the output comes from stand-in data",
-                        "let FROMFOUND_DATA name the folder of the real data and execute the chapter again",
+                        (
+                            "let FROMFOUND_DATA name the folder of the real data and execute the "
+                            "chapter again"
+                        ),
                     )
                 )
             if path := re.search(MACHINE_PATH, text):
                 found.append(
                     cell.finding(
-                        f"the output shows a path of this machine, {text[path.start() : path.start() + 40].split()[0]!r}",
+                        (
+                            "the output shows a path of this machine, "
+                            f"{text[path.start() : path.start() + 40].split()[0]!r}"
+                        ),
                         "print the file's name, or the path relative to a folder of the book",
                     )
                 )
@@ -326,7 +347,11 @@ def cell_source(root: Path) -> list[Finding]:
         if count > limit:
             found.append(
                 cell.finding(
-                    f"{count} lines of code in one {'exported function or table' if cell.exported else 'cell'}; expected at most {limit}",
+                    (
+                        f"{count} lines of code in one "
+                        f"{'exported function or table' if cell.exported else 'cell'}; expected "
+                        f"at most {limit}"
+                    ),
                     "split it: one idea a cell, about 12 lines",
                 )
             )
@@ -344,7 +369,10 @@ def cell_source(root: Path) -> list[Finding]:
         if path := re.search(MACHINE_PATH, cell.source):
             found.append(
                 cell.finding(
-                    f"a path of one machine, {cell.source[path.start() : path.start() + 40].split()[0]!r}",
+                    (
+                        "a path of one machine, "
+                        f"{cell.source[path.start() : path.start() + 40].split()[0]!r}"
+                    ),
                     "use fetch, tempfile or a path relative to the book",
                 )
             )
@@ -371,7 +399,10 @@ def _check_directive(cell: Cell, line: str) -> Finding | None:
 
 def kinds_of_numbers(root: Path) -> list[Finding]:
     """A cell's numbers are of one kind; a tolerance is small; what varies is not quoted."""
-    cure = "measure over seeds and print a spread, or mark the cell `#| varies` (nbs/00d_record.ipynb, 'Four kinds of numbers')"
+    cure = (
+        "measure over seeds and print a spread, or mark the cell `#| varies` "
+        "(nbs/00d_record.ipynb, 'Four kinds of numbers')"
+    )
     found = []
     for cell in (c for n in notebooks(root) for c in n.code):
         kinds = [
@@ -512,7 +543,10 @@ def figures(root: Path) -> list[Finding]:
                 found.append(
                     cell.finding(
                         "a picture without a description",
-                        "add `#| fig-alt: …` at the top: one line that tells a reader who cannot see it what it shows",
+                        (
+                            "add `#| fig-alt: …` at the top: one line that tells a reader who "
+                            "cannot see it what it shows"
+                        ),
                     )
                 )
             if said and not _has_picture(cell):

@@ -303,7 +303,10 @@ def signatures(root: Path) -> list[Finding]:
                     module.finding(
                         node.lineno,
                         f"{name} has no docstring",
-                        "write one: a sentence; arguments with shapes; what is returned and raised; Source",
+                        (
+                            "write one: a sentence; arguments with shapes; what is returned and "
+                            "raised; Source"
+                        ),
                     )
                 )
         for node, text in docstrings(module.tree):
@@ -311,7 +314,10 @@ def signatures(root: Path) -> list[Finding]:
                 found.append(
                     module.finding(
                         getattr(node, "lineno", 1),
-                        f"the docstring of {getattr(node, 'name', 'the module')} does not begin with a sentence: {text.strip()[:40]!r}",
+                        (
+                            f"the docstring of {getattr(node, 'name', 'the module')} does not "
+                            f"begin with a sentence: {text.strip()[:40]!r}"
+                        ),
                         "write what it is for, and end with a full stop",
                     )
                 )
@@ -439,7 +445,11 @@ def sources(root: Path) -> list[Finding]:
                 module.finding(
                     getattr(node, "lineno", 1),
                     f"unknown 'Source: {source}'",
-                    f"write 'Source: KEY §3, eq. 2' with a KEY of book/references.bib{' (as ' + ', '.join(near) + ')' if near else ''}, or 'Source: torch.NAME' with a NAME that torch has",
+                    (
+                        "write 'Source: KEY §3, eq. 2' with a KEY of "
+                        f"book/references.bib{' (as ' + ', '.join(near) + ')' if near else ''}, "
+                        "or 'Source: torch.NAME' with a NAME that torch has"
+                    ),
                 )
             )
     return found
@@ -544,7 +554,10 @@ def blind_probes_in(tree: ast.AST) -> list[tuple[int, str, str]]:
                 found.append(
                     (
                         node.lineno,
-                        "the gradient of a plain sum or mean, which normalization and softmax make zero",
+                        (
+                            "the gradient of a plain sum or mean, which normalization and "
+                            "softmax make zero"
+                        ),
                         cotangent,
                     )
                 )
@@ -559,7 +572,10 @@ def blind_probes_in(tree: ast.AST) -> list[tuple[int, str, str]]:
             found.append(
                 (
                     node.lineno,
-                    "the gradient of a plain sum or mean, which normalization and softmax make zero",
+                    (
+                        "the gradient of a plain sum or mean, which normalization and softmax "
+                        "make zero"
+                    ),
                     cotangent,
                 )
             )

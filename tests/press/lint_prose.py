@@ -30,7 +30,10 @@ UNIT = "|".join(
         r"×(?![\w(]|\s?\d)",
         r"\s×(?=\s*(?:faster|slower|as\b|more|less|the speed|[.,;:)|]|$))",
         r"x (?:faster|slower|as\b|more|less|smaller|larger)",
-        r" times (?:faster|slower|longer|larger|smaller|cheaper|as (?:fast|slow|long|much|many|large)|more|less|fewer)",
+        (
+            r" times (?:faster|slower|longer|larger|smaller|cheaper"
+            r"|as (?:fast|slow|long|much|many|large)|more|less|fewer)"
+        ),
         r"\s?(?:ns|µs|μs|us|ms|nanoseconds?|microseconds?|milliseconds?|secs?|seconds?)\b",
         r"\ss\b",
         r"(?<=\.\d)s\b",
@@ -41,9 +44,14 @@ UNIT = "|".join(
 )
 MEASURED = re.compile(rf"{NUMBER}(?:{UNIT})", re.M)
 MEASURED_MATH = re.compile(
-    r"\d\s*(?:\\%|\\times\s*\$|\\?[,; ]?\\(?:text|mathrm)\{\s*[nmµμ]?s\}|\\?[,; ]?\\(?:text|mathrm)\{\s*[kMGT]i?B\})"
+    r"\d\s*(?:\\%|\\times\s*\$|\\?[,; ]?\\(?:text|mathrm)\{\s*[nmµμ]?s\}"
+    r"|\\?[,; ]?\\(?:text|mathrm)\{\s*[kMGT]i?B\})"
 )
-MEND = "mark it: `<!-- v name:format -->…<!-- /v -->` with quote(name=…) for what this book measured, `<!-- c KEY -->…<!-- /c -->` for a figure from a source; or say it without a number"
+MEND = (
+    "mark it: `<!-- v name:format -->…<!-- /v -->` with quote(name=…) for what this book "
+    "measured, `<!-- c KEY -->…<!-- /c -->` for a figure from a source; or say it without a "
+    "number"
+)
 
 
 def measured_numbers(root: Path) -> list[Finding]:
@@ -94,7 +102,10 @@ def marks(root: Path) -> list[Finding]:
         found += [
             cell.finding(
                 f"the comment '{m[0][:40]}' is no number mark",
-                "write `<!-- v name:format -->…<!-- /v -->` or `<!-- c KEY -->…<!-- /c -->`, or remove it",
+                (
+                    "write `<!-- v name:format -->…<!-- /v -->` or `<!-- c KEY -->…<!-- /c -->`, "
+                    "or remove it"
+                ),
             )
             for m in pieces(text, "comment")
         ]
@@ -231,7 +242,10 @@ def internal_links(root: Path) -> list[Finding]:
                     found.append(
                         cell.finding(
                             f"a dead link, '{link}': no heading gives that anchor",
-                            f"use one of: {', '.join(near or sorted(known[target])) or 'none there'}",
+                            (
+                                "use one of: "
+                                f"{', '.join(near or sorted(known[target])) or 'none there'}"
+                            ),
                         )
                     )
     return found
@@ -347,7 +361,10 @@ def tables(root: Path) -> list[Finding]:
             rows = [re.sub(r"\\\|", "", row) for row in table[0].splitlines()]
             found += [
                 cell.finding(
-                    f"a table row of {row.count('|') - 1} cells under a head of {rows[0].count('|') - 1}, '{row[:60]}'",
+                    (
+                        f"a table row of {row.count('|') - 1} cells under a head of "
+                        f"{rows[0].count('|') - 1}, '{row[:60]}'"
+                    ),
                     "write \\| for a bar that is part of a cell, inside code as well",
                 )
                 for row in rows
@@ -356,15 +373,27 @@ def tables(root: Path) -> list[Finding]:
     return found
 
 
-ISE = "initial|normal|optim|general|regular|vector|visual|summar|minim|maxim|real|recogn|token|standard|organ|emphas|parameter|random|serial|synchron|factor|linear|quant|special|penal|custom|memor|util|digit|central|local|character|final|equal|critic|color|parallel|binar|categor|discret|stabil|neutral|modern|popular"
+ISE = (
+    "initial|normal|optim|general|regular|vector|visual|summar|minim|maxim|real|recogn|token"
+    "|standard|organ|emphas|parameter|random|serial|synchron|factor|linear|quant|special|penal"
+    "|custom|memor|util|digit|central|local|character|final|equal|critic|color|parallel|binar"
+    "|categor|discret|stabil|neutral|modern|popular"
+)
 BRITISH = re.compile(
-    rf"\b(?:\w*?(?:{ISE})is(?:e[ds]?|er|ers|ing|ations?)|\w*(?:colour|behaviour|neighbour|favour|honour|flavour|rigour|labour|vapour)\w*|analys(?:e|ed|ing)|catalys\w+"
-    r"|(?:centre|metre|fibre|litre|theatre|calibre)[sd]?|\w*(?:modell|labell|travell|cancell|signall|levell|channell|totall|fuell)(?:ed|ing|er|ers)|grey(?:s|ish|scale)?|programmes?|licences?|defences?|offences?|practis\w+"
-    r"|artefacts?|sceptic\w*|whilst|amongst|learnt|judgement\w*|mould\w*|ageing|aluminium|maths|enrol|fulfil|skilful)\b",
+    rf"\b(?:\w*?(?:{ISE})is(?:e[ds]?|er|ers|ing|ations?)"
+    r"|\w*(?:colour|behaviour|neighbour|favour|honour|flavour|rigour|labour|vapour)\w*"
+    r"|analys(?:e|ed|ing)|catalys\w+"
+    r"|(?:centre|metre|fibre|litre|theatre|calibre)[sd]?"
+    r"|\w*(?:modell|labell|travell|cancell|signall|levell|channell|totall|fuell)"
+    r"(?:ed|ing|er|ers)"
+    r"|grey(?:s|ish|scale)?|programmes?|licences?|defences?|offences?|practis\w+"
+    r"|artefacts?|sceptic\w*|whilst|amongst|learnt|judgement\w*|mould\w*|ageing|aluminium"
+    r"|maths|enrol|fulfil|skilful)\b",
     re.I,
 )
 EMOJI = re.compile(
-    "[\U0001f000-\U0001faff\u2600-\u26ff\u2705\u2728\u274c\u274e\u2753-\u2757\u2764\u2795-\u2797\u2b50\u2b55\ufe0f]"
+    "[\U0001f000-\U0001faff\u2600-\u26ff\u2705\u2728\u274c\u274e\u2753-\u2757\u2764"
+    "\u2795-\u2797\u2b50\u2b55\ufe0f]"
 )
 
 
@@ -493,7 +522,10 @@ def _card_problems(card: Card) -> list[Finding]:
         problems.append(
             at.finding(
                 "the line of facts does not have its form",
-                "write *kind: complete · difficulty 2/5 · importance 4/5 · 10 minutes · needs: broadcasting*",
+                (
+                    "write *kind: complete · difficulty 2/5 · importance 4/5 · 10 minutes · "
+                    "needs: broadcasting*"
+                ),
             )
         )
     if card.stub is None or not card.stub.source.rstrip().splitlines()[-1].startswith(

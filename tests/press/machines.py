@@ -24,7 +24,7 @@ SETTINGS = {
         "ATEN_CPU_CAPABILITY": "avx2",
         "OMP_NUM_THREADS": "2",
         "MKL_NUM_THREADS": "2",
-        "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin would wait for each other on a busy machine
+        "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads would wait for each other
     },
     "mkl": {"MKL_CBWR": "COMPATIBLE"},
     "onednn": {"ONEDNN_MAX_CPU_ISA": "AVX2"},
@@ -86,7 +86,8 @@ def downloaded() -> Path:
     for name in ("mnist", "fashion_mnist"):
         if not is_real(fetch(name)):
             raise SystemExit(
-                f"make machines compares numbers of real data, and {name} cannot be had: set FROMFOUND_DATA to a folder that holds it"
+                f"make machines compares numbers of real data, and {name} cannot be had: set "
+                "FROMFOUND_DATA to a folder that holds it"
             )
     return cache_dir()
 
@@ -113,7 +114,8 @@ def main() -> int:
     print("\n\n".join(["", *wrong]))
     verdict = f"{len(wrong)} cells do not hold" if wrong else "everything holds"
     print(
-        f"make machines: {verdict} under {', '.join(settings)}; {ran} executions in {time.perf_counter() - started:.0f} s on {os.uname().machine}"
+        f"make machines: {verdict} under {', '.join(settings)}; {ran} executions in "
+        f"{time.perf_counter() - started:.0f} s on {os.uname().machine}"
     )
     return 1 if wrong else 0
 

@@ -375,7 +375,8 @@ def main() -> int:
     tried, killed = (sum(m[key] for m in done) for key in ("tried", "killed"))
     unexplained = [s for s in stored()["survivors"] if not s["reason"]]
     print(
-        f"{killed} of {tried} mutants killed ({killed / tried:.1%}); {len(unexplained)} survivors without a reason in {STORED.relative_to(ROOT)}"
+        f"{killed} of {tried} mutants killed ({killed / tried:.1%}); {len(unexplained)} "
+        f"survivors without a reason in {STORED.relative_to(ROOT)}"
     )
     return 0 if killed >= 0.95 * tried and not unexplained else 1
 

@@ -115,7 +115,8 @@ class Kernel(RunningKernel):
             except Empty:
                 if not self.is_alive():
                     raise RuntimeError(
-                        "the kernel died while it ran this cell (out of memory, or a crash in native code)"
+                        "the kernel died while it ran this cell (out of memory, or a crash "
+                        "in native code)"
                     ) from None
                 if time.monotonic() > deadline:
                     raise
@@ -162,9 +163,10 @@ class Chapter(IPyNbFile):
 
     def summary(self) -> str:
         """Return in a line what was run and what it cost."""
-        line = "{cells} cells, {comparisons} comparisons, {numbers} numbers, {spreads} spreads, {shown} only shown".format(
-            **self.tally
-        )
+        line = (
+            "{cells} cells, {comparisons} comparisons, {numbers} numbers, {spreads} spreads, "
+            "{shown} only shown"
+        ).format(**self.tally)
         line += ", {seconds:.1f} s, {peak_mb:.0f} MB".format(**self.tally)
         failed = len(self.tally["failures"])
         return f"{self.chapter}: {line}" + (f", {failed} failed" if failed else "")
@@ -222,9 +224,15 @@ class Cell(IPyNbCell):
         option, tally = self.config.option, self.parent.tally
         advice = "do less here, or record the run (nbs/00d_record.ipynb)"
         if tally["seconds"] > option.budget_seconds:
-            return f"the chapter took {tally['seconds']:.1f} s up to here; its budget is {option.budget_seconds:g} s: {advice}"
+            return (
+                f"the chapter took {tally['seconds']:.1f} s up to here; its budget is "
+                f"{option.budget_seconds:g} s: {advice}"
+            )
         if tally["peak_mb"] > option.budget_mb:
-            return f"the chapter held {tally['peak_mb']:.0f} MB; its budget is {option.budget_mb:g} MB: {advice}"
+            return (
+                f"the chapter held {tally['peak_mb']:.0f} MB; its budget is {option.budget_mb:g} "
+                f"MB: {advice}"
+            )
         return None
 
     def message(self, wrong: str | None) -> str:
@@ -243,8 +251,14 @@ class Cell(IPyNbCell):
                 if rules.tolerance
                 else f"{RELATIVE:g}, the default"
             )
-            advice += "\nif its numbers vary between machines, measure over seeds and print a spread, or say so in the cell: "
-            advice += f"`#| tolerance: 0.02` (now {tolerance}), `#| varies` for one training run, `#| timing` for times"
+            advice += (
+                "\nif its numbers vary between machines, measure over seeds and print a spread, "
+                "or say so in the cell: "
+            )
+            advice += (
+                f"`#| tolerance: 0.02` (now {tolerance}), `#| varies` for one training run, "
+                "`#| timing` for times"
+            )
         return "\n".join([head, *self.complaints, advice])
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo) -> str:
@@ -279,7 +293,10 @@ class Cell(IPyNbCell):
             )
         if stored is None:
             if kind == "stderr":
-                return f"the cell wrote to stderr; mend the cause of the warning:\n{excerpt(kind, got)}"
+                return (
+                    "the cell wrote to stderr; mend the cause of the warning:\n"
+                    f"{excerpt(kind, got)}"
+                )
             return f"new output: the run has {what}, but none is stored:\n{excerpt(kind, got)}"
         self.parent.tally["comparisons"] += 1
         wrong, tally = compare_part(kind, stored, got, rules)

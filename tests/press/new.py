@@ -18,7 +18,10 @@ from tests.press.chapters import NOTEBOOKS, ROOT
 from tests.press.lint_cells import COLAB_CELL
 
 KERNEL = {"display_name": "python3", "language": "python", "name": "python3"}
-PROMISE = "At the end of this chapter stands one function, compared with PyTorch's own. Replace this by what yours builds."
+PROMISE = (
+    "At the end of this chapter stands one function, compared with PyTorch's own. Replace this "
+    "by what yours builds."
+)
 
 CARD = """### Exercise {number} · {title}
 *kind: {kind} · difficulty 1/5 · importance 2/5 · 5 minutes · needs: multiplication*
@@ -84,7 +87,9 @@ def _negated(x: float) -> float:
 
 _CASES = [(1.5,), (-3.0,)]
 _WRONG = {{"you square": _squared, "the sign is wrong": _negated}}
-ex_{key}_1 = Prediction("{number}.1", right=6, wrong={{"That is the square.": 9}}, because="2 times 3 is 6.")
+ex_{key}_1 = Prediction(
+    "{number}.1", right=6, wrong={{"That is the square.": 9}}, because="2 times 3 is 6."
+)
 ex_{key}_2 = Exercise("{number}.2", _twice, _CASES, _WRONG)
 ex_{key}_3 = Exercise("{number}.3", _twice, _CASES, _WRONG)
 ex_{key}_4 = MutantHunt("{number}.4", _twice, _WRONG)"""
@@ -172,7 +177,8 @@ def chapter_cells(name: str, number: str, stem: str, title: str) -> list:
         new_code_cell(FUNCTION.format(stem=stem)),
         new_markdown_cell("PyTorch has addition, and both ways agree."),
         new_code_cell(
-            f"from fromfound.check import same_as\n\nsame_as({stem}_twice, lambda x: x + x, torch.randn(3, 4))"
+            "from fromfound.check import same_as\n\n"
+            f"same_as({stem}_twice, lambda x: x + x, torch.randn(3, 4))"
         ),
         new_markdown_cell(
             "## From the papers\n\nWhat does the paper claim, and what do we measure?"
@@ -190,15 +196,22 @@ def chapter_cells(name: str, number: str, stem: str, title: str) -> list:
             new_code_cell(stub),
             new_markdown_cell(FOLDS.format(solution=answer)),
         ]
-    built = f"## What we built\n\n- `{stem}_twice` doubles a tensor.\n\nWhat is missing, and which chapter builds it?"
+    built = (
+        "## What we built\n\n"
+        f"- `{stem}_twice` doubles a tensor.\n\n"
+        "What is missing, and which chapter builds it?"
+    )
     return [*cells, new_markdown_cell(built)]
 
 
 def exercise_cells(name: str, number: str, stem: str, title: str) -> list:
     """Return the cells of the notebook that holds the answers to a chapter's exercises."""
     said = (
-        f"# Exercise checks for chapter {number}\n\nWhat [{title}](../{name}.ipynb) calls as `check.ex_{number}_1(...)`: right answers, "
-        "inputs on which mistakes show, and the mistakes that the checks can name. Do the exercises first."
+        f"# Exercise checks for chapter {number}\n\n"
+        f"What [{title}](../{name}.ipynb) calls as `check.ex_{number}_1(...)`: right "
+        "answers, "
+        "inputs on which mistakes show, and the mistakes that the checks can name. Do the "
+        "exercises first."
     )
     return [
         new_markdown_cell(said),
@@ -272,7 +285,9 @@ def main() -> None:
     for chapter in (f"exercises/{prefix}", prefix):
         subprocess.run([sys.executable, "-m", "tests.press.execute", chapter], cwd=ROOT, check=True)
     print(
-        f"\nnbs/{name}.ipynb stands, with its exercises, its test and its entries. Write, then: make chapter N={prefix}"
+        "\n"
+        f"nbs/{name}.ipynb stands, with its exercises, its test and its entries. Write, "
+        f"then: make chapter N={prefix}"
     )
 
 

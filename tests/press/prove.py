@@ -74,13 +74,17 @@ class Proof:
             print(note, flush=True)
         self.ok &= passed
         self.lines.append(
-            f"{'passed' if passed else 'FAILED'}  {name:9} {time.perf_counter() - started:6.0f} s  {note.splitlines()[-1]}"
+            f"{'passed' if passed else 'FAILED'}  {name:9} "
+            f"{time.perf_counter() - started:6.0f} s  {note.splitlines()[-1]}"
         )
         return passed
 
     def set_up(self) -> str:
         """Make the environments of the chapters and of the website where they are missing."""
-        return f"{env.ensure('run').parents[1].name} and {env.ensure('book').parents[1].name} are ready"
+        return (
+            f"{env.ensure('run').parents[1].name} and {env.ensure('book').parents[1].name} are "
+            "ready"
+        )
 
     def package(self) -> str:
         """Build the wheel and the sdist from a copy of the tree.
@@ -120,7 +124,8 @@ class Proof:
         origin = done.stdout.strip()
         if not Path(origin).resolve().is_relative_to(ROOT / env.FOLDERS["run"]):
             raise Failed(
-                f"chapters would import fromfound from {origin or 'nowhere'}, not from the wheel in {env.FOLDERS['run']}"
+                f"chapters would import fromfound from {origin or 'nowhere'}, not from the "
+                f"wheel in {env.FOLDERS['run']}"
             )
 
     def chapters(self, paths: list[Path]) -> str:
@@ -310,7 +315,8 @@ def main() -> int:
         run_stages(proof, what, before)
     print("\n" + "\n".join(proof.lines))
     print(
-        f"make {what}: {'everything passed' if proof.ok else 'FAILED'} in {time.perf_counter() - started:.0f} s ({mode()} data)"
+        f"make {what}: {'everything passed' if proof.ok else 'FAILED'} in "
+        f"{time.perf_counter() - started:.0f} s ({mode()} data)"
     )
     return 0 if proof.ok else 1
 

@@ -9,7 +9,8 @@ from pybtex.database import Entry, parse_file
 from pybtex.richtext import Text
 
 ARXIV = re.compile(
-    r"^https?://(?:www\.)?arxiv\.org/(?:abs|pdf|html)/([\w.-]+?/?\d+(?:\.\d+)?)(?:v\d+)?(?:\.pdf)?/?(?:#.*)?$",
+    r"^https?://(?:www\.)?arxiv\.org/(?:abs|pdf|html)/"
+    r"([\w.-]+?/?\d+(?:\.\d+)?)(?:v\d+)?(?:\.pdf)?/?(?:#.*)?$",
     re.I,
 )
 DOI = re.compile(r"^https?://(?:dx\.)?doi\.org/(.+?)/?$", re.I)
@@ -108,7 +109,8 @@ class Bibliography(dict[str, Paper]):
             for _, url in paper.links:
                 if (other := self._by_address.setdefault(address(url), paper)) is not paper:
                     raise ValueError(
-                        f"{path.name}: {other.key} and {paper.key} are one paper, {url}; keep one entry"
+                        f"{path.name}: {other.key} and {paper.key} are one paper, {url}; "
+                        "keep one entry"
                     )
 
     def find(self, url: str) -> Paper | None:
@@ -120,7 +122,8 @@ class Bibliography(dict[str, Paper]):
         paper = self._by_address.get(address(url))
         if paper is None and (ARXIV.match(url) or DOI.match(url)):
             raise UnknownPaper(
-                f"{url} is cited, and no entry of book/references.bib has that eprint or doi; add the entry or mend the link"
+                f"{url} is cited, and no entry of book/references.bib has that eprint or "
+                "doi; add the entry or mend the link"
             )
         return paper
 

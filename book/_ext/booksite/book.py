@@ -127,7 +127,9 @@ class Book:
             key = PAPER_KEY.match(source)
             if not (key and key[1] in self.papers) and not LIBRARY.match(source):
                 self.problems.append(
-                    f"{symbol.docname}: the docstring of {symbol.full} says 'Source: {source}'; expected a key of book/references.bib and a place (as 'He2015Delving §2.2'), or a name (as 'torch.matmul')"
+                    f"{symbol.docname}: the docstring of {symbol.full} says 'Source: "
+                    f"{source}'; expected a key of book/references.bib and a place (as "
+                    "'He2015Delving §2.2'), or a name (as 'torch.matmul')"
                 )
 
     def _check_claims(self) -> None:

@@ -315,7 +315,8 @@ def main() -> int:
         print(f"{len(problems)} problems in {html}", file=sys.stderr)
         return 1
     print(
-        f"{len(expected_pages(ROOT))} pages in {time.perf_counter() - started:.0f} s, links, images and hosts checked. Open {(html / 'index.html').as_uri()}"
+        f"{len(expected_pages(ROOT))} pages in {time.perf_counter() - started:.0f} s, links, "
+        f"images and hosts checked. Open {(html / 'index.html').as_uri()}"
     )
     return 0
 

@@ -140,7 +140,10 @@ class Page:
         node["classes"], node["ids"] = [], []  # docutils would wrap the opening tag alone in them
         opening = nodes.raw(
             "",
-            f'<a class="{kind} reference internal" href="{escape(self.href(uri))}"{preview}{extra}>',
+            (
+                f'<a class="{kind} reference internal" '
+                f'href="{escape(self.href(uri))}"{preview}{extra}>'
+            ),
             format="html",
         )
         node.replace_self([opening, *node.children, nodes.raw("", "</a>", format="html")])
@@ -190,7 +193,10 @@ class Page:
                 0,
                 nodes.raw(
                     "",
-                    f'{anchors}<a class="export" href="{to}" title="This cell is part of the package">{facts["module"]}</a>',
+                    (
+                        f'{anchors}<a class="export" href="{to}" title="This cell is part of the '
+                        f'package">{facts["module"]}</a>'
+                    ),
                     format="html",
                 ),
             )
@@ -214,7 +220,10 @@ class Page:
             rows.append(
                 (
                     "To run",
-                    f"{duration(measured['seconds'])} on one CPU core, {memory(measured['peak_mb'])} of memory",
+                    (
+                        f"{duration(measured['seconds'])} on one CPU core, "
+                        f"{memory(measured['peak_mb'])} of memory"
+                    ),
                 )
             )
         if chapter.cited:
@@ -240,20 +249,30 @@ class Page:
         facts = "".join(f"<div><dt>{k}</dt><dd>{v}</dd></div>" for k, v in rows)
         s = self.book.settings
         path = self.book.source(chapter.docname)
-        colab = f"https://colab.research.google.com/github/{s['user']}/{s['repo']}/blob/{s['branch']}/{path}"
+        colab = (
+            "https://colab.research.google.com/github/"
+            f"{s['user']}/{s['repo']}/blob/{s['branch']}/{path}"
+        )
         name = posixpath.basename(path)
         return (
             '<aside class="card" aria-label="About this chapter">'
             + (f"<dl>{facts}</dl>" if facts else "")
-            + f'<p class="ways"><a href="{colab}">Open in Colab</a><a href="{name}" download>Download notebook</a></p></aside>'
+            + (
+                f'<p class="ways"><a href="{colab}">Open in Colab</a>'
+                f'<a href="{name}" download>Download notebook</a></p></aside>'
+            )
         )
 
     def _link(self, uri: str, kind: str, html: str) -> str:
-        return f'<a class="{kind}" href="{escape(self.href(uri))}" data-preview="{uri.partition(":")[2]}">{html}</a>'
+        return (
+            f'<a class="{kind}" href="{escape(self.href(uri))}" '
+            f'data-preview="{uri.partition(":")[2]}">{html}</a>'
+        )
 
 
 PYTHON = re.compile(
-    r'(<div class="highlight-python[^>]*><div class="highlight"><pre>)(?:<span></span>)?(.*?)(</pre>)',
+    r'(<div class="highlight-python[^>]*><div class="highlight"><pre>)'
+    r"(?:<span></span>)?(.*?)(</pre>)",
     re.DOTALL,
 )
 
@@ -274,7 +293,10 @@ def hanging(body: str) -> str:
             len(text) > COLUMNS
         ):  # a comment that stands far to the right comes nearer before it wraps
             html = re.sub(r'   +(?=<span class="c1">)', "  ", html)
-        return f'<span class="line" style="--indent: {len(text) - len(text.lstrip(" "))}ch">{html}</span>'
+        return (
+            '<span class="line" style="--indent: '
+            f'{len(text) - len(text.lstrip(" "))}ch">{html}</span>'
+        )
 
     return PYTHON.sub(
         lambda m: m[1] + "".join(map(line, m[2].splitlines(keepends=True))) + m[3], body
@@ -288,7 +310,10 @@ def kept_together(body: str) -> str:
 
 def paper_preview(paper: Paper) -> str:
     """The HTML that a link to a paper shows on hover."""
-    return f"<strong>{escape(paper.title)}</strong><br>{escape(paper.people)}<br><em>{escape(paper.imprint)}</em>"
+    return (
+        f"<strong>{escape(paper.title)}</strong><br>{escape(paper.people)}"
+        f"<br><em>{escape(paper.imprint)}</em>"
+    )
 
 
 def symbol_preview(symbol: Symbol) -> str:
@@ -299,5 +324,12 @@ def symbol_preview(symbol: Symbol) -> str:
 def report_link(book: Book, docname: str, title: str) -> str:
     """A new issue, with the page and the commit already filled in."""
     source = book.source(docname) or docname
-    body = f"Page: {source}\nCommit: {book.commit or 'unknown'}\n\nWhat it says, and what you expected:\n"
-    return f"{book.settings['git_url']}/issues/new?title={quote(f'Mistake in {title}')}&body={quote(body)}"
+    body = (
+        f"Page: {source}\n"
+        f"Commit: {book.commit or 'unknown'}\n\n"
+        "What it says, and what you expected:\n"
+    )
+    return (
+        f"{book.settings['git_url']}/issues/new"
+        f"?title={quote(f'Mistake in {title}')}&body={quote(body)}"
+    )

@@ -52,7 +52,8 @@ def _code_cell(cell: dict, marks: dict[str, str], code: str, docname: str, book:
         words["image"] = {"alt": marks["fig-alt"]}
     elif drawn:
         book.problems.append(
-            f"{docname}: a figure without alt text; write `#| fig-alt: what it shows, in one line` at the top of its cell, which begins {code.splitlines()[0]!r}"
+            f"{docname}: a figure without alt text; write `#| fig-alt: what it shows, in one "
+            f"line` at the top of its cell, which begins {code.splitlines()[0]!r}"
         )
     if "fig-cap" in marks:
         words["figure"] = {"caption": marks["fig-cap"]}

@@ -174,8 +174,10 @@ def _mutants(found: dict) -> list[str]:
         "",
         "## Mutants",
         "",
-        "A mutant is the library with one small mistake in it: a sign, an axis, a condition, a forgotten `detach`. "
-        f"`make mutants` plants a sample of them and runs the tests on each. Of {tried} they noticed {killed}, {killed / tried:.1%}.",
+        "A mutant is the library with one small mistake in it: a sign, an axis, a condition, "
+        "a forgotten `detach`. "
+        f"`make mutants` plants a sample of them and runs the tests on each. Of {tried} they "
+        f"noticed {killed}, {killed / tried:.1%}.",
         "",
         "| module | tried | noticed |",
         "|:--|--:|--:|",
@@ -184,7 +186,10 @@ def _mutants(found: dict) -> list[str]:
     if found["survivors"]:
         lines += ["", "Those that live, and why:", ""]
         lines += [
-            f"- `{s['module']}`, {s['mistake']} in ``{s['line']}``: {s['reason'] or 'not explained yet'}"
+            (
+                f"- `{s['module']}`, {s['mistake']} in ``{s['line']}``: "
+                f"{s['reason'] or 'not explained yet'}"
+            )
             for s in found["survivors"]
         ]
     return lines
@@ -212,8 +217,10 @@ def _run(run: dict, book: Book) -> list[str]:
         "",
         f"`{run['command']}`",
         "",
-        f"{seeds} {'seed' if seeds == 1 else 'seeds'} · commit `{run['commit']}` · code `{run['code']}` · {run['device']} · "
-        f"{' · '.join(f'{k} {v}' for k, v in run['versions'].items())} · {duration(run['seconds'])} · {memory(run['peak_mb'])}"
+        f"{seeds} {'seed' if seeds == 1 else 'seeds'} · commit `{run['commit']}` · code "
+        f"`{run['code']}` · {run['device']} · "
+        f"{' · '.join(f'{k} {v}' for k, v in run['versions'].items())} · "
+        f"{duration(run['seconds'])} · {memory(run['peak_mb'])}"
         + (f" · data {'; '.join(sources)}" if sources else ""),
         "",
     ]
