@@ -227,6 +227,7 @@ def skorch(train: Batches, epochs: int) -> nn.Module:
     fitted, valid = (
         TensorDataset(*map(torch.cat, zip(*batches.batches))) for batches in (TRAIN, VALID)
     )
+    # Its own loaders would be timed as well.
     net = NeuralNetClassifier(
         mlp(),
         criterion=nn.CrossEntropyLoss,
@@ -238,7 +239,7 @@ def skorch(train: Batches, epochs: int) -> nn.Module:
         verbose=0,
         iterator_train=lambda data, **_: train,
         iterator_valid=lambda data, **_: VALID,
-    )  # its own loaders would be timed as well
+    )
     net.fit(fitted, y=None)
     return net.module_
 
@@ -252,9 +253,8 @@ def added(fit: Callable[[Batches, int], nn.Module]) -> tuple[float, float]:
         f"{fit.__name__} asked {asked} times for batches in {EPOCHS} epochs"
     )
     stamps = turns.stamps[-2 * EPOCHS :]  # Lightning asks once before it begins
-    spans = [
-        1e6 * (b - a) / STEPS for a, b in itertools.pairwise(stamps)
-    ]  # loop, library, loop, library, ..., loop
+    # Loop, library, loop, library, ..., loop.
+    spans = [1e6 * (b - a) / STEPS for a, b in itertools.pairwise(stamps)]
     hand, theirs = spans[0::2], spans[1::2]
     return statistics.median(
         t - (a + b) / 2 for t, a, b in zip(theirs, hand, hand[1:])
@@ -286,10 +286,8 @@ def main() -> int:
         try:
             importlib.import_module(module)
             contenders[fit.__name__] = fit
-        except (
-            ImportError,
-            RuntimeError,
-        ) as error:  # the second: a torchvision that was built for another torch
+        # The second: a torchvision that was built for another torch.
+        except (ImportError, RuntimeError) as error:
             missing[fit.__name__] = f'{error}; pip install "fromfound[bench]" gets it'
     figures, hand = {name: [] for name in contenders}, []
     with contextlib.redirect_stdout(io.StringIO()):

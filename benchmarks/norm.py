@@ -44,9 +44,8 @@ def main() -> int:
     torch.manual_seed(0)
     x, g = torch.randn(SHAPE, requires_grad=True), torch.randn(SHAPE)
     ours, theirs = BatchNorm2d(SHAPE[1]), nn.BatchNorm2d(SHAPE[1])
-    gradients = [
-        torch.autograd.grad(layer(x), x, g)[0] for layer in (ours, theirs)
-    ]  # the same numbers before the clock runs
+    # The same numbers before the clock runs.
+    gradients = [torch.autograd.grad(layer(x), x, g)[0] for layer in (ours, theirs)]
     assert torch.allclose(*gradients, atol=1e-5), "the gradients differ"
     seconds = in_turns(
         {"ours": ours, "torch": theirs, "as_written": lambda x: as_written(x, theirs)}, x, g

@@ -76,9 +76,8 @@ def run_quietly(command: list, what: str) -> None:
 
 def make_venv(folder: Path) -> None:
     """Make an empty virtual environment in `folder`."""
-    base = getattr(
-        sys, "_base_executable", sys.executable
-    )  # not the environment that runs this file
+    # Not the environment that runs this file.
+    base = getattr(sys, "_base_executable", sys.executable)
     shutil.rmtree(folder, ignore_errors=True)
     done = subprocess.run(
         [base, "-m", "venv", str(folder)],
@@ -117,9 +116,8 @@ def ensure(kind: str) -> Path:
         make_venv(folder)
     pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     run_quietly([*pip, "-c", constraints(), *requirements(kind)], "setting up %s" % folder.name)
-    if (
-        kind != "book"
-    ):  # matplotlib announces on stderr that it builds its font cache: build it here
+    # Matplotlib announces on stderr that it builds its font cache: build it here.
+    if kind != "book":
         run_quietly([python, "-c", "import matplotlib.font_manager"], "matplotlib's first import")
     stamp.write_text(wanted)
     return python

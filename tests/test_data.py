@@ -172,11 +172,8 @@ DELIVERED = [
     (["wrong", "good"], None, [0, 0]),
     (["page", "good"], None, [0, 0]),
     (["mute", "good"], None, [0] * 6),
-    (
-        ["norange-breaks", "good"],
-        None,
-        [0] + [100_000] * 5,
-    ),  # the second source completes the first one's part
+    # The second source completes the first one's part.
+    (["norange-breaks", "good"], None, [0] + [100_000] * 5),
 ]
 
 
@@ -663,9 +660,8 @@ def test_damaged_archive(
         "empty": b"",
     }[damage]
     archive.write_bytes(broken)
-    register(
-        monkeypatch, RemoteFile(archive.name, len(broken), sha256(broken))
-    )  # so that only the unpacker can find it
+    # So that only the unpacker can find it.
+    register(monkeypatch, RemoteFile(archive.name, len(broken), sha256(broken)))
     monkeypatch.setenv("FROMFOUND_DATA", str(tmp_path / "mine"))
     with pytest.raises(DataError, match=rf"cats\.txt{re.escape(suffix)} is damaged"):
         fetch("toy")

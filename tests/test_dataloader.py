@@ -928,9 +928,8 @@ class LargeThenDies(Large):
 
 def test_a_death_before_a_large_batch_was_taken_is_reported():
     batches = iter(DataLoader(LargeThenDies(), num_workers=1, multiprocessing_context=METHOD))
-    assert (
-        seconds_until(lambda: not multiprocessing.active_children()) < 10
-    )  # its first answer is in the pipe; the memory went with it
+    # Its first answer is in the pipe; the memory went with it.
+    assert seconds_until(lambda: not multiprocessing.active_children()) < 10
     with pytest.raises(RuntimeError, match="exited unexpectedly, with exit code 5"):
         next(batches)
 
@@ -958,6 +957,7 @@ def test_too_many_open_files_are_said():
     assert 5 < len(kept) < 25
     assert not multiprocessing.active_children()
     assert list(batches) == []
+    # They are not kept, so there may be any number of them.
     assert (
         len(
             [
@@ -968,7 +968,7 @@ def test_too_many_open_files_are_said():
             ]
         )
         == 125
-    )  # not kept: as many as one likes
+    )
 
 
 def test_a_worker_that_hangs_runs_into_the_timeout():
@@ -1043,9 +1043,8 @@ def test_persistent_workers_stay_and_serve_one_pass_at_a_time():
     )
     first = iter(loader)
     next(first)
-    assert [batch.tolist() for batch in loader] == [
-        [i, i + 1] for i in range(0, 12, 2)
-    ]  # what the first pass left over is dropped
+    # What the first pass left over is dropped.
+    assert [batch.tolist() for batch in loader] == [[i, i + 1] for i in range(0, 12, 2)]
     with pytest.raises(RuntimeError, match="another pass over it has begun"):
         next(first)
     del loader, first
@@ -1062,6 +1061,7 @@ def test_two_passes_at_once_without_persistent_workers():
 
 def test_long_messages_in_both_directions_do_not_block():
     options = dict(batch_sampler=[list(range(23)) * 20_000] * 6, collate_fn=long_text)
+    # All are asked for at once.
     got = list(
         DataLoader(
             range(23),
@@ -1071,7 +1071,7 @@ def test_long_messages_in_both_directions_do_not_block():
             timeout=60,
             **options,
         )
-    )  # all are asked for at once
+    )
     assert got == list(DataLoader(range(23), **options))
 
 

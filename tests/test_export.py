@@ -974,9 +974,8 @@ def test_the_true_writer(tmp_path) -> None:
     assert [e.step for e in logged] == list(range(10))
     assert [e.value for e in logged] == pytest.approx(watch.seen)
     assert [e.step for e in events.Scalars("epoch/right")] == [5, 10]
-    make_learner([TensorBoard(tmp_path / "run")]).fit(
-        1
-    )  # the same program again, shorter; its file sorts after the first
+    # The same program again, shorter; its file sorts after the first.
+    make_learner([TensorBoard(tmp_path / "run")]).fit(1)
     events = EventAccumulator(str(tmp_path / "run"))
     events.Reload()
     assert [e.step for e in events.Scalars("loss/train")] == list(range(5))

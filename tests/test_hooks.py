@@ -1126,9 +1126,8 @@ class FromDict(nn.Module):
 
 
 def test_memory_of_what_is_needed_only():
-    assert (
-        model_summary(Thrown(), torch.randn(50, 100)).kept == 50 * 100 * 4
-    )  # the last sigmoid's output
+    # The last sigmoid's output.
+    assert model_summary(Thrown(), torch.randn(50, 100)).kept == 50 * 100 * 4
     assert model_summary(FromDict(), {"x": [torch.randn(20, 300)]}).kept == 0  # an input
     mlp, x = nn.Sequential(nn.Linear(30, 40), nn.ReLU(), nn.Linear(40, 30)), torch.randn(50, 30)
     assert (

@@ -104,9 +104,8 @@ def test_in_place_on_parameters_views_and_layouts(name, options):
     ):
         mine = make()
         filled = getattr(ours, name)(mine, **options, generator=seeded())
-        theirs = (
-            make() if name != "orthogonal_" else torch.empty(mine.shape)
-        )  # where torch's refuses other layouts
+        # Where torch's refuses other layouts.
+        theirs = make() if name != "orthogonal_" else torch.empty(mine.shape)
         assert filled is mine
         assert mine.grad_fn is None
         assert mine.requires_grad == make().requires_grad
@@ -150,11 +149,12 @@ def test_zero_size(name, options, shape):
 
 @pytest.mark.parametrize("shape", [(0, 0), (4, 3, 0)], ids=str)
 def test_a_weight_without_fans(shape):
+    # Torch divides by zero.
     assert (
         ours.xavier_normal_(torch.empty(shape)).shape
         == ours.xavier_uniform_(torch.empty(shape)).shape
         == shape
-    )  # torch divides by zero
+    )
 
 
 @pytest.mark.parametrize(

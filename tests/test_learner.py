@@ -1064,9 +1064,10 @@ def test_a_resumed_training_is_bit_equal(kind, opt, tmp_path):
     assert same(whole.model, again.model)
     assert whole.recorder.losses == again.recorder.losses
     assert whole.recorder.rows == again.recorder.rows
+    # Nothing left to do.
     assert same(
         whole.model, run(4, Checkpoint(tmp_path / "new" / "run.pt"), kind=kind, opt=opt).model
-    )  # nothing left to do
+    )
     assert sorted(p.name for p in (tmp_path / "new").iterdir()) == ["run.pt", "run.pt.previous"]
 
 
@@ -1182,9 +1183,8 @@ def test_a_refused_file_never_becomes_the_previous_one(tmp_path):
     file = tmp_path / "run.pt"
     learner().fit(2, cbs=[Checkpoint(file)])
     file.write_bytes(b"broken")
-    with patch(
-        "fromfound.learner.save", side_effect=KeyboardInterrupt
-    ):  # killed when writing the next one
+    # Killed when writing the next one.
+    with patch("fromfound.learner.save", side_effect=KeyboardInterrupt):
         learner().fit(4, cbs=[Checkpoint(file)])
     assert file.read_bytes() == b"broken"
     again = learner()
@@ -1452,9 +1452,8 @@ def test_validation_by_a_callback_leaves_the_figures_of_the_epoch_alone(event, o
     assert best == expected == 100
     assert [row["tally"] for row in seen] == [16, 16]
     assert list(seen[0]) == ["valid_loss", "accuracy", "tally"]
-    assert (
-        asking.validate()["tally"] == asking.results["tally"] == 100
-    )  # outside of a fit the figures are those of the last validation
+    # Outside of a fit the values are those of the last validation.
+    assert asking.validate()["tally"] == asking.results["tally"] == 100
 
 
 class Partly(nn.Module):

@@ -217,9 +217,8 @@ def test_to_a_dtype(make, dtype):
     out.backward(torch.randn_like(out))
     before = list(mine.parameters())
     assert mine.to(dtype) is mine
-    assert all(
-        a is b for a, b in zip(before, mine.parameters())
-    )  # the same objects: an optimizer still holds them
+    # The same objects: an optimizer still holds them.
+    assert all(a is b for a, b in zip(before, mine.parameters()))
     assert [(k, v.dtype) for k, v in mine.state_dict().items()] == [
         (k, v.dtype) for k, v in theirs.to(dtype).state_dict().items()
     ]

@@ -464,9 +464,8 @@ def test_running_gradients():
 
 def test_running_by_itself():
     first, x = RunningBatchNorm2d(3, affine=False), randn(4, 3, 5, 5)
-    assert torch.allclose(
-        first(x), nn.BatchNorm2d(3, affine=False)(x), atol=1e-5
-    )  # the first batch is all it knows
+    # The first batch is all it knows.
+    assert torch.allclose(first(x), nn.BatchNorm2d(3, affine=False)(x), atol=1e-5)
     before = copy.deepcopy(first.state_dict())
     first.eval()(x + 9)
     first.train()(torch.zeros(0, 3, 5, 5))

@@ -343,11 +343,8 @@ def test_rounding_is_within_tolerance(value: float, decimals: int) -> None:
 @pytest.mark.parametrize(
     ("stored", "got", "agree"),
     [
-        (
-            "tensor([1., 2.])",
-            "tensor([1., 3.])",
-            False,
-        ),  # torch prints whole floats so: no last digit to be off by
+        # Torch prints whole floats so: no last digit to be off by.
+        ("tensor([1., 2.])", "tensor([1., 3.])", False),
         ("tensor([1., 2.])", "tensor([1, 2])", False),
         ("1,234 steps", "1,235 steps", False),
         ("1.19e-07", "1.20e-07", True),

@@ -205,9 +205,8 @@ def test_code_hash_follows_what_is_used(module, change, same):
     assert (module() == module(*change)) is same
 
 
-RELATIVE = MODULE.replace(
-    "from fromfound._helper import", "from ._helper import"
-)  # as nbdev exports
+# As nbdev exports.
+RELATIVE = MODULE.replace("from fromfound._helper import", "from ._helper import")
 
 
 @pytest.mark.parametrize(

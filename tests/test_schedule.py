@@ -201,9 +201,8 @@ def test_any_number_of_phases_in_whole_steps(lengths):
 @given(st.lists(st.floats(0.01, 1), min_size=1, max_size=10), st.floats(0, 1))
 def test_phases_see_positions_of_their_own(weights, pos):
     fractions = [w / sum(weights) for w in weights]
-    value = combine_scheds(fractions, [schedule(lambda p: p) for _ in fractions])(
-        pos
-    )  # refuses what is outside
+    # Refuses what is outside.
+    value = combine_scheds(fractions, [schedule(lambda p: p) for _ in fractions])(pos)
     assert 0 <= value <= 1
 
 
@@ -230,9 +229,8 @@ def test_boundaries_belong_to_the_phase_that_begins(fractions):
     sched = combine_scheds(fractions, traced(len(fractions)))
     for i, begin in enumerate(begins[:-1]):
         assert sched(begin / steps) == 10.0 * i
-        assert (
-            begin == 0 or sched((begin - 1) / steps) < 10.0 * i - 8
-        )  # the step before is still in the phase before
+        # The step before is still in the phase before.
+        assert begin == 0 or sched((begin - 1) / steps) < 10.0 * i - 8
 
 
 def test_the_famous_patch_fails_here():
@@ -481,9 +479,8 @@ def test_groups_that_share_one_tensor():
         return Adam([{"params": params[:2], "lr": lr}, {"params": params[2:], "lr": lr}], lr=lr)
 
     listen = heard(ParamScheduler("lr", [sched_lin(1, 0), sched_lin(2, 1)]), opt_func=shared)
-    assert (
-        listen.heard[15][0]["lr"].item() == listen.heard[-1][0]["lr"].item()
-    )  # the tensor itself, which was changed in place
+    # The tensor itself, which was changed in place.
+    assert listen.heard[15][0]["lr"].item() == listen.heard[-1][0]["lr"].item()
     kept = []
 
     class Look(Callback):
@@ -568,13 +565,14 @@ def test_two_masters(pair):
     learn = learner()
     with pytest.raises(ValueError, match="both own '(lr|momentum)'"):
         learn.fit(1, cbs=pair())
+    # Different settings agree.
     learn.fit(
         1,
         cbs=[
             ParamScheduler("lr", sched_lin(1, 0)),
             ParamScheduler("momentum", sched_lin(0.9, 0.8)),
         ],
-    )  # different settings agree
+    )
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
@@ -638,9 +636,8 @@ def test_any_torch_scheduler(make, per):
 
 
 def test_plateau_follows_the_validation_loss():
-    make = partial(
-        lr_scheduler.ReduceLROnPlateau, patience=0, factor=0.5, threshold=1e9
-    )  # nothing is ever an improvement on that scale
+    # Nothing is ever an improvement on that scale.
+    make = partial(lr_scheduler.ReduceLROnPlateau, patience=0, factor=0.5, threshold=1e9)
     listen = heard(TorchScheduler(make, per="epoch"), n_epochs=4)
     assert listen.of("lr")[::6].tolist() == pytest.approx([0.1, 0.05, 0.025, 0.0125])
     for wrong, options in ((dict(per="batch"), {}), (dict(per="epoch"), dict(valid=False))):
@@ -693,9 +690,8 @@ def test_stepped_after_whole_epochs(stop, steps):
     ):
         cb, learn = TorchScheduler(make, per="epoch"), learner()
         learn.fit(2, cbs=[cb, stop()])
-        assert (
-            cb.scheduler.last_epoch == expected
-        )  # a plateau of what was not measured is no plateau
+        # What was not measured has no plateau.
+        assert cb.scheduler.last_epoch == expected
 
 
 def test_per_must_be_said():

@@ -248,9 +248,8 @@ def test_large_logits(size: float, reduction: str) -> None:
 
 def test_no_digits_are_lost_far_from_zero() -> None:
     near = torch.tensor([[0.0, 0.0], [0.0, 1.0], [0.0, 0.25]], dtype=torch.float32)
-    assert torch.equal(
-        log_softmax(near + 10_000, 1), log_softmax(near, 1)
-    )  # 10,000.25 is exact in float32
+    # 10,000.25 is exact in float32.
+    assert torch.equal(log_softmax(near + 10_000, 1), log_softmax(near, 1))
 
 
 @settings(max_examples=60, deadline=None)

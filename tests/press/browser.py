@@ -57,9 +57,8 @@ class Browser:
         self._socket = self._loop.run_until_complete(self._connect())
         for domain in ("Page", "Runtime", "Network", "Log"):
             self.call(f"{domain}.enable")
-        self.call(
-            "Emulation.setFocusEmulationEnabled", enabled=True
-        )  # a hidden window gets no focus events otherwise
+        # A hidden window gets no focus events otherwise.
+        self.call("Emulation.setFocusEmulationEnabled", enabled=True)
 
     async def _connect(self) -> WebSocketClientConnection:
         return await websocket_connect(self._address(), max_message_size=2**28)

@@ -136,9 +136,8 @@ def store_cost(name: str, seconds: float, mb: float) -> None:
 def rewrite(path: Path) -> None:
     """Execute one notebook and store its outputs; the file stays as it was if a cell fails."""
     name = name_of(path)
-    if os.environ.get("FROMFOUND_DATA") == "standin" and needs_data(
-        path
-    ):  # where it is unset, fetch warns of a stand-in
+    # Where it is unset, fetch warns of a stand-in.
+    if os.environ.get("FROMFOUND_DATA") == "standin" and needs_data(path):
         raise SystemExit(
             f"{name} uses data, and stored outputs come from real data only: "
             "set FROMFOUND_DATA to a folder that holds the data sets (nbs/00a_data.ipynb "

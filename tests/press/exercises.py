@@ -95,9 +95,8 @@ def namespace(notebook: Notebook, card: Card) -> dict[str, Any]:
     for cell in (c for c in notebook.code if c.tree and c.number < card.statement.number):
         for statement in cell.tree.body:
             if cell.exported or isinstance(statement, DEFINITIONS):
-                with contextlib.suppress(
-                    NameError
-                ):  # a default or decorator that needs data: an exercise that wants it will say so
+                # A default or decorator that needs data: an exercise that wants it will say so.
+                with contextlib.suppress(NameError):
                     exec(
                         compile(
                             ast.Module([statement], []), f"{cell.file}, cell {cell.number}", "exec"

@@ -282,9 +282,8 @@ def output_text(root: Path) -> list[Finding]:
             for pattern, what, cure in LITTER:
                 if re.search(pattern, text):
                     found.append(cell.finding(f"the output holds {what}", cure))
-            if "STAND-IN" in text and not Path(cell.file).name.startswith(
-                "00"
-            ):  # the workshop may show one
+            # The workshop may show one.
+            if "STAND-IN" in text and not Path(cell.file).name.startswith("00"):
                 found.append(
                     cell.finding(
                         "the output comes from stand-in data",

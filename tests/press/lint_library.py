@@ -204,11 +204,12 @@ def imports_go_down(root: Path) -> list[Finding]:
         for cell in (c for c in notebook.code if c.tree and not c.exported):
             for node, target, names in _imports(cell.tree, ""):
                 targets = [target, *(f"{target}.{n}" if target else n for n in names)]
+                # The workshop's tools serve everywhere.
                 if late := [
                     t
                     for t in targets
                     if t in place and place[t] > notebook.order and place[t][0] > 0
-                ]:  # the workshop's tools serve everywhere
+                ]:
                     found.append(
                         cell.finding(
                             f"it imports {late[0]}, which belongs to a later chapter",
@@ -543,9 +544,8 @@ def blind_probes_in(tree: ast.AST) -> list[tuple[int, str, str]]:
         for inner in ast.walk(n)
     }
     for node in ast.walk(tree):
-        if (
-            not isinstance(node, ast.Call) or node in refused
-        ):  # a call that should raise compares nothing
+        # A call that should raise compares nothing.
+        if not isinstance(node, ast.Call) or node in refused:
             continue
         name = _called(node)
         if name == "backward" and isinstance(node.func, ast.Attribute):

@@ -47,14 +47,8 @@ def run_under(setting: str, place: Path, paths: list[Path]) -> list[str]:
     """
     environment = tree_environment() | SETTINGS[setting]
     options = ["--mode", "real"]  # the same data on both sides: numbers agree
-    options += [
-        "--ledger",
-        LEDGER,
-        "--label",
-        setting,
-        "--budget-seconds",
-        1200,
-    ]  # a simulated machine may be slow
+    # A simulated machine may be slow.
+    options += ["--ledger", LEDGER, "--label", setting, "--budget-seconds", 1200]
     threads = int(environment["OMP_NUM_THREADS"])
     chapters, code = rerun(place, paths, environment, *options, count=max(1, LANES // threads))
     wrong = [
@@ -76,10 +70,8 @@ def downloaded() -> Path:
 
     Outputs stored from real data are compared.
     """
-    from fromfound.data import (
-        fetch,
-        is_real,
-    )  # here alone: where a folder is named, nothing is fetched
+    # Here alone: where a folder is named, nothing is fetched.
+    from fromfound.data import fetch, is_real
     from fromfound.files import cache_dir
 
     os.environ.pop("FROMFOUND_DATA", None)

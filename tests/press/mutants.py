@@ -26,11 +26,8 @@ from tqdm import tqdm
 from tests.press.chapters import ROOT
 
 STORED = ROOT / "tests" / "mutants.json"
-ELSE_TESTED = {
-    "callback": ["learner"],
-    "files": ["data"],
-    "learner": ["learner", "schedule"],
-}  # other files than their own
+# Modules that are tested by other files than their own.
+ELSE_TESTED = {"callback": ["learner"], "files": ["data"], "learner": ["learner", "schedule"]}
 NOT_TRIED = {
     "plot": "tests see that a figure is drawn, not how",
     "standin": "draws pictures; its numbers are taste, and what comes out is held by calibration",
@@ -75,6 +72,7 @@ RELEASES = {
     "fill_",
 }
 GRAD_MODES = {"no_grad", "set_grad_enabled", "enable_grad", "inference_mode"}
+# Swapping their arguments is no likely mistake, or none at all.
 UNORDERED = {
     "isinstance",
     "hasattr",
@@ -86,11 +84,10 @@ UNORDERED = {
     "print",
     "result_type",
     "promote_types",
-}  # swapping their arguments is no likely mistake, or none at all
+}
 DRAWING = ("plot", "draw", "show", "_draw")
-ELSEWHERE = re.compile(
-    r"\b(cuda|mps|sys\.platform|os\.name)\b"
-)  # a condition that asks for a GPU or for another system
+# A condition that asks for a GPU or for another system.
+ELSEWHERE = re.compile(r"\b(cuda|mps|sys\.platform|os\.name)\b")
 
 TESTS = {
     p.stem: ELSE_TESTED.get(p.stem, [p.stem])

@@ -204,9 +204,8 @@ class Cell(IPyNbCell):
         try:
             super().runtest()
         except (NbCellError, RuntimeError) as error:
-            if (
-                not self.complaints
-            ):  # not a matter of outputs: what follows would fail for no reason of its own
+            # Not a matter of outputs: the cells that follow would fail only because of this one.
+            if not self.complaints:
                 self.parent.stopped = self.name
                 wrong = f"{error}\n{getattr(error, 'inner_traceback', None) or ''}".rstrip()
         tally["cells"] += 1

@@ -59,9 +59,8 @@ class Proof:
 
     def __init__(self, folder: Path, fast: bool) -> None:
         self.folder, self.fast, self.lines, self.ok = folder, fast, [], True
-        self.environment = dict(
-            os.environ, FROMFOUND_DATA=data_folder(), CI="true"
-        )  # nobody watches: no progress bars
+        # No progress bars.
+        self.environment = dict(os.environ, FROMFOUND_DATA=data_folder(), CI="true")
 
     def stage(self, name: str, run: Callable[[], str]) -> bool:
         """Run one stage and note how it ended; return whether it passed."""
@@ -198,9 +197,8 @@ class Proof:
         """Run the tests."""
         quick = ["-m", "not slow"] if self.fast else []
         both = ["-n", str(LANES), "--dist", "loadgroup"]
-        if seed := os.environ.get(
-            "SEED"
-        ):  # make test SEED=7: in a random order, the same each time
+        # Make test SEED=7: in a random order, the same each time.
+        if seed := os.environ.get("SEED"):
             both += ["-p", "randomly", "--randomly-dont-reset-seed", f"--randomly-seed={seed}"]
         command = [
             sys.executable,

@@ -289,9 +289,8 @@ def hanging(body: str) -> str:
 
     def line(html: str) -> str:
         text = unescape(re.sub("<[^>]*>", "", html))
-        if (
-            len(text) > COLUMNS
-        ):  # a comment that stands far to the right comes nearer before it wraps
+        # A comment that stands far to the right comes nearer before it wraps.
+        if len(text) > COLUMNS:
             html = re.sub(r'   +(?=<span class="c1">)', "  ", html)
         return (
             '<span class="line" style="--indent: '

@@ -4,10 +4,8 @@ from .bib import listed
 from .book import QUOTE, Book
 from .symbols import defined, directives, exported, only_imports
 
-KINDS = {
-    "varies": "differs from machine to machine",
-    "timing": "times of one machine",
-}  # said below the output
+# Said below the output.
+KINDS = {"varies": "differs from machine to machine", "timing": "times of one machine"}
 PICTURES = ("image/png", "image/jpeg", "image/svg+xml", "image/gif")
 
 
@@ -35,9 +33,8 @@ def _code_cell(cell: dict, marks: dict[str, str], code: str, docname: str, book:
     module = book.chapters[docname].module
     drawn = any(kind in o.get("data", {}) for o in outputs for kind in PICTURES)
     fold, names = "", defined(code)
-    drawing = (
-        "export" in marks and names and all(name.startswith("_draw") for name in names)
-    )  # the figure is the point
+    # The figure is what matters.
+    drawing = "export" in marks and names and all(name.startswith("_draw") for name in names)
     if "fold" in marks or drawing:
         fold = "The code of " + listed([f"<code>{name}</code>" for name in names] or ["this cell"])
     elif "export" in marks and only_imports(code):
