@@ -84,7 +84,7 @@ def compare(workers: int, batch_size: int, shape: tuple[int, ...], n: int, epoch
     ratios = [ours / torchs for ours, torchs in rounds]
     low, median, high = statistics.quantiles(ratios, n=4)
     notch = 1.57 * (high - low) / ROUNDS**0.5
-    ours, torchs = (statistics.median(times) for times in zip(*rounds))
+    ours, torchs = (statistics.median(times) for times in zip(*rounds, strict=True))
     return {
         "seconds": {"ours": float(f"{ours:.4g}"), "torch": float(f"{torchs:.4g}")},
         "ratio": round(median, 3),

@@ -144,7 +144,7 @@ def ours(train: Batches, epochs: int) -> nn.Module:
 
 def fastai(train: Batches, epochs: int) -> nn.Module:
     """Train with fastai; return the model."""
-    import fastai.callback.progress  # gives its Learner no_bar
+    import fastai.callback.progress  # noqa: F401  gives its Learner no_bar
     from fastai.data.core import DataLoaders
     from fastai.learner import Learner as FastLearner
     from fastai.metrics import accuracy as metric
@@ -225,7 +225,8 @@ def skorch(train: Batches, epochs: int) -> nn.Module:
     from torch.utils.data import TensorDataset
 
     fitted, valid = (
-        TensorDataset(*map(torch.cat, zip(*batches.batches))) for batches in (TRAIN, VALID)
+        TensorDataset(*map(torch.cat, zip(*batches.batches, strict=True)))
+        for batches in (TRAIN, VALID)
     )
     # Its own loaders would be timed as well.
     net = NeuralNetClassifier(
@@ -257,7 +258,7 @@ def added(fit: Callable[[Batches, int], nn.Module]) -> tuple[float, float]:
     spans = [1e6 * (b - a) / STEPS for a, b in itertools.pairwise(stamps)]
     hand, theirs = spans[0::2], spans[1::2]
     return statistics.median(
-        t - (a + b) / 2 for t, a, b in zip(theirs, hand, hand[1:])
+        t - (a + b) / 2 for t, a, b in zip(theirs, hand, hand[1:], strict=False)
     ), statistics.median(hand)
 
 

@@ -7,6 +7,7 @@ import copy
 import functools
 import gc
 import math
+from operator import methodcaller
 
 import pytest
 import torch
@@ -113,7 +114,7 @@ def compare(mine, reference, *inputs: torch.Tensor, rtol: float = 1e-9, atol: fl
     out.backward(cotangent)
     expected.backward(cotangent)
     torch.testing.assert_close(out.data, expected.detach(), rtol=rtol, atol=atol, equal_nan=True)
-    for v, t in zip(variables, tensors):
+    for v, t in zip(variables, tensors, strict=True):
         assert type(v.grad) is torch.Tensor
         torch.testing.assert_close(v.grad, t.grad, rtol=rtol, atol=atol, equal_nan=True)
 
@@ -149,9 +150,8 @@ def test_matmul(pair: tuple) -> None:
 def test_reductions(dim, keepdim: bool) -> None:
     x = random(2, 3, 4)
     for name in ("sum", "mean"):
-        compare(
-            lambda v: getattr(v, name)(dim, keepdim), lambda t: getattr(t, name)(dim, keepdim), x
-        )
+        reduce = methodcaller(name, dim, keepdim)
+        compare(reduce, reduce, x)
     every = () if dim is None else dim
     compare(lambda v: v.max(dim, keepdim), lambda t: t.amax(every, keepdim), x)
     ties = torch.randint(3, (2, 3, 4)).double()
@@ -174,7 +174,8 @@ def test_reductions(dim, keepdim: bool) -> None:
 )
 def test_reductions_at_the_edges(shape: tuple[int, ...], dim) -> None:
     for name in ("sum", "mean"):
-        compare(lambda v: getattr(v, name)(dim), lambda t: getattr(t, name)(dim), random(*shape))
+        reduce = methodcaller(name, dim)
+        compare(reduce, reduce, random(*shape))
 
 
 def test_max_over_all_shares_among_equals_as_torch_max() -> None:
@@ -230,7 +231,7 @@ def test_lower_precision(name: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_lower_precision_of_the_rest(dtype: torch.dtype) -> None:
     slack = 1e-5 if dtype == torch.float32 else 0.05
-    for name, fn in BINARY.items():
+    for fn in BINARY.values():
         compare(
             fn,
             fn,
@@ -287,7 +288,7 @@ def test_powers_at_zero() -> None:
         compare(lambda x, y: x**y, lambda x, y: x**y, zeros, exponents)
         compare(lambda y: 0.0**y, lambda y: 0.0**y, exponents)
     for p in (0, 1, 2, 3):
-        compare(lambda x: x**p, lambda x: x**p, zeros)
+        compare(lambda x, p=p: x**p, lambda x, p=p: x**p, zeros)
 
 
 @pytest.mark.parametrize("name", BINARY)
@@ -496,7 +497,7 @@ def test_mlp_in_lockstep_with_torch() -> None:
             for p in parameters:
                 p.data -= 0.1 * p.grad
                 p.grad = None
-    for m, t in zip(mine, theirs):
+    for m, t in zip(mine, theirs, strict=True):
         torch.testing.assert_close(m.data, t.detach(), rtol=1e-5, atol=1e-6)
 
 

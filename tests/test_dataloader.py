@@ -77,8 +77,8 @@ class AtOnce(Numbers):
 
 
 class Fails(Numbers):
-    def __init__(self, error=KeyError("lost")):
-        self.n, self.error = 23, error
+    def __init__(self, error=None):
+        self.n, self.error = 23, error or KeyError("lost")
 
     def __getitem__(self, i):
         if i == 13:
@@ -111,12 +111,12 @@ def long_text(samples):
     return "x" * 1_000_000 + str(len(samples))
 
 
-class Odd(Exception):
+class OddError(Exception):
     def __init__(self, one, two):
         super().__init__(one)
 
 
-class Doubled(Exception):
+class DoubledError(Exception):
     """Can be made of one text, and be packed, but not be unpacked."""
 
     def __init__(self, one):
@@ -540,7 +540,7 @@ def test_the_samples_that_are_compared_are_random():
         torch.equal(a, b) for a, b in ((two[0], two[1]), (one[0], two[0]), (here[0], two[0]))
     )
     assert not torch.equal(two[0][:4], two[0][4:8])  # two workers
-    assert all(torch.equal(a, b) for a, b in zip(two, drawn(num_workers=2, **forked)))
+    assert all(torch.equal(a, b) for a, b in zip(two, drawn(num_workers=2, **forked), strict=True))
 
 
 def test_the_parts_are_exchangeable():
@@ -663,7 +663,8 @@ def test_worker_seeds_are_distinct_and_reproducible():
                 for seed, pid in DataLoader(
                     Seeds(), 1, num_workers=3, generator=generator, multiprocessing_context=METHOD
                 )
-            ]
+            ],
+            strict=True,
         )
         assert len(set(seeds)) == len(set(pids)) == 3
         assert os.getpid() not in pids
@@ -711,10 +712,10 @@ def test_order_is_kept_when_one_worker_is_slow():
 
 
 def local_error():
-    class Local(Exception):
+    class LocalError(Exception):
         pass
 
-    return Local("from a function")
+    return LocalError("from a function")
 
 
 @pytest.mark.skipif(
@@ -726,8 +727,8 @@ def local_error():
     [
         (KeyError("lost"), KeyError, "KeyError: 'lost'"),
         (ValueError("x"), ValueError, "ValueError: x"),
-        (Odd("1", "2"), RuntimeError, "Odd: 1"),
-        (Doubled("1"), RuntimeError, "Doubled: "),
+        (OddError("1", "2"), RuntimeError, "OddError: 1"),
+        (DoubledError("1"), RuntimeError, "DoubledError: "),
         (local_error(), RuntimeError, "from a function"),
         (UnicodeDecodeError("utf-8", b"x", 0, 1, "why"), RuntimeError, "why"),
     ],
@@ -1054,7 +1055,7 @@ def test_persistent_workers_stay_and_serve_one_pass_at_a_time():
 
 def test_two_passes_at_once_without_persistent_workers():
     loader = DataLoader(range(7), 2, num_workers=1, multiprocessing_context=METHOD)
-    assert [(a.tolist(), b.tolist()) for a, b in zip(loader, loader)] == [
+    assert [(a.tolist(), b.tolist()) for a, b in zip(loader, loader, strict=True)] == [
         (b.tolist(), b.tolist()) for b in DataLoader(range(7), 2)
     ]
 
@@ -1234,7 +1235,7 @@ def padded(part=None, kind=tuple):
     """
 
     def pad(samples):
-        words, labels = zip(*samples)
+        words, labels = zip(*samples, strict=True)
         parts = [
             torch.nn.utils.rnn.pad_sequence(words, batch_first=True),
             torch.tensor([len(w) for w in words]),
@@ -1284,7 +1285,7 @@ def test_the_exercise_of_a_resumable_sampler_stops_everywhere():
     for at in range(1, 8):  # a mistake at a single place
 
         class Once(exercises._Resumable):
-            def state_dict(self):
+            def state_dict(self, at=at):
                 wrong = (
                     self.n == 4
                     and self.done == at % 4

@@ -134,7 +134,7 @@ def test_the_model_is_left_as_it_was(tmp_path) -> None:
     export_model(model, torch.randn(4, 3, 4), tmp_path / "model.pt2")
     assert [m.training for m in model.modules()] == modes
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
-    assert all(p.grad is g for p, g in zip(model.parameters(), gradients))
+    assert all(p.grad is g for p, g in zip(model.parameters(), gradients, strict=True))
 
 
 def test_later_training_does_not_change_the_file(tmp_path) -> None:
@@ -742,7 +742,7 @@ def right(pred, target):
 def make_learner(cbs, opt_func=torch.optim.SGD, valid=True):
     torch.manual_seed(0)
     x, y = torch.randn(20, 4), torch.randint(3, (20,))
-    train = list(zip(x.split(4), y.split(4)))
+    train = list(zip(x.split(4), y.split(4), strict=True))
     return Learner(
         nn.Linear(4, 3),
         DataBunch(train, [(x, y)] if valid else None),
@@ -883,7 +883,7 @@ def test_a_cancelled_step_keeps_rates_and_losses_together(board) -> None:
     make_learner([board("run"), Skip(), Rates(), watch]).fit(1)
     (writer,) = Writer.made
     assert writer.named("rate/0") == [(1.0 + k, k) for k in range(5)]
-    assert writer.named("loss/train") == list(zip(watch.seen, range(5)))
+    assert writer.named("loss/train") == list(zip(watch.seen, range(5), strict=True))
 
 
 def test_what_fails_before_the_first_epoch_is_not_hidden(board) -> None:
@@ -991,7 +991,7 @@ def test_the_reference_of_exercise_4_is_the_same_each_time() -> None:
     torch.manual_seed(0)
     a, b = exercises.make_reference(), exercises.make_reference()
     assert torch.equal(torch.rand(3), expected)
-    assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters()))
+    assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
     assert not a.training
 
 

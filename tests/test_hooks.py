@@ -62,7 +62,7 @@ def compare(mine, theirs, *inputs, tol):
         out = fn(*fresh)
         cotangent = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out.dtype)
         results.append([out, *torch.autograd.grad(out, fresh, cotangent)])
-    for ours, reference in zip(*results):
+    for ours, reference in zip(*results, strict=True):
         assert ours.shape == reference.shape
         assert ours.dtype == reference.dtype
         torch.testing.assert_close(
@@ -300,7 +300,7 @@ def test_released_with_the_garbage(backward):
     del hook, hooks
     assert count(model) == 0
     hook = Hook(model[0], lambda *_: None, backward=backward)
-    hook.fn = lambda *_: hook  # a cycle, which only the collector finds
+    hook.fn = lambda *_, own=hook: own  # a cycle, which only the collector finds
     del hook
     gc.collect()
     assert count(model) == 0
@@ -697,7 +697,7 @@ def test_odd_models():
     learn = Learner(model, DataBunch(data[:1]), F.cross_entropy, default_cbs=False)
     twin = copy.deepcopy(model)
     learn.fit(1, cbs=[stats := ActivationStats(every=1)])
-    known = dict(zip(stats.names, stats.history[0]))
+    known = dict(zip(stats.names, stats.history[0], strict=True))
     assert known["never Linear"].isnan().all()
     assert known["blank Blank"].isnan().all()
     assert all(
@@ -1229,7 +1229,7 @@ def test_simple_cnn():
 
 def test_image_loaders():
     data = image_loaders("mnist", seed=1, bs=1000)
-    xs, ys = zip(*data.train_dl)
+    xs, ys = zip(*data.train_dl, strict=True)
     x = torch.cat(xs)
     assert x.shape == (60_000, 1, 28, 28)
     assert abs(x.mean()) < 1e-3

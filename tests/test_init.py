@@ -518,7 +518,8 @@ def test_lsuv_repeats_with_a_generator():
     one, two = simple_cnn(), simple_cnn()
     lsuv_(one, batch(), generator=seeded(4)), lsuv_(two, batch(), generator=seeded(4))
     assert all(
-        torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values())
+        torch.equal(a, b)
+        for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True)
     )
 
 
@@ -792,7 +793,8 @@ def test_fixup_without_biases_and_with_a_generator():
     one, two = residual(bias=False), residual(bias=False)
     fixup_(one, generator=seeded(2)), fixup_(two, generator=seeded(2))
     assert all(
-        torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values())
+        torch.equal(a, b)
+        for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True)
     )
     assert one[1].weight.any()
 
@@ -960,10 +962,12 @@ def test_exercises_take_numbers_of_any_type():
         assert check.ex_6a_1.judge(kind(0.4525)).passed
         assert check.ex_6a_6.judge(kind(1.99)).passed
         assert not check.ex_6a_6.judge(kind(1.0)).passed
-        assert check.ex_6a_2.judge(lambda fan, gain: kind(gain * (3 / fan) ** 0.5)).passed
-        assert not check.ex_6a_2.judge(lambda fan, gain: kind(gain / fan**0.5)).passed
+        assert check.ex_6a_2.judge(
+            lambda fan, gain, kind=kind: kind(gain * (3 / fan) ** 0.5)
+        ).passed
+        assert not check.ex_6a_2.judge(lambda fan, gain, kind=kind: kind(gain / fan**0.5)).passed
         assert check.ex_6a_5.judge(
-            lambda blocks, layers: kind(blocks ** (-1 / (2 * layers - 2)))
+            lambda blocks, layers, kind=kind: kind(blocks ** (-1 / (2 * layers - 2)))
         ).passed
         assert check.ex_6a_4.judge((kind(0.1), kind(0.359))).passed
     assert check.ex_6a_4.judge(np.array([0.1, 0.359])).passed

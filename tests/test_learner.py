@@ -51,7 +51,7 @@ from fromfound.learner import (
 
 X = torch.randn(100, 6, generator=torch.Generator().manual_seed(0))
 Y = (X[:, 0] > 0).long()
-BATCHES = list(zip(X.split(16), Y.split(16)))  # seven, the last one of four
+BATCHES = list(zip(X.split(16), Y.split(16), strict=True))  # seven, the last one of four
 
 
 def accuracy(pred, target):
@@ -468,7 +468,7 @@ def by_hand(opt, model, train, valid, epochs):
             opt.zero_grad()
         model.eval()
         with torch.no_grad():
-            for *xb, yb in valid:
+            for *xb, _ in valid:
                 model(*xb)
     return model
 
@@ -563,7 +563,8 @@ def test_schedulers_scalers_and_compiled_models_of_torch_fit_in():
     other = learner()
     other.fit(1)
     assert all(
-        torch.equal(a, b) for a, b in zip(learn.model.parameters(), other.model.parameters())
+        torch.equal(a, b)
+        for a, b in zip(learn.model.parameters(), other.model.parameters(), strict=True)
     )
 
 
@@ -598,7 +599,9 @@ def test_means_are_weighted_by_sample(sizes, seed):
         torch.randn(sum(sizes), 6, generator=generator),
         torch.randint(2, (sum(sizes),), generator=generator),
     )
-    learn = learner(valid=list(zip(x.split(sizes), y.split(sizes))), metrics=[accuracy])
+    learn = learner(
+        valid=list(zip(x.split(sizes), y.split(sizes), strict=True)), metrics=[accuracy]
+    )
     results = learn.validate()
     pred = learn.predict(x)
     assert math.isclose(results["valid_loss"], F.cross_entropy(pred, y).item(), rel_tol=1e-5)
@@ -651,7 +654,7 @@ def test_no_or_empty_validation(valid, capsys):
 def test_streams_and_lengths():
     class Stream(IterableDataset):
         def __iter__(self):
-            return iter(zip(X, Y))
+            return iter(zip(X, Y, strict=True))
 
     lengths = []
 
@@ -745,7 +748,7 @@ def test_recorder_and_table(capsys):
     assert len(set(map(len, lines))) == 1
     sizes = [len(y) for _, y in BATCHES]
     assert recorder.rows[1]["train_loss"] == pytest.approx(
-        sum(v * n for v, n in zip(recorder.losses[7:], sizes)) / 100
+        sum(v * n for v, n in zip(recorder.losses[7:], sizes, strict=True)) / 100
     )
     panels = recorder.plot().fig.axes
     assert [ax.get_ylabel() for ax in panels] == ["learning rate", "momentum", "loss"]
@@ -927,7 +930,9 @@ def test_clipping_is_torchs():
         nn.utils.clip_grad_norm_(model.parameters(), 0.1)
         opt.step()
         opt.zero_grad()
-    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), learn.model.parameters()))
+    assert all(
+        torch.equal(a, b) for a, b in zip(model.parameters(), learn.model.parameters(), strict=True)
+    )
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

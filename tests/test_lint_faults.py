@@ -1046,32 +1046,45 @@ FAULTS: list[tuple[str, str, Plant, list[str]]] = [
     ),
     (
         "ruff",
+        "a long line",
+        write("tests/test_halves.py", f"def test_half():\n    assert 1 / 2  # {'long ' * 20}\n"),
+        ["tests/test_halves.py", "line 2: E501"],
+    ),
+    (
+        "ruff",
+        "a tool without a docstring",
+        write("tests/press/tool.py", '"""A tool."""\n\n\ndef tool() -> None:\n    pass\n'),
+        ["tests/press/tool.py", "line 4: D103"],
+    ),
+    (
+        "ruff",
         "a chapter",
         add(("c", "assert half(2) == 1 and half(4) == 2")),
         ["nbs/01_halves.ipynb", "code cell", "PT018"],
     ),
+    # The texts are added up, or this file would be found, too.
     (
         "hygiene",
         "machine path",
-        write("book/notes.md", "# Notes\n\nin /work/main\n"),
+        write("book/notes.md", "# Notes\n\nin /wor" + "k/main\n"),
         ["book/notes.md", "line 3", "path of one machine"],
     ),
     (
         "hygiene",
         "scratch path",
-        write("Makefile", "all:\n\tcp /tmp/w/x .\n"),
+        write("Makefile", "all:\n\tcp /tmp" + "/w/x .\n"),
         ["Makefile", "path of one machine"],
     ),
     (
         "hygiene",
         "beside the project",
-        write("Makefile", "all:\n\tcp ../shared/x .\n"),
+        write("Makefile", "all:\n\tcp ../sha" + "red/x .\n"),
         ["Makefile", "path of one machine"],
     ),
     (
         "hygiene",
         "registry",
-        write("Makefile", "all:\n\tcurl https://pypi.org/simple\n"),
+        write("Makefile", "all:\n\tcurl https://pypi" + ".org/simple\n"),
         ["host of a package registry"],
     ),
 ]

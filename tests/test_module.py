@@ -206,7 +206,9 @@ def test_deep_copies_are_apart_and_keep_ties(make):
     assert all(isinstance(p, Parameter) and p.is_leaf for p in twin.parameters())
     for p in twin.parameters():
         p.data.add_(1)
-    assert not any(torch.equal(a, b) for a, b in zip(twin.parameters(), mine.parameters()))
+    assert not any(
+        torch.equal(a, b) for a, b in zip(twin.parameters(), mine.parameters(), strict=True)
+    )
 
 
 @every_net
@@ -218,7 +220,7 @@ def test_to_a_dtype(make, dtype):
     before = list(mine.parameters())
     assert mine.to(dtype) is mine
     # The same objects: an optimizer still holds them.
-    assert all(a is b for a, b in zip(before, mine.parameters()))
+    assert all(a is b for a, b in zip(before, mine.parameters(), strict=True))
     assert [(k, v.dtype) for k, v in mine.state_dict().items()] == [
         (k, v.dtype) for k, v in theirs.to(dtype).state_dict().items()
     ]
@@ -294,7 +296,9 @@ def test_linear(sizes, bias, rows, recwarn):
     torch.manual_seed(0)
     theirs = nn.Linear(*sizes, bias=bias)  # warns of a zero-element tensor
     x = torch.randn(*rows, sizes[0])
-    assert all(torch.equal(a, b) for a, b in zip(mine.parameters(), theirs.parameters()))
+    assert all(
+        torch.equal(a, b) for a, b in zip(mine.parameters(), theirs.parameters(), strict=True)
+    )
     assert torch.equal(mine(x), theirs(x))
     assert repr(mine) == repr(theirs)
 
@@ -366,7 +370,9 @@ def test_lazy_becomes_linear(shape):
     assert type(mine) is Linear
     assert mine.in_features == 5
     assert y.shape == (*shape[:-1], 3)
-    assert all(a is b and type(a) is Parameter for a, b in zip(held, mine.parameters()))
+    assert all(
+        a is b and type(a) is Parameter for a, b in zip(held, mine.parameters(), strict=True)
+    )
     assert mine.weight.shape == (3, 5)
     assert 0.8 * 5**-0.5 < mine.weight.abs().max() <= 5**-0.5
     with pytest.raises(RuntimeError):
@@ -602,7 +608,9 @@ def test_loading_keeps_the_objects():
     mine, held = plain(OURS), None
     held = list(mine.parameters())
     mine.load_state_dict({k: v.double() + 1 for k, v in mine.state_dict().items()})
-    assert all(a is b and a.dtype == torch.float32 for a, b in zip(held, mine.parameters()))
+    assert all(
+        a is b and a.dtype == torch.float32 for a, b in zip(held, mine.parameters(), strict=True)
+    )
 
 
 # --- files ----------------------------------------------------------------------------------------
@@ -738,7 +746,7 @@ def test_a_device_that_is_not_here(tmp_path):
         load(tmp_path)
 
 
-NAMELESS = lambda: 0  # noqa: E731; pickle refuses it with an error of its own
+NAMELESS = lambda: 0  # noqa: E731  pickle refuses it with its own error
 NOT_BY_NAME = {
     "a number": lambda: {"a": 3},
     "a number as a key": lambda: {1: torch.ones(1)},
@@ -839,7 +847,7 @@ def test_a_checkpoint_resumes_bit_equal(tmp_path, make_optimizer):
     )
     steps(other, resumed, 3)
     assert state["epoch"] == 3
-    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), other.parameters()))
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), other.parameters(), strict=True))
 
 
 @pytest.mark.parametrize(
@@ -913,7 +921,10 @@ def test_on_the_accelerator(make, tmp_path):
     mine, _ = pair(make)
     device, held = default_device(), list(mine.parameters())
     mine.to(device)
-    assert all(a is b and a.device.type == device.type for a, b in zip(held, mine.parameters()))
+    assert all(
+        a is b and a.device.type == device.type
+        for a, b in zip(held, mine.parameters(), strict=True)
+    )
     save(mine.state_dict(), tmp_path / "net.pt")
     assert all(v.device.type == "cpu" for v in load(tmp_path / "net.pt", "cpu").values())
     assert mine(torch.randn(2, 4, device=device)).device.type == device.type

@@ -59,7 +59,7 @@ def test_a_mutant_differs_in_one_place(planted: Path) -> None:
     for mutant in mutants.mutants("f"):
         after = mutants.mutated("f", mutant["at"]).splitlines()
         assert len(before) == len(after), mutant["mistake"]
-        assert sum(a != b for a, b in zip(before, after)) == 1, mutant["mistake"]
+        assert sum(a != b for a, b in zip(before, after, strict=True)) == 1, mutant["mistake"]
 
 
 def test_messages_and_annotations_are_left_alone(planted: Path) -> None:

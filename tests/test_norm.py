@@ -82,7 +82,7 @@ def test_far_from_zero_in_float32(make):
         leaf = x.to(torch.float64 if layer is exact else torch.float32).requires_grad_()
         (y := layer(leaf)).backward(pull.to(y))
         found.append((y.detach().double(), leaf.grad.double()))
-    for right, mine, theirs in zip(*found):
+    for right, mine, theirs in zip(*found, strict=True):
         assert (mine - right).abs().max() < 4 * (theirs - right).abs().max() + 1e-3
 
 
@@ -123,7 +123,7 @@ def test_half_precision(make, dtype, tol, mixed):
     for mine, right in [
         (y, expected),
         (x.grad, wide.grad),
-        *((p.grad, q.grad) for p, q in zip(layer.parameters(), exact.parameters())),
+        *((p.grad, q.grad) for p, q in zip(layer.parameters(), exact.parameters(), strict=True)),
     ]:
         assert (mine.double() - right).abs().max() <= tol * max(1, right.abs().max())
 
@@ -150,7 +150,7 @@ def test_large_inputs_are_cut_into_pieces(make):
     )
     mine.load_state_dict(theirs.state_dict())
     leaves = [x.clone().requires_grad_() for _ in range(2)]
-    ys = [layer(leaf) for layer, leaf in zip((mine, theirs), leaves)]
+    ys = [layer(leaf) for layer, leaf in zip((mine, theirs), leaves, strict=True)]
     for y in ys:
         y.backward(pull)
     assert len(list(ours._pieces(True, x))) > 2
@@ -158,9 +158,12 @@ def test_large_inputs_are_cut_into_pieces(make):
     assert torch.allclose(leaves[0].grad, leaves[1].grad, atol=1e-4)
     assert all(
         torch.allclose(p.grad, q.grad, rtol=1e-3, atol=1e-2)
-        for p, q in zip(mine.parameters(), theirs.parameters())
+        for p, q in zip(mine.parameters(), theirs.parameters(), strict=True)
     )
-    assert all(torch.allclose(a, b, rtol=1e-4) for a, b in zip(mine.buffers(), theirs.buffers()))
+    assert all(
+        torch.allclose(a, b, rtol=1e-4)
+        for a, b in zip(mine.buffers(), theirs.buffers(), strict=True)
+    )
 
 
 @every
@@ -172,9 +175,13 @@ def test_an_empty_batch(make):
     assert all(torch.equal(p.grad, torch.zeros_like(p)) for p in layer.parameters())
     if isinstance(layer, BatchNorm2d):  # torch's instance norm fails, or makes its statistics nan
         (theirs := make(nn))(x)
-        assert all(torch.equal(a, b) for a, b in zip(layer.buffers(), theirs.buffers()))
+        assert all(
+            torch.equal(a, b) for a, b in zip(layer.buffers(), theirs.buffers(), strict=True)
+        )
     else:
-        assert all(torch.equal(a, b) for a, b in zip(layer.buffers(), make(ours).buffers()))
+        assert all(
+            torch.equal(a, b) for a, b in zip(layer.buffers(), make(ours).buffers(), strict=True)
+        )
 
 
 @every
@@ -184,7 +191,7 @@ def test_gradients_by_finite_differences(make):
 
     def call(x, *parameters):
         layer.load_state_dict(start)
-        return torch.func.functional_call(layer, dict(zip(names, parameters)), x)
+        return torch.func.functional_call(layer, dict(zip(names, parameters, strict=True)), x)
 
     x = randn(2, 6, 5, 4, dtype=torch.float64).requires_grad_()
     ins = [x, *(p.detach().clone().requires_grad_() for p in layer.parameters())]
@@ -323,7 +330,9 @@ def test_reset():
     (fresh := nn.BatchNorm2d(3)).load_state_dict(layer.state_dict())
     assert all(
         torch.equal(a, b)
-        for a, b in zip(fresh.state_dict().values(), nn.BatchNorm2d(3).state_dict().values())
+        for a, b in zip(
+            fresh.state_dict().values(), nn.BatchNorm2d(3).state_dict().values(), strict=True
+        )
     )
 
 
@@ -452,7 +461,7 @@ def test_running_gradients():
     start = [b.clone() for b in layer.buffers()]
 
     def call(x, training):
-        for kept, value in zip(layer.buffers(), start):
+        for kept, value in zip(layer.buffers(), start, strict=True):
             kept.copy_(value)
         return layer.train(training)(x)
 
@@ -469,7 +478,9 @@ def test_running_by_itself():
     before = copy.deepcopy(first.state_dict())
     first.eval()(x + 9)
     first.train()(torch.zeros(0, 3, 5, 5))
-    assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), before.values()))
+    assert all(
+        torch.equal(a, b) for a, b in zip(first.state_dict().values(), before.values(), strict=True)
+    )
     single = RunningBatchNorm2d(3, affine=False)
     assert all(single(randn(1, 3, 1, 1, seed=k)).isfinite().all() for k in range(5))
     far = RunningBatchNorm2d(1, affine=False)
@@ -530,13 +541,13 @@ def test_running_statistics_stay_precise(dtype, make):
     assert layer.running_mean.dtype == layer.running_var.dtype == torch.float32
     assert layer.images_seen.dtype == torch.int64
     assert layer.images_seen == 300
-    assert all(torch.equal(a, b) for a, b in zip(layer.buffers(), wide.buffers()))
+    assert all(torch.equal(a, b) for a, b in zip(layer.buffers(), wide.buffers(), strict=True))
     assert filled(RunningBatchNorm2d(3)).to(dtype).weight.dtype == dtype
     assert RunningBatchNorm2d(3).double().running_var.dtype == torch.float64
     before = copy.deepcopy(layer.state_dict())
     assert all(
         torch.equal(a, b)
-        for a, b in zip(before.values(), layer.to(dtype).float().state_dict().values())
+        for a, b in zip(before.values(), layer.to(dtype).float().state_dict().values(), strict=True)
     )
     assert (
         RunningBatchNorm2d(3, device="meta", dtype=dtype).to_empty(device="cpu").running_mean.dtype
@@ -562,12 +573,15 @@ def test_running_goes_on_where_it_was_saved():
     ]
     other.load_state_dict(one.state_dict())
     assert torch.equal(one(x := randn(1, 3, 4, 4, seed=9)), other(x))
-    assert all(torch.equal(a, b) for a, b in zip(one.buffers(), other.buffers()))
+    assert all(torch.equal(a, b) for a, b in zip(one.buffers(), other.buffers(), strict=True))
     with pytest.raises(RuntimeError, match="images_seen"):
         other.load_state_dict(dict(list(one.state_dict().items())[:-1]))
     one.reset_running_stats()
     assert one.images_seen == 0
-    assert all(torch.equal(a, b) for a, b in zip(one.buffers(), RunningBatchNorm2d(3).buffers()))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(one.buffers(), RunningBatchNorm2d(3).buffers(), strict=True)
+    )
 
 
 # --- odd settings, beside torch's -----------------------------------------------------------------
@@ -634,7 +648,12 @@ def test_odd_settings_are_as_in_torch(make):
     results, x = [], randn(3, 6, 5, 4)
     for module in (ours, nn):
         results.append(
-            outcome(lambda: (layer := make(module), torch.stack([layer(x), layer(2 * x + 1)])))
+            outcome(
+                lambda module=module: (
+                    layer := make(module),
+                    torch.stack([layer(x), layer(2 * x + 1)]),
+                )
+            )
         )
     if isinstance(results[1], type):
         assert results[0] is results[1]
@@ -791,7 +810,7 @@ def test_the_network_of_the_experiments(kind, layers):
     net = ours._cnn(layers, ours._KINDS[kind])
     assert net(torch.randn(3, 1, 28, 28)).shape == (3, 10)
     assert [(m.in_channels, m.out_channels) for m in net if isinstance(m, nn.Conv2d)] == list(
-        zip([1, *(nf for nf, *_ in layers)], [nf for nf, *_ in layers])
+        zip([1, *(nf for nf, *_ in layers)], [nf for nf, *_ in layers], strict=False)
     )
 
 

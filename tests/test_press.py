@@ -443,7 +443,7 @@ def test_a_run_that_leaves_the_tree_dirty_fails(repository: Path, dirt: str) -> 
     assert proof.tree(before) == "as it was before"
     (repository / dirt).parent.mkdir(exist_ok=True)
     (repository / dirt).write_text("two\n")
-    with pytest.raises(prove.Failed, match=dirt.split("/")[0]):
+    with pytest.raises(prove.StageError, match=dirt.split("/")[0]):
         proof.tree(before)
 
 
@@ -459,7 +459,7 @@ def test_exit_code_and_last_lines_say_what_failed(
     def stage(name: str):
         def run(*_args: object) -> str:
             if name == broken:
-                raise prove.Failed("a planted fault")
+                raise prove.StageError("a planted fault")
             return "fine"
 
         return run

@@ -125,7 +125,7 @@ def test_each_of_the_three_is_needed(left_out):
     later = random_states()
     set_random_states([later[i] if i == left_out else states[i] for i in range(len(states))])
     again = numbers(DATA["global"]())
-    changed = [a != b for a, b in zip(first, again)]
+    changed = [a != b for a, b in zip(first, again, strict=True)]
     assert any(changed[2 * left_out : 2 * left_out + 2])
     assert sum(changed) == {0: 2, 1: 2, 2: 2}[left_out]
 
@@ -295,7 +295,9 @@ def test_whatever_is_drawn_inside_nothing_moves(counts, seed):
     random.seed(seed), np.random.seed(seed), torch.manual_seed(seed)
     with untouched(model, data):
         for count, draw in zip(
-            counts, (random.random, np.random.rand, lambda: torch.rand(1), lambda: batches(data))
+            counts,
+            (random.random, np.random.rand, lambda: torch.rand(1), lambda: batches(data)),
+            strict=True,
         ):
             for _ in range(count):
                 draw()

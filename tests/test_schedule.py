@@ -45,6 +45,8 @@ from fromfound.schedule import (
     untouched,
 )
 
+MOMENTUM = partial(SGD, momentum=0.9)
+
 
 # --- a sweep over all schedules -------------------------------------------------------------------
 
@@ -83,7 +85,7 @@ def test_ends_are_exact(make, start, end):
 def test_continuous(make):
     sched = make(1.0, 0.1)
     values = [sched(k / 20_000) for k in range(20_001)]
-    assert max(abs(a - b) for a, b in zip(values, values[1:])) < 0.02
+    assert max(abs(a - b) for a, b in zip(values, values[1:], strict=False)) < 0.02
 
 
 @every_maker
@@ -287,7 +289,7 @@ class Listen(Callback):
         return torch.tensor([float(step[group][name]) for step in self.heard], dtype=torch.float64)
 
 
-def learner(opt_func=partial(SGD, momentum=0.9), lr=0.1, batches=6, valid=True, seed=0, **options):
+def learner(opt_func=MOMENTUM, lr=0.1, batches=6, valid=True, seed=0, **options):
     torch.manual_seed(seed)
     x = torch.randn(batches * 4, 3, generator=torch.Generator().manual_seed(1))
     data = DataBunch(
@@ -312,7 +314,7 @@ def heard(*cbs, n_epochs=5, **options):
     return listen
 
 
-def theirs(make, steps, name="lr", kind=partial(SGD, momentum=0.9), lr=0.1):
+def theirs(make, steps, name="lr", kind=MOMENTUM, lr=0.1):
     opt = kind([nn.Parameter(torch.zeros(1))], lr=lr)
     scheduler, values = make(opt), []
     for _ in range(steps):
@@ -759,12 +761,16 @@ def test_resumed_in_every_bit(kind, cut, tmp_path):
     assert rest.heard == every.heard[6 * cut[0] :]
     assert all(
         torch.equal(a, b)
-        for a, b in zip(whole.model.state_dict().values(), resumed.model.state_dict().values())
+        for a, b in zip(
+            whole.model.state_dict().values(), resumed.model.state_dict().values(), strict=True
+        )
     )
     if isinstance(one[0], SGDR):
         assert len(one[0].snapshots) == len(other[0].snapshots) == 3
         assert all(
-            torch.equal(a[k], b[k]) for a, b in zip(one[0].snapshots, other[0].snapshots) for k in a
+            torch.equal(a[k], b[k])
+            for a, b in zip(one[0].snapshots, other[0].snapshots, strict=True)
+            for k in a
         )
 
 
@@ -824,7 +830,7 @@ def test_snapshots(to_files, tmp_path):
     snapshots = [load(path) for path in cb.snapshots] if to_files else cb.snapshots
     assert cb.ends == [1, 3, 7]
     assert len(snapshots) == 3
-    for state, epoch in zip(snapshots, cb.ends):
+    for state, epoch in zip(snapshots, cb.ends, strict=True):
         assert all(torch.equal(state[k], v) for k, v in keep.states[epoch - 1].items())
         learn.model.load_state_dict(state)  # usable
     if to_files:
@@ -930,7 +936,7 @@ def as_loader(kind):
         "batch sampler": lambda: DataLoader(
             data, batch_sampler=BatchSampler(RandomSampler(data, generator=generator), 4, False)
         ),
-        "list": lambda: list(zip(x.split(4), x[:, :1].split(4))),
+        "list": lambda: list(zip(x.split(4), x[:, :1].split(4), strict=True)),
     }[kind]()
 
 
@@ -993,7 +999,7 @@ def everything(learn):
 def same(before, after):
     return (
         len(before[0]) == len(after[0])
-        and all(torch.equal(a, b) for a, b in zip(before[0], after[0]))
+        and all(torch.equal(a, b) for a, b in zip(before[0], after[0], strict=True))
         and before[1] == after[1]
     )
 
@@ -1133,7 +1139,7 @@ def test_the_suggestion(shift):
 def test_nothing_to_suggest(finder, loss, message):
     finder.run(falls(loss))
     with pytest.raises(ValueError, match=message):
-        finder.suggestion
+        _ = finder.suggestion
     assert len(finder.plot().fig.axes[0].lines) == 1  # the curve without a suggestion
 
 

@@ -251,7 +251,7 @@ def test_twins_and_index_for_machines(html: Path, parsed: site.Site) -> None:
 
 
 def test_addresses_of_one_paper_are_one(tmp_path: Path) -> None:
-    from booksite.bib import Bibliography, UnknownPaper
+    from booksite.bib import Bibliography, UnknownPaperError
 
     papers = Bibliography(site.ROOT / "book" / "references.bib")
     he = papers["He2015Delving"]
@@ -263,7 +263,7 @@ def test_addresses_of_one_paper_are_one(tmp_path: Path) -> None:
         assert papers.find(url) is he
     assert papers.find("https://DOI.org/10.1038/323533A0") is papers["Rumelhart1986"]
     assert papers.find("https://pytorch.org") is None
-    with pytest.raises(UnknownPaper, match="references.bib"):
+    with pytest.raises(UnknownPaperError, match="references.bib"):
         papers.find("https://arxiv.org/abs/0000.00000")
     twice = tmp_path / "twice.bib"
     twice.write_text(
@@ -336,7 +336,7 @@ def contrast(a: str, b: str) -> float:
         channels = (int(color[i : i + 2], 16) / 255 for i in (1, 3, 5))
         return sum(
             w * (c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4)
-            for w, c in zip((0.2126, 0.7152, 0.0722), channels)
+            for w, c in zip((0.2126, 0.7152, 0.0722), channels, strict=True)
         )
 
     light, dark = sorted((luminance(a), luminance(b)), reverse=True)
@@ -510,7 +510,7 @@ def test_a_faulty_chapter_stops_the_build(small: Path) -> None:
         docstring="Twice `x`.\n\n    Source: Nobody1900 §1",
         alt="",
     )
-    with pytest.raises(site.BuildFailed) as failure:
+    with pytest.raises(site.BuildError) as failure:
         site.build(small, small.parent)
     said = str(failure.value)
     for part in (
@@ -548,7 +548,7 @@ def test_every_cited_paper_has_its_claim(small: Path) -> None:
     }
     for text, said in planted.items():
         claims.write_text(text, encoding="utf-8")
-        with pytest.raises(site.BuildFailed) as failure:
+        with pytest.raises(site.BuildError) as failure:
             site.build(small, small.parent)
         assert all(part in str(failure.value) for part in said)
 

@@ -65,7 +65,7 @@ def agree(
     mine, theirs = (
         value_and_gradient(getattr(kit, name), scores, *arguments, **options) for kit in (ours, F)
     )
-    for a, b in zip(mine, theirs):
+    for a, b in zip(mine, theirs, strict=True):
         assert a.dtype == b.dtype
         torch.testing.assert_close(a, b, rtol=rtol, atol=atol, equal_nan=True)
 
@@ -303,7 +303,9 @@ def test_accuracy(shape: tuple[int, ...]) -> None:
     dim = min(1, len(shape) - 1)
     expected = sum(
         int(row.argmax()) == int(t)
-        for row, t in zip(scores.movedim(dim, -1).reshape(-1, shape[dim]), target.reshape(-1))
+        for row, t in zip(
+            scores.movedim(dim, -1).reshape(-1, shape[dim]), target.reshape(-1), strict=True
+        )
     )
     result = accuracy(scores, target)
     assert result.shape == ()
@@ -549,7 +551,7 @@ def test_under_vmap_and_twice_differentiated() -> None:
     scores, target = torch.randn(5, 4, 3), torch.randint(3, (5, 4))
     assert torch.allclose(
         torch.func.vmap(cross_entropy)(scores, target),
-        torch.stack([F.cross_entropy(s, t) for s, t in zip(scores, target)]),
+        torch.stack([F.cross_entropy(s, t) for s, t in zip(scores, target, strict=True)]),
     )
     assert torch.autograd.gradgradcheck(
         lambda s: cross_entropy(s, target[0]), scores[0].double().requires_grad_()

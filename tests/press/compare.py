@@ -159,7 +159,7 @@ def compare_text(stored: str, got: str, rules: Rules) -> tuple[str | None, Tally
     if left[::2] != right[::2]:
         return first_difference(stored, got), Tally()
     tally = Tally()
-    for position, (a, b) in enumerate(zip(left[1::2], right[1::2])):
+    for position, (a, b) in enumerate(zip(left[1::2], right[1::2], strict=True)):
         spreads = SPREAD.fullmatch(a), SPREAD.fullmatch(b)
         if all(spreads):
             wrong = compare_spreads(*map(spread_of, spreads))
@@ -248,7 +248,8 @@ def compare_json(
         if len(stored) != len(got):
             return f"{where} has {len(got)} items, stored are {len(stored)}", Tally()
         return compare_items(
-            [(a, b, f"{place}[{i}]") for i, (a, b) in enumerate(zip(stored, got))], rules
+            [(a, b, f"{place}[{i}]") for i, (a, b) in enumerate(zip(stored, got, strict=True))],
+            rules,
         )
     if isinstance(stored, str) and isinstance(got, str):
         wrong, tally = compare_text(stored, got, rules)

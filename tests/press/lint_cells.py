@@ -76,7 +76,7 @@ def clean_notebooks(root: Path) -> list[Finding]:
         nbdev("nbdev_clean", copy)
         once = [(copy / n.file).read_bytes() for n in notebooks(root)]
         nbdev("nbdev_clean", copy)
-        for notebook, before, first in zip(notebooks(root), stored, once):
+        for notebook, before, first in zip(notebooks(root), stored, once, strict=True):
             if before != first:
                 found.append(
                     Finding(

@@ -202,7 +202,7 @@ def imports_go_down(root: Path) -> list[Finding]:
         ]
     for notebook in notebooks(root):
         for cell in (c for c in notebook.code if c.tree and not c.exported):
-            for node, target, names in _imports(cell.tree, ""):
+            for _, target, names in _imports(cell.tree, ""):
                 targets = [target, *(f"{target}.{n}" if target else n for n in names)]
                 # The workshop's tools serve everywhere.
                 if late := [
@@ -647,11 +647,7 @@ def blind_probes(root: Path) -> list[Finding]:
 
 def ruff(root: Path) -> list[Finding]:
     """What ruff finds in notebooks, tests and tools, with the settings of pyproject.toml."""
-    folders = [
-        str(root / name)
-        for name in ("nbs", "tests", "book", "benchmarks")
-        if (root / name).is_dir()
-    ]
+    folders = [name for name in ("nbs", "tests", "book", "benchmarks") if (root / name).is_dir()]
     command = [
         sys.executable,
         "-m",
@@ -662,6 +658,7 @@ def ruff(root: Path) -> list[Finding]:
     ]
     done = subprocess.run(
         [*command, "--output-format=json", *folders],
+        cwd=root,  # the settings for single files are read from there
         capture_output=True,
         text=True,
         encoding="utf-8",

@@ -172,7 +172,9 @@ def prose_figures(root: Path) -> list[Finding]:
             continue
         stale = [
             (a, b)
-            for a, b in zip(re.findall(MARK, cell.source, re.S), re.findall(MARK, fresh, re.S))
+            for a, b in zip(
+                re.findall(MARK, cell.source, re.S), re.findall(MARK, fresh, re.S), strict=False
+            )
             if a != b
         ]
         found += [

@@ -172,7 +172,7 @@ class Chapter(IPyNbFile):
         return f"{self.chapter}: {line}" + (f", {failed} failed" if failed else "")
 
 
-class Failure(Exception):
+class CheckError(Exception):
     """What a cell did wrong, as a reader of the log wants it."""
 
 
@@ -190,12 +190,12 @@ class Cell(IPyNbCell):
             with self.config.stash[TURNS].turn(alone=is_timed(self.cell.source)):
                 self.execute()
             self.parent.unproved -= 1
-        except Failure as failure:
+        except CheckError as failure:
             self.parent.tally["failures"].append({"cell": self.cell_num, "message": str(failure)})
             raise
 
     def execute(self) -> None:
-        """Run the cell and turn what went wrong into a `Failure`."""
+        """Run the cell and turn what went wrong into a `CheckError`."""
         option, tally = self.config.option, self.parent.tally
         option.nbval_cell_timeout = max(option.budget_seconds - tally["seconds"], 0) + GRACE
         self.output_timeout = 30
@@ -216,7 +216,7 @@ class Cell(IPyNbCell):
             self.parent.stopped = self.name
             wrong = f"{wrong}\n{over}" if wrong else over
         if wrong or self.complaints:
-            raise Failure(self.message(wrong))
+            raise CheckError(self.message(wrong))
 
     def over_budget(self) -> str | None:
         """Return what the chapter has spent beyond its budget, or None."""
@@ -263,7 +263,9 @@ class Cell(IPyNbCell):
     def repr_failure(self, excinfo: pytest.ExceptionInfo) -> str:
         """Show a failure by its message alone."""
         return (
-            str(excinfo.value) if excinfo.errisinstance(Failure) else super().repr_failure(excinfo)
+            str(excinfo.value)
+            if excinfo.errisinstance(CheckError)
+            else super().repr_failure(excinfo)
         )
 
     def compare_outputs(self, test: list, ref: list, skip_compare: tuple | None = None) -> bool:

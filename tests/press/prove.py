@@ -24,7 +24,7 @@ COUNTED = ("cells", "comparisons", "numbers", "spreads", "shown")
 PROVED = ROOT / env.FOLDERS["run"] / "proved.json"  # what passed last, for the fast tier
 
 
-class Failed(Exception):
+class StageError(Exception):
     """What a stage found wrong."""
 
 
@@ -68,7 +68,7 @@ class Proof:
         started = time.perf_counter()
         try:
             passed, note = True, run()
-        except (Failed, SystemExit) as error:
+        except (StageError, SystemExit) as error:
             passed, note = False, str(error)
             print(note, flush=True)
         self.ok &= passed
@@ -122,7 +122,7 @@ class Proof:
         )
         origin = done.stdout.strip()
         if not Path(origin).resolve().is_relative_to(ROOT / env.FOLDERS["run"]):
-            raise Failed(
+            raise StageError(
                 f"chapters would import fromfound from {origin or 'nowhere'}, not from the "
                 f"wheel in {env.FOLDERS['run']}"
             )
@@ -139,16 +139,16 @@ class Proof:
             place, paths, self.kernel_environment(), "--nbval-kernel-name", "fromfound"
         )
         if not report:
-            raise Failed(f"pytest stopped before it ran a chapter (exit code {code})")
+            raise StageError(f"pytest stopped before it ran a chapter (exit code {code})")
         remember({name: mark for name, mark in marks.items() if report.get(name, {}).get("ok")})
         totals = {key: sum(chapter[key] for chapter in report.values()) for key in COUNTED}
         done = ", ".join(f"{total} {key}" for key, total in totals.items())
         note = f"{len(report)} chapters, {done} ({mode()} data)"
         if code:
             bad = [name for name, chapter in report.items() if not chapter["ok"]]
-            raise Failed(f"{note}; failures in {', '.join(bad) or 'the run itself'}")
+            raise StageError(f"{note}; failures in {', '.join(bad) or 'the run itself'}")
         if lines := shortfall({name_of(path): owed(path, mode()) for path in paths}, report):
-            raise Failed(
+            raise StageError(
                 "\n".join(
                     [*lines, f"{note}; less was proved than is stored, in {len(lines)} places"]
                 )
@@ -190,7 +190,7 @@ class Proof:
         ]
         code, last = stream(command, cwd=ROOT, env=env.variables("book"))
         if code:
-            raise Failed(last)
+            raise StageError(last)
         return last
 
     def suite(self) -> str:
@@ -213,7 +213,7 @@ class Proof:
         ]
         code, last = stream(command, cwd=ROOT, env=self.environment)
         if code:
-            raise Failed(last)
+            raise StageError(last)
         return last
 
     def tree(self, before: dict[str, str]) -> str:
@@ -223,7 +223,7 @@ class Proof:
             name for name in before.keys() | after.keys() if before.get(name) != after.get(name)
         )
         if changed:
-            raise Failed(f"the run changed the tree: {', '.join(changed[:10])}")
+            raise StageError(f"the run changed the tree: {', '.join(changed[:10])}")
         return "as it was before"
 
 

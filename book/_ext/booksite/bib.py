@@ -16,7 +16,7 @@ ARXIV = re.compile(
 DOI = re.compile(r"^https?://(?:dx\.)?doi\.org/(.+?)/?$", re.I)
 
 
-class UnknownPaper(LookupError):
+class UnknownPaperError(LookupError):
     """A link to arXiv or a DOI that no entry of `references.bib` has."""
 
 
@@ -117,11 +117,11 @@ class Bibliography(dict[str, Paper]):
         """The paper a link points to, or None for a link that is no citation.
 
         Raises:
-            UnknownPaper: the link is one to arXiv or a DOI, and no entry has it.
+            UnknownPaperError: the link is one to arXiv or a DOI, and no entry has it.
         """
         paper = self._by_address.get(address(url))
         if paper is None and (ARXIV.match(url) or DOI.match(url)):
-            raise UnknownPaper(
+            raise UnknownPaperError(
                 f"{url} is cited, and no entry of book/references.bib has that eprint or "
                 "doi; add the entry or mend the link"
             )

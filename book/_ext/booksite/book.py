@@ -15,7 +15,7 @@ from pathlib import Path
 import yaml
 from markdown_it import MarkdownIt
 
-from .bib import Bibliography, UnknownPaper
+from .bib import Bibliography, UnknownPaperError
 from .symbols import LIBRARY, PAPER_KEY, Symbol, directives, exported
 
 QUOTE = "application/vnd.fromfound.quote+json"
@@ -112,7 +112,7 @@ class Book:
         for url in links(text):
             try:
                 paper = self.papers.find(url)
-            except UnknownPaper:
+            except UnknownPaperError:
                 continue  # reported where the page is written, with its line
             if paper and paper.key not in chapter.cited:
                 chapter.cited.append(paper.key)

@@ -39,7 +39,7 @@ FETCHED_RELS = {
 HASH = re.compile(r"^[0-9a-f]{16,}$")
 
 
-class BuildFailed(Exception):
+class BuildError(Exception):
     """What Jupyter Book complained of."""
 
 
@@ -49,7 +49,7 @@ def build(root: Path = ROOT, out: Path = ROOT) -> Path:
     Every warning is an error.
 
     Raises:
-        BuildFailed: with the warnings, one a line.
+        BuildError: with the warnings, one a line.
     """
     shutil.rmtree(out / "_build", ignore_errors=True)  # pages of an older extension would stay
     program = shutil.which("jupyter-book", path=str(Path(sys.executable).parent))
@@ -81,7 +81,7 @@ def build(root: Path = ROOT, out: Path = ROOT) -> Path:
         lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in done.stdout.splitlines()]
         warnings = [line for line in lines if "WARNING" in line or "ERROR" in line]
         crashed = [line for line in lines if re.match(r"[\w.]+(Error|Exception|Found): \S", line)]
-        raise BuildFailed("\n".join(warnings or crashed or lines[-30:]))
+        raise BuildError("\n".join(warnings or crashed or lines[-30:]))
     html = out / "_build" / "html"
     for old, new in redirects(root).items():
         write_redirect(html, old, new)
@@ -305,7 +305,7 @@ def main() -> int:
     if options.command == "build":
         try:
             build(ROOT, options.out.resolve())
-        except BuildFailed as failure:
+        except BuildError as failure:
             print(failure, file=sys.stderr)
             print("the website was not built; mend what is named above", file=sys.stderr)
             return 1

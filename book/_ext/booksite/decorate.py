@@ -10,7 +10,7 @@ from sphinx.application import Sphinx
 from sphinx.transforms import SphinxTransform
 from sphinx.util import logging
 
-from .bib import Paper, UnknownPaper
+from .bib import Paper, UnknownPaperError
 from .book import Book, Chapter
 from .links import SCHEMES, target
 from .pages import duration, memory
@@ -115,7 +115,7 @@ class Page:
         ):
             try:
                 paper = self.book.papers.find(uri) if uri.startswith("http") else None
-            except UnknownPaper as error:
+            except UnknownPaperError as error:
                 log.warning(str(error), location=node)
                 return
             if paper:

@@ -103,7 +103,7 @@ def docstring(symbol: Symbol, book: Book) -> str:
     text = SOURCE.sub("", symbol.docstring)
     pieces = HEADED.split(text)
     lines = [pieces[0].strip(), ""]
-    for title, first, block in zip(pieces[1::3], pieces[2::3], pieces[3::3]):
+    for title, first, block in zip(pieces[1::3], pieces[2::3], pieces[3::3], strict=True):
         indented, rest = _block(block)
         body = textwrap.dedent(indented).strip() or first
         if title.startswith("Example"):

@@ -59,7 +59,7 @@ def _arguments(args: ast.arguments, method: bool) -> list[str]:
     text = []
     plain = [*args.posonlyargs, *args.args]
     defaults = [None] * (len(plain) - len(args.defaults)) + list(args.defaults)
-    for i, (arg, default) in enumerate(zip(plain, defaults)):
+    for i, (arg, default) in enumerate(zip(plain, defaults, strict=True)):
         if not (method and i == 0):
             text.append(_argument(arg, default))
         if args.posonlyargs and i == len(args.posonlyargs) - 1:
@@ -68,7 +68,10 @@ def _arguments(args: ast.arguments, method: bool) -> list[str]:
         text.append("*" + ast.unparse(args.vararg))
     elif args.kwonlyargs:
         text.append("*")
-    text += [_argument(arg, default) for arg, default in zip(args.kwonlyargs, args.kw_defaults)]
+    text += [
+        _argument(arg, default)
+        for arg, default in zip(args.kwonlyargs, args.kw_defaults, strict=True)
+    ]
     return text + (["**" + ast.unparse(args.kwarg)] if args.kwarg else [])
 
 

@@ -155,7 +155,7 @@ def _papers(book: Book) -> list[dict]:
 def _said(claim: str) -> dict[str, str]:
     """The parts of a claim by name: what the paper says, our figure, what differs."""
     parts = re.split(r"\*\*(Says|Here|Differs)\*\*:? ", re.sub(r"<!--.*?-->", "", claim))
-    return {name.lower(): text.strip() for name, text in zip(parts[1::2], parts[2::2])}
+    return {name.lower(): text.strip() for name, text in zip(parts[1::2], parts[2::2], strict=True)}
 
 
 def _symbols(book: Book) -> list[dict]:
