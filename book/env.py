@@ -1,7 +1,7 @@
 """The environments of the book, made where they are missing or out of date.
 
-`python book/env.py dev -m pytest` makes `.venv` if need be and runs `-m pytest` with its Python.
-It starts under any Python 3, so that a wrong version gets a clear answer; it needs nothing installed.
+`python book/env.py dev -m pytest` makes `.venv` if need be and runs `-m pytest` with its Python. It
+starts under any Python 3, so that a wrong version gets a clear answer; it needs nothing installed.
 """
 
 import hashlib
@@ -45,7 +45,9 @@ def constraints() -> Path:
     """Return the file of pins: `make test CONSTRAINTS=file` names another one."""
     path = ROOT / os.environ.get("CONSTRAINTS", "constraints.txt")
     if not path.is_file():
-        raise SystemExit("CONSTRAINTS names %s, which is not a file; leave it out to use constraints.txt" % path)
+        raise SystemExit(
+            "CONSTRAINTS names %s, which is not a file; leave it out to use constraints.txt" % path
+        )
     return path
 
 
@@ -62,20 +64,32 @@ def stamp_of(kind: str) -> str:
 
 def run_quietly(command: list, what: str) -> None:
     """Run `command`; on failure show its output and stop."""
-    done = subprocess.run([str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    done = subprocess.run(
+        [str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     if done.returncode:
-        raise SystemExit("%s\n%s failed (exit code %d); its output is above" % (done.stdout, what, done.returncode))
+        raise SystemExit(
+            "%s\n%s failed (exit code %d); its output is above"
+            % (done.stdout, what, done.returncode)
+        )
 
 
 def make_venv(folder: Path) -> None:
     """Make an empty virtual environment in `folder`."""
-    base = getattr(sys, "_base_executable", sys.executable)  # not the environment that runs this file
+    # Not the environment that runs this file.
+    base = getattr(sys, "_base_executable", sys.executable)
     shutil.rmtree(folder, ignore_errors=True)
-    done = subprocess.run([base, "-m", "venv", str(folder)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    done = subprocess.run(
+        [base, "-m", "venv", str(folder)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     if done.returncode:
         shutil.rmtree(folder, ignore_errors=True)
         raise SystemExit(
-            "%s\n%s could not make a virtual environment; on Debian and Ubuntu install python3-venv" % (done.stdout, base)
+            "%s\n%s could not make a virtual environment; on Debian and Ubuntu install python3-venv"
+            % (done.stdout, base)
         )
 
 
@@ -83,11 +97,16 @@ def version_of(python: Path) -> str:
     """Return the version of a Python, in full; nothing where there is none."""
     if not python.exists():
         return ""
-    return subprocess.run([str(python), "-c", "import sys; print(sys.version)"], stdout=subprocess.PIPE, text=True).stdout.rstrip("\n")
+    return subprocess.run(
+        [str(python), "-c", "import sys; print(sys.version)"], stdout=subprocess.PIPE, text=True
+    ).stdout.rstrip("\n")
 
 
 def ensure(kind: str) -> Path:
-    """Make the environment `kind` ("dev", "book" or "run") where it is missing or out of date; return its Python."""
+    """Make the environment `kind` where it is missing or out of date; return its Python.
+
+    The kinds are "dev", "book" and "run".
+    """
     folder = ROOT / FOLDERS[kind]
     python, stamp, wanted = python_of(folder), folder / "stamp", stamp_of(kind)
     if stamp.is_file() and stamp.read_text() == wanted and python.exists():
@@ -97,7 +116,8 @@ def ensure(kind: str) -> Path:
         make_venv(folder)
     pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     run_quietly([*pip, "-c", constraints(), *requirements(kind)], "setting up %s" % folder.name)
-    if kind != "book":  # matplotlib announces on stderr that it builds its font cache: build it here
+    # Matplotlib announces on stderr that it builds its font cache: build it here.
+    if kind != "book":
         run_quietly([python, "-c", "import matplotlib.font_manager"], "matplotlib's first import")
     stamp.write_text(wanted)
     return python

@@ -1,8 +1,13 @@
-"""fromfound.autograd against torch: every operation over random shapes, the engine's promises, its refusals."""
+"""fromfound.autograd against torch.
+
+It covers every operation over random shapes, what the graph promises, and its refusals.
+"""
+
 import copy
 import functools
 import gc
 import math
+from operator import methodcaller
 
 import pytest
 import torch
@@ -13,26 +18,83 @@ from fromfound.autograd import Variable, _caption, _layout, draw_graph, recorded
 from fromfound.exercises import autograd as exercises
 
 SHAPES = [(), (1,), (3,), (2, 3), (4, 1), (2, 3, 4), (0,), (3, 0), (2, 0, 4)]
-PAIRS = [((), ()), ((3,), ()), ((), (2, 3)), ((3,), (2, 3)), ((2, 3), (2, 3)), ((2, 1), (1, 3)), ((4, 1, 3), (2, 3)), ((1,), (0,)), ((2, 1), (2, 0)), ((1, 1), (5, 1))]
-PRODUCTS = [((3,), (3,)), ((2, 3), (3,)), ((3,), (3, 4)), ((2, 3), (3, 4)), ((5, 2, 3), (3, 4)), ((3,), (5, 3, 4)), ((5, 2, 3), (3,)),
-            ((1, 2, 3), (5, 3, 4)), ((2, 1, 2, 3), (5, 3, 4)), ((0, 3), (3, 4)), ((2, 0), (0, 4)), ((0,), (0,))]
+PAIRS = [
+    ((), ()),
+    ((3,), ()),
+    ((), (2, 3)),
+    ((3,), (2, 3)),
+    ((2, 3), (2, 3)),
+    ((2, 1), (1, 3)),
+    ((4, 1, 3), (2, 3)),
+    ((1,), (0,)),
+    ((2, 1), (2, 0)),
+    ((1, 1), (5, 1)),
+]
+PRODUCTS = [
+    ((3,), (3,)),
+    ((2, 3), (3,)),
+    ((3,), (3, 4)),
+    ((2, 3), (3, 4)),
+    ((5, 2, 3), (3, 4)),
+    ((3,), (5, 3, 4)),
+    ((5, 2, 3), (3,)),
+    ((1, 2, 3), (5, 3, 4)),
+    ((2, 1, 2, 3), (5, 3, 4)),
+    ((0, 3), (3, 4)),
+    ((2, 0), (0, 4)),
+    ((0,), (0,)),
+]
 
 UNARY = {
-    "neg": lambda x: -x, "square": lambda x: x ** 2, "power 0": lambda x: x ** 0, "power 1": lambda x: x ** 1, "power 3": lambda x: x ** 3,
-    "inverse": lambda x: (x * x + 0.5) ** -1.5, "number +": lambda x: 2 + x, "+ number": lambda x: x + 0.3, "number -": lambda x: 2 - x, "- number": lambda x: x - 0.3,
-    "number *": lambda x: 2.5 * x, "* number": lambda x: x * 2.5, "/ number": lambda x: x / 3, "number /": lambda x: 2 / (x * x + 0.5), "number **": lambda x: 1.7 ** x,
-    "exp": lambda x: x.exp(), "log": lambda x: (x * x + 0.5).log(), "relu": lambda x: x.relu(), "tanh": lambda x: x.tanh(), "sigmoid": lambda x: x.sigmoid(),
-    "sum": lambda x: x.sum() * 1.5, "mean": lambda x: x.mean() * 1.5, "shared": lambda x: x * x + x.exp() * x, "flat": lambda x: x.reshape(-1) * 2, "same shape": lambda x: x.reshape(x.shape) * 2,
+    "neg": lambda x: -x,
+    "square": lambda x: x**2,
+    "power 0": lambda x: x**0,
+    "power 1": lambda x: x**1,
+    "power 3": lambda x: x**3,
+    "inverse": lambda x: (x * x + 0.5) ** -1.5,
+    "number +": lambda x: 2 + x,
+    "+ number": lambda x: x + 0.3,
+    "number -": lambda x: 2 - x,
+    "- number": lambda x: x - 0.3,
+    "number *": lambda x: 2.5 * x,
+    "* number": lambda x: x * 2.5,
+    "/ number": lambda x: x / 3,
+    "number /": lambda x: 2 / (x * x + 0.5),
+    "number **": lambda x: 1.7**x,
+    "exp": lambda x: x.exp(),
+    "log": lambda x: (x * x + 0.5).log(),
+    "relu": lambda x: x.relu(),
+    "tanh": lambda x: x.tanh(),
+    "sigmoid": lambda x: x.sigmoid(),
+    "sum": lambda x: x.sum() * 1.5,
+    "mean": lambda x: x.mean() * 1.5,
+    "shared": lambda x: x * x + x.exp() * x,
+    "flat": lambda x: x.reshape(-1) * 2,
+    "same shape": lambda x: x.reshape(x.shape) * 2,
 }
 BINARY = {
-    "+": lambda x, y: x + y, "-": lambda x, y: x - y, "*": lambda x, y: x * y, "/": lambda x, y: x / (y * y + 0.5), "**": lambda x, y: (x * x + 0.5) ** y,
+    "+": lambda x, y: x + y,
+    "-": lambda x, y: x - y,
+    "*": lambda x, y: x * y,
+    "/": lambda x, y: x / (y * y + 0.5),
+    "**": lambda x, y: (x * x + 0.5) ** y,
     "shared": lambda x, y: (x + y) * (x - y) + y,
 }
 DIMS = [None, 0, 1, -1, (0, 1), (-1, 0), (-2, -1), (0, 2), (0, 1, 2)]
 INDICES = {
-    "integer": 1, "negative": -1, "slice": slice(1, None), "step": slice(None, None, 2), "ellipsis": (..., 0), "new dimension": (None, slice(None), None),
-    "list": [0, 2, 0], "list and slice": ([0, 2, 0], slice(1, 3)), "pairs": ([0, 1, 1], [2, 0, 0]), "table": torch.tensor([[0, 1], [1, 1]]),
-    "mask": torch.tensor([True, False, True]), "nothing": [], "everything": ...,
+    "integer": 1,
+    "negative": -1,
+    "slice": slice(1, None),
+    "step": slice(None, None, 2),
+    "ellipsis": (..., 0),
+    "new dimension": (None, slice(None), None),
+    "list": [0, 2, 0],
+    "list and slice": ([0, 2, 0], slice(1, 3)),
+    "pairs": ([0, 1, 1], [2, 0, 0]),
+    "table": torch.tensor([[0, 1], [1, 1]]),
+    "mask": torch.tensor([True, False, True]),
+    "nothing": [],
+    "everything": ...,
 }
 
 
@@ -41,7 +103,10 @@ def random(*shape: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
 
 
 def compare(mine, reference, *inputs: torch.Tensor, rtol: float = 1e-9, atol: float = 1e-9) -> None:
-    "Value and gradients of a function of Variables against the same of torch tensors, under a random cotangent."
+    """Value and gradients of a function of Variables against those of torch tensors.
+
+    The cotangent is random.
+    """
     variables = [Variable(x, requires_grad=True) for x in inputs]
     tensors = [x.clone().requires_grad_() for x in inputs]
     out, expected = mine(*variables), reference(*tensors)
@@ -49,7 +114,7 @@ def compare(mine, reference, *inputs: torch.Tensor, rtol: float = 1e-9, atol: fl
     out.backward(cotangent)
     expected.backward(cotangent)
     torch.testing.assert_close(out.data, expected.detach(), rtol=rtol, atol=atol, equal_nan=True)
-    for v, t in zip(variables, tensors):
+    for v, t in zip(variables, tensors, strict=True):
         assert type(v.grad) is torch.Tensor
         torch.testing.assert_close(v.grad, t.grad, rtol=rtol, atol=atol, equal_nan=True)
 
@@ -59,7 +124,8 @@ def seed() -> None:
     torch.manual_seed(0)
 
 
-# --- operations -------------------------------------------------------------------------------------------------------
+# --- operations -----------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("name", UNARY)
@@ -84,21 +150,36 @@ def test_matmul(pair: tuple) -> None:
 def test_reductions(dim, keepdim: bool) -> None:
     x = random(2, 3, 4)
     for name in ("sum", "mean"):
-        compare(lambda v: getattr(v, name)(dim, keepdim), lambda t: getattr(t, name)(dim, keepdim), x)
+        reduce = methodcaller(name, dim, keepdim)
+        compare(reduce, reduce, x)
     every = () if dim is None else dim
     compare(lambda v: v.max(dim, keepdim), lambda t: t.amax(every, keepdim), x)
     ties = torch.randint(3, (2, 3, 4)).double()
     compare(lambda v: v.max(dim, keepdim), lambda t: t.amax(every, keepdim), ties)
 
 
-@pytest.mark.parametrize("shape, dim", [((), None), ((), 0), ((), -1), ((0,), 0), ((3, 0), 1), ((3, 0), 0), ((0, 3), 0), ((1, 1), (0, 1))], ids=str)
+@pytest.mark.parametrize(
+    "shape, dim",
+    [
+        ((), None),
+        ((), 0),
+        ((), -1),
+        ((0,), 0),
+        ((3, 0), 1),
+        ((3, 0), 0),
+        ((0, 3), 0),
+        ((1, 1), (0, 1)),
+    ],
+    ids=str,
+)
 def test_reductions_at_the_edges(shape: tuple[int, ...], dim) -> None:
     for name in ("sum", "mean"):
-        compare(lambda v: getattr(v, name)(dim), lambda t: getattr(t, name)(dim), random(*shape))
+        reduce = methodcaller(name, dim)
+        compare(reduce, reduce, random(*shape))
 
 
 def test_max_over_all_shares_among_equals_as_torch_max() -> None:
-    compare(lambda v: v.max(), lambda t: t.max(), torch.tensor([1., 3., 3., 2., 3.]).double())
+    compare(lambda v: v.max(), lambda t: t.max(), torch.tensor([1.0, 3.0, 3.0, 2.0, 3.0]).double())
 
 
 @pytest.mark.parametrize("name", INDICES)
@@ -110,7 +191,7 @@ def test_index_changed_after_use() -> None:
     x, index = Variable(random(3), requires_grad=True), torch.tensor([0, 1])
     y = x[index] * 2
     index.zero_()
-    y.backward(torch.tensor([1., 10.]).double())
+    y.backward(torch.tensor([1.0, 10.0]).double())
     assert x.grad.tolist() == [2, 20, 0]
 
 
@@ -118,14 +199,26 @@ def test_iteration() -> None:
     assert [row.shape for row in Variable(random(2, 5))] == [(5,), (5,)]
     assert list(Variable(random(0, 5))) == []
     with pytest.raises(TypeError, match="single number"):
-        iter(Variable(3.))
-    compare(lambda v: sum(row * i for i, row in enumerate(v)), lambda t: sum(row * i for i, row in enumerate(t)), random(3, 2))
+        iter(Variable(3.0))
+    compare(
+        lambda v: sum(row * i for i, row in enumerate(v)),
+        lambda t: sum(row * i for i, row in enumerate(t)),
+        random(3, 2),
+    )
 
 
 def test_moves() -> None:
     compare(lambda v: v.reshape(3, -1) * 2, lambda t: t.reshape(3, -1) * 2, random(2, 3, 4))
-    compare(lambda v: v.reshape((4, 6)).transpose(0, 1), lambda t: t.reshape((4, 6)).transpose(0, 1), random(2, 3, 4))
-    compare(lambda v: v.transpose(-1, 0) @ v.transpose(0, 1), lambda t: t.transpose(-1, 0) @ t.transpose(0, 1), random(3, 3))
+    compare(
+        lambda v: v.reshape((4, 6)).transpose(0, 1),
+        lambda t: t.reshape((4, 6)).transpose(0, 1),
+        random(2, 3, 4),
+    )
+    compare(
+        lambda v: v.transpose(-1, 0) @ v.transpose(0, 1),
+        lambda t: t.transpose(-1, 0) @ t.transpose(0, 1),
+        random(3, 3),
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -138,15 +231,39 @@ def test_lower_precision(name: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_lower_precision_of_the_rest(dtype: torch.dtype) -> None:
     slack = 1e-5 if dtype == torch.float32 else 0.05
-    for name, fn in BINARY.items():
-        compare(fn, fn, random(3, 4, dtype=dtype) / 2, random(4, dtype=dtype) / 2, rtol=slack, atol=slack)
-    compare(lambda x, y: x @ y, lambda x, y: x @ y, random(3, 4, dtype=dtype), random(4, dtype=dtype), rtol=slack, atol=slack)
-    compare(lambda v: v[[0, 2, 0]], lambda t: t[[0, 2, 0]], random(3, 4, dtype=dtype), rtol=slack, atol=slack)
-    compare(lambda v: v.max(1), lambda t: t.amax(1), random(3, 4, dtype=dtype), rtol=slack, atol=slack)
+    for fn in BINARY.values():
+        compare(
+            fn,
+            fn,
+            random(3, 4, dtype=dtype) / 2,
+            random(4, dtype=dtype) / 2,
+            rtol=slack,
+            atol=slack,
+        )
+    compare(
+        lambda x, y: x @ y,
+        lambda x, y: x @ y,
+        random(3, 4, dtype=dtype),
+        random(4, dtype=dtype),
+        rtol=slack,
+        atol=slack,
+    )
+    compare(
+        lambda v: v[[0, 2, 0]],
+        lambda t: t[[0, 2, 0]],
+        random(3, 4, dtype=dtype),
+        rtol=slack,
+        atol=slack,
+    )
+    compare(
+        lambda v: v.max(1), lambda t: t.amax(1), random(3, 4, dtype=dtype), rtol=slack, atol=slack
+    )
 
 
 def test_mixed_precision_gradients_keep_the_type_of_their_value() -> None:
-    compare(lambda x, y: x * y, lambda x, y: x * y, random(3, dtype=torch.float32), random(3), rtol=1e-6)
+    compare(
+        lambda x, y: x * y, lambda x, y: x * y, random(3, dtype=torch.float32), random(3), rtol=1e-6
+    )
     x = Variable(random(3, dtype=torch.float32), requires_grad=True)
     (x * random(3)).backward(random(3))
     assert x.grad.dtype == torch.float32
@@ -157,17 +274,21 @@ def test_mixed_precision_gradients_keep_the_type_of_their_value() -> None:
 
 
 def test_relu_has_no_slope_at_zero() -> None:
-    compare(lambda v: v.relu(), lambda t: t.relu(), torch.tensor([-1., 0., -0., 2., math.inf, -math.inf]).double())
+    compare(
+        lambda v: v.relu(),
+        lambda t: t.relu(),
+        torch.tensor([-1.0, 0.0, -0.0, 2.0, math.inf, -math.inf]).double(),
+    )
 
 
 def test_powers_at_zero() -> None:
-    zeros = torch.tensor([0., 0., 0., 2.]).double()
-    for exponents in ([0., 1., 2., 0.], [-1., -0.5, 0.5, -1.]):
+    zeros = torch.tensor([0.0, 0.0, 0.0, 2.0]).double()
+    for exponents in ([0.0, 1.0, 2.0, 0.0], [-1.0, -0.5, 0.5, -1.0]):
         exponents = torch.tensor(exponents).double()
-        compare(lambda x, y: x ** y, lambda x, y: x ** y, zeros, exponents)
-        compare(lambda y: 0. ** y, lambda y: 0. ** y, exponents)
+        compare(lambda x, y: x**y, lambda x, y: x**y, zeros, exponents)
+        compare(lambda y: 0.0**y, lambda y: 0.0**y, exponents)
     for p in (0, 1, 2, 3):
-        compare(lambda x: x ** p, lambda x: x ** p, zeros)
+        compare(lambda x, p=p: x**p, lambda x, p=p: x**p, zeros)
 
 
 @pytest.mark.parametrize("name", BINARY)
@@ -191,13 +312,18 @@ def test_numpy_scalars_are_numbers() -> None:
 
 def test_integer_operands_are_constants() -> None:
     counts = torch.tensor([1, 2, 3])
-    compare(lambda v: v * counts + Variable(counts) / v, lambda t: t * counts + counts / t, random(3) + 3)
+    compare(
+        lambda v: v * counts + Variable(counts) / v,
+        lambda t: t * counts + counts / t,
+        random(3) + 3,
+    )
 
 
-# --- the engine -------------------------------------------------------------------------------------------------------
+# --- the graph ------------------------------------------------------------------------------------
+
 
 def test_worked_example() -> None:
-    a, b = Variable(2., requires_grad=True), Variable(-3., requires_grad=True)
+    a, b = Variable(2.0, requires_grad=True), Variable(-3.0, requires_grad=True)
     c = a * b
     d = a + c
     c.retain_grad()
@@ -218,17 +344,21 @@ def test_gradients_add_up_over_calls_and_over_graphs() -> None:
 
 
 def test_a_retained_middle_hands_on_only_what_is_new() -> None:
-    a, b = Variable(2., requires_grad=True), Variable(-3., requires_grad=True)
+    a, b = Variable(2.0, requires_grad=True), Variable(-3.0, requires_grad=True)
     c = a * b
     c.retain_grad()
     loss = (a + c) * c
     for times in (1, 2):
         loss.backward()
-        assert (a.grad.item(), b.grad.item(), c.grad.item()) == (24 * times, -20 * times, -10 * times)
+        assert (a.grad.item(), b.grad.item(), c.grad.item()) == (
+            24 * times,
+            -20 * times,
+            -10 * times,
+        )
 
 
 def test_copies_are_variables_of_their_own() -> None:
-    a = Variable(2., requires_grad=True)
+    a = Variable(2.0, requires_grad=True)
     b = copy.deepcopy(a)
     (a * b * b).backward()
     assert (a.grad.item(), b.grad.item()) == (4, 8)
@@ -238,7 +368,7 @@ def test_gradients_are_plain_tensors_whatever_torch_tracks() -> None:
     v, c = Variable(random(3), requires_grad=True), random(3).requires_grad_()
     (v * c).backward(random(3).requires_grad_())
     assert not v.grad.requires_grad
-    assert not (v ** c).data.requires_grad
+    assert not (v**c).data.requires_grad
     v.grad = None
     v.backward(random(3).requires_grad_())
     assert not v.grad.requires_grad
@@ -279,12 +409,12 @@ def test_who_takes_part() -> None:
 
 
 def test_deep_chain_and_its_destruction() -> None:
-    x = Variable(torch.tensor(1., dtype=torch.float64), requires_grad=True)
+    x = Variable(torch.tensor(1.0, dtype=torch.float64), requires_grad=True)
     y = x
     for _ in range(10_000):
         y = y * 1.0001
     y.backward()
-    assert math.isclose(x.grad.item(), 1.0001 ** 10_000, rel_tol=1e-9)
+    assert math.isclose(x.grad.item(), 1.0001**10_000, rel_tol=1e-9)
     del y
     for _ in range(100_000):  # beyond any recursion limit, in C too
         x = x + 1
@@ -292,13 +422,13 @@ def test_deep_chain_and_its_destruction() -> None:
 
 
 def test_exponentially_many_routes() -> None:
-    v = Variable(torch.tensor(1., dtype=torch.float64), requires_grad=True)
+    v = Variable(torch.tensor(1.0, dtype=torch.float64), requires_grad=True)
     x = v
     for _ in range(60):
         x = x + x
     assert len(x.history()) == 61
     x.backward()
-    assert v.grad.item() == 2.0 ** 60
+    assert v.grad.item() == 2.0**60
 
 
 def test_wide_fan_out() -> None:
@@ -306,6 +436,7 @@ def test_wide_fan_out() -> None:
 
     def fan(x):
         return sum(w.item() * x.sigmoid() for w in weights)
+
     compare(fan, fan, random(5))
 
 
@@ -315,6 +446,7 @@ def test_newest_first_beats_depth() -> None:
         for _ in range(5):
             long = long.tanh() + y
         return long * x + x * y  # x is near the output and far from it
+
     compare(skip, skip, random(3), random(3))
 
 
@@ -335,8 +467,9 @@ def test_memory_is_freed_without_the_garbage_collector() -> None:
 def test_own_operation() -> None:
     def sine(v):
         return recorded(v.data.sin(), (v, lambda g: g * v.data.cos()))
+
     compare(lambda v: sine(v) * 2, lambda t: t.sin() * 2, random(4))
-    x = Variable(1., requires_grad=True)
+    x = Variable(1.0, requires_grad=True)
     assert sine(x).op == "sine"
     partial = recorded(x.data * 2, (x, functools.partial(torch.mul, 2)))
     assert repr(partial) == "Variable(2.0, from operation)"
@@ -345,8 +478,17 @@ def test_own_operation() -> None:
 def test_mlp_in_lockstep_with_torch() -> None:
     def loss_of(x, target, w1, b1, w2, b2):
         return (((x @ w1 + b1).relu() @ w2 + b2 - target) ** 2).mean()
-    start = [random(20, 16, dtype=torch.float32) / 4, torch.zeros(16), random(16, 3, dtype=torch.float32) / 4, torch.zeros(3)]
-    mine, theirs = [Variable(p.clone(), requires_grad=True) for p in start], [p.clone().requires_grad_() for p in start]
+
+    start = [
+        random(20, 16, dtype=torch.float32) / 4,
+        torch.zeros(16),
+        random(16, 3, dtype=torch.float32) / 4,
+        torch.zeros(3),
+    ]
+    mine, theirs = (
+        [Variable(p.clone(), requires_grad=True) for p in start],
+        [p.clone().requires_grad_() for p in start],
+    )
     for _ in range(200):
         x, target = random(32, 20, dtype=torch.float32), random(32, 3, dtype=torch.float32)
         for parameters in (mine, theirs):
@@ -355,15 +497,18 @@ def test_mlp_in_lockstep_with_torch() -> None:
             for p in parameters:
                 p.data -= 0.1 * p.grad
                 p.grad = None
-    for m, t in zip(mine, theirs):
+    for m, t in zip(mine, theirs, strict=True):
         torch.testing.assert_close(m.data, t.detach(), rtol=1e-5, atol=1e-6)
 
 
-# --- refusals ---------------------------------------------------------------------------------------------------------
+# --- refusals -------------------------------------------------------------------------------------
+
 
 def test_refusals() -> None:
     x = Variable(random(2, 3), requires_grad=True)
-    with pytest.raises(RuntimeError, match=r"shape \(2, 3\) expected a gradient of that shape, got none"):
+    with pytest.raises(
+        RuntimeError, match=r"shape \(2, 3\) expected a gradient of that shape, got none"
+    ):
         (x * 2).backward()
     with pytest.raises(RuntimeError, match=r"expected a gradient of that shape, got \(3,\)"):
         (x * 2).backward(random(3))
@@ -416,13 +561,14 @@ def test_variable_of_a_tracked_torch_tensor_starts_a_graph_of_its_own() -> None:
     assert t.grad is None
 
 
-# --- unbroadcast ------------------------------------------------------------------------------------------------------
+# --- unbroadcast ----------------------------------------------------------------------------------
+
 
 @st.composite
 def broadcasts(draw) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    "A shape, and one that it can be broadcast to."
+    """A shape, and one that it can be broadcast to."""
     after = draw(st.lists(st.integers(0, 4), max_size=4))
-    before = [draw(st.sampled_from([1, n])) for n in after[draw(st.integers(0, len(after))):]]
+    before = [draw(st.sampled_from([1, n])) for n in after[draw(st.integers(0, len(after))) :]]
     return tuple(before), tuple(after)
 
 
@@ -444,18 +590,55 @@ def test_unbroadcast_takes_shapes_as_lists(shapes: tuple) -> None:
     assert torch.equal(unbroadcast(g, list(before)), unbroadcast(g, before))
 
 
-# --- pictures and words -----------------------------------------------------------------------------------------------
+# --- drawing and printing -------------------------------------------------------------------------
+
 
 def test_words() -> None:
-    a = Variable(2., requires_grad=True)
+    a = Variable(2.0, requires_grad=True)
     assert a.item() == 2
     assert type(a.item()) is float
     assert [Variable(random(*shape)).ndim for shape in [(), (3,), (2, 3)]] == [0, 1, 2]
     assert repr(a) == "Variable(2.0, requires_grad=True)"
     assert repr(a * a) == "Variable(4.0, from mul)"
-    assert repr(Variable(1.)) == "Variable(1.0)"
-    ops = [-a, 2 - a, a / 2, 2 / a, a ** 2, 2 ** a, a.exp(), a.log(), a.relu(), a.tanh(), a.sigmoid(), a.sum(), a.mean(), a.max(), a.reshape(1), a[None], a.reshape(1, 1).transpose(0, 1)]
-    assert [v.op for v in ops] == ["neg", "sub", "div", "div", "pow", "pow", "exp", "log", "relu", "tanh", "sigmoid", "sum", "mean", "max", "reshape", "getitem", "transpose"]
+    assert repr(Variable(1.0)) == "Variable(1.0)"
+    ops = [
+        -a,
+        2 - a,
+        a / 2,
+        2 / a,
+        a**2,
+        2**a,
+        a.exp(),
+        a.log(),
+        a.relu(),
+        a.tanh(),
+        a.sigmoid(),
+        a.sum(),
+        a.mean(),
+        a.max(),
+        a.reshape(1),
+        a[None],
+        a.reshape(1, 1).transpose(0, 1),
+    ]
+    assert [v.op for v in ops] == [
+        "neg",
+        "sub",
+        "div",
+        "div",
+        "pow",
+        "pow",
+        "exp",
+        "log",
+        "relu",
+        "tanh",
+        "sigmoid",
+        "sum",
+        "mean",
+        "max",
+        "reshape",
+        "getitem",
+        "transpose",
+    ]
 
 
 def test_picture_of_a_graph() -> None:
@@ -469,7 +652,7 @@ def test_picture_of_a_graph() -> None:
 
 
 def test_places_in_the_picture() -> None:
-    a, b, late = (Variable(x, requires_grad=True) for x in (2., -3., 1.))
+    a, b, late = (Variable(x, requires_grad=True) for x in (2.0, -3.0, 1.0))
     c = a * b
     d = a + c
     out = d * c * late
@@ -482,18 +665,35 @@ def test_places_in_the_picture() -> None:
 
 
 def test_captions() -> None:
-    x = Variable(torch.tensor([3., 4.]), requires_grad=True)
+    x = Variable(torch.tensor([3.0, 4.0]), requires_grad=True)
     y = (x * 1).sum()
-    assert (_caption(x, "x"), _caption(x, ""), _caption(y, "")) == ("x\n(2,)", "leaf\n(2,)", "sum\n7")
+    assert (_caption(x, "x"), _caption(x, ""), _caption(y, "")) == (
+        "x\n(2,)",
+        "leaf\n(2,)",
+        "sum\n7",
+    )
     y.retain_grad()
     (y * -2.5).backward()
     assert _caption(x, "x") == "x\n(2,)\n|grad| 3.5"
     assert _caption(y, "y") == "y = sum\n7\ngrad −2.5"
 
 
-# --- exercises --------------------------------------------------------------------------------------------------------
+# --- exercises ------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("answer", [(True, [0, 0]), (1, [False, False]), (10 ** 13, [0, 0]), (1., [0, 0]), (0, []), (2, [2, 2]), (2, [])], ids=str)
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        (True, [0, 0]),
+        (1, [False, False]),
+        (10**13, [0, 0]),
+        (1.0, [0, 0]),
+        (0, []),
+        (2, [2, 2]),
+        (2, []),
+    ],
+    ids=str,
+)
 def test_smallest_index_refuses_what_is_no_example(answer) -> None:
     assert "Expected a length from 1 to 100" in str(exercises.ex_2_4.judge(answer))
 
@@ -503,7 +703,7 @@ def test_smallest_index_accepts_any_spelling_of_the_place() -> None:
 
 
 def test_forgotten_middle_in_numbers() -> None:
-    a, b, grads = 2., -3., {"a": 0., "c": 0., "d": 0.}
+    a, b, grads = 2.0, -3.0, {"a": 0.0, "c": 0.0, "d": 0.0}
     c, total = a * b, []
     for _ in range(2):  # kept totals, handed on as exercise 2.5 supposes
         grads["d"] += c
@@ -528,7 +728,10 @@ def test_a_hunt_may_demand_the_refusal() -> None:
             g, x = random(2, 2, 3), random(1, 3)
             back = candidate(g, (1, 3))
             square = random(3, 3)
-            same = torch.isclose((back * x).sum(), (g * x).sum()) & torch.allclose(candidate(square, (3,)), square.sum(0))
+            same = torch.isclose((back * x).sum(), (g * x).sum()) & torch.allclose(
+                candidate(square, (3,)), square.sum(0)
+            )
             return same & (back.shape == x.shape)
         return False
+
     assert exercises.ex_2_7.judge(check).passed

@@ -1,4 +1,9 @@
-"""Chapter 06: convolution and pooling against torch's, hooks that let go, a callback that changes nothing and waits for nothing, the summary against torch's counts."""
+"""Chapter 06: convolution and pooling against torch's, hooks, and the summary.
+
+Hooks let go, a callback changes nothing and waits for nothing, and the summary counts as torch
+does.
+"""
+
 import copy
 import gc
 import io
@@ -15,8 +20,29 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from fromfound.hooks import ActivationStats, Hook, Hooks, _figures, _more_formulas, adaptive_avg_pool2d, conv2d, im2col, image_loaders, model_summary, simple_cnn
-from fromfound.learner import Callback, CancelBatchException, CancelEpochException, CancelFitException, CancelStepException, Checkpoint, DataBunch, Learner
+from fromfound.hooks import (
+    ActivationStats,
+    Hook,
+    Hooks,
+    _figures,
+    _more_formulas,
+    adaptive_avg_pool2d,
+    conv2d,
+    im2col,
+    image_loaders,
+    model_summary,
+    simple_cnn,
+)
+from fromfound.learner import (
+    Callback,
+    CancelBatchException,
+    CancelEpochException,
+    CancelFitException,
+    CancelStepException,
+    Checkpoint,
+    DataBunch,
+    Learner,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -25,20 +51,26 @@ def seeded():
     random.seed(0)
 
 
-# --- convolution and pooling against torch's --------------------------------------------------------------------------
+# --- convolution and pooling against torch's ------------------------------------------------------
+
 
 def compare(mine, theirs, *inputs, tol):
-    "Outputs and all gradients, under a random cotangent."
+    """Outputs and all gradients, under a random cotangent."""
     results = []
     for fn in (mine, theirs):
         fresh = [i.detach().clone().requires_grad_() for i in inputs]
         out = fn(*fresh)
         cotangent = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out.dtype)
         results.append([out, *torch.autograd.grad(out, fresh, cotangent)])
-    for ours, reference in zip(*results):
+    for ours, reference in zip(*results, strict=True):
         assert ours.shape == reference.shape
         assert ours.dtype == reference.dtype
-        torch.testing.assert_close(ours, reference, rtol=tol, atol=tol * max(1.0, reference.abs().max().item() if reference.numel() else 1.0))
+        torch.testing.assert_close(
+            ours,
+            reference,
+            rtol=tol,
+            atol=tol * max(1.0, reference.abs().max().item() if reference.numel() else 1.0),
+        )
 
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
@@ -47,55 +79,113 @@ paddings = st.integers(0, 3) | st.tuples(st.integers(0, 3), st.integers(0, 3))
 
 
 @settings(max_examples=150)
-@given(n=st.integers(0, 3), groups=st.integers(1, 3), per_in=st.integers(1, 3), per_out=st.integers(1, 3), kernel=st.tuples(st.integers(1, 4), st.integers(1, 4)), size=st.tuples(st.integers(10, 14), st.integers(10, 14)),
-       stride=pairs, padding=paddings, dilation=pairs, bias=st.booleans())
-def test_conv2d_is_torchs(n, groups, per_in, per_out, kernel, size, stride, padding, dilation, bias):
+@given(
+    n=st.integers(0, 3),
+    groups=st.integers(1, 3),
+    per_in=st.integers(1, 3),
+    per_out=st.integers(1, 3),
+    kernel=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    size=st.tuples(st.integers(10, 14), st.integers(10, 14)),
+    stride=pairs,
+    padding=paddings,
+    dilation=pairs,
+    bias=st.booleans(),
+)
+def test_conv2d_is_torchs(
+    n, groups, per_in, per_out, kernel, size, stride, padding, dilation, bias
+):
     generator = torch.Generator().manual_seed(n + 10 * groups + 100 * per_in)
     draw = partial(torch.randn, generator=generator, dtype=torch.float64)
-    tensors = [draw(n, groups * per_in, *size), draw(groups * per_out, per_in, *kernel)] + [draw(groups * per_out)] * bias
+    tensors = [draw(n, groups * per_in, *size), draw(groups * per_out, per_in, *kernel)] + [
+        draw(groups * per_out)
+    ] * bias
     options = dict(stride=stride, padding=padding, dilation=dilation, groups=groups)
-    compare(lambda x, w, b=None: conv2d(x, w, b, **options), lambda x, w, b=None: F.conv2d(x, w, b, **options), *tensors, tol=1e-9)
+    compare(
+        lambda x, w, b=None: conv2d(x, w, b, **options),
+        lambda x, w, b=None: F.conv2d(x, w, b, **options),
+        *tensors,
+        tol=1e-9,
+    )
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("shape", [(2, 4, 9, 7), (1, 4, 3, 3), (0, 4, 9, 7), (4, 9, 7)], ids=str)
 def test_conv2d_dtypes_and_shapes(dtype, shape):
-    tensors = [torch.randn(shape).to(dtype), torch.randn(6, 2, 3, 3).to(dtype), torch.randn(6).to(dtype)]
-    compare(lambda x, w, b: conv2d(x, w, b, 1, 1, 1, 2), lambda x, w, b: F.conv2d(x, w, b, 1, 1, 1, 2), *tensors, tol=TOLERANCE[dtype])
+    tensors = [
+        torch.randn(shape).to(dtype),
+        torch.randn(6, 2, 3, 3).to(dtype),
+        torch.randn(6).to(dtype),
+    ]
+    compare(
+        lambda x, w, b: conv2d(x, w, b, 1, 1, 1, 2),
+        lambda x, w, b: F.conv2d(x, w, b, 1, 1, 1, 2),
+        *tensors,
+        tol=TOLERANCE[dtype],
+    )
 
 
-@pytest.mark.parametrize("change", [lambda x: x.transpose(2, 3), lambda x: x.contiguous(memory_format=torch.channels_last), lambda x: x[:, :, ::2, 1:], lambda x: x[:1].expand(3, -1, -1, -1)])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x: x.transpose(2, 3),
+        lambda x: x.contiguous(memory_format=torch.channels_last),
+        lambda x: x[:, :, ::2, 1:],
+        lambda x: x[:1].expand(3, -1, -1, -1),
+    ],
+)
 def test_conv2d_on_views(change):
     x, w = change(torch.randn(3, 4, 12, 12)), torch.randn(5, 4, 3, 2)
-    torch.testing.assert_close(conv2d(x, w, None, 2, 1), F.conv2d(x, w, None, 2, 1), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        conv2d(x, w, None, 2, 1), F.conv2d(x, w, None, 2, 1), rtol=1e-4, atol=1e-4
+    )
 
 
 @settings(max_examples=60)
-@given(n=st.integers(0, 2), c=st.integers(1, 3), kernel=st.tuples(st.integers(1, 3), st.integers(1, 3)), stride=pairs, padding=paddings, dilation=pairs)
+@given(
+    n=st.integers(0, 2),
+    c=st.integers(1, 3),
+    kernel=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    stride=pairs,
+    padding=paddings,
+    dilation=pairs,
+)
 def test_im2col_is_unfold(n, c, kernel, stride, padding, dilation):
     x = torch.randn(n, c, 8, 9, dtype=torch.float64)
     if n:
-        assert torch.equal(im2col(x, kernel, dilation, padding, stride), F.unfold(x, kernel, dilation, padding, stride))
+        assert torch.equal(
+            im2col(x, kernel, dilation, padding, stride),
+            F.unfold(x, kernel, dilation, padding, stride),
+        )
     else:
-        assert im2col(x, kernel, dilation, padding, stride).shape[:2] == (0, c * kernel[0] * kernel[1])
+        assert im2col(x, kernel, dilation, padding, stride).shape[:2] == (
+            0,
+            c * kernel[0] * kernel[1],
+        )
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (((2, 3, 5, 5), (4, 2, 3, 3)), "expected input with 2 channels"),
-    (((2, 4, 5, 5), (3, 2, 3, 3), None, 1, 0, 1, 2), "number of kernels that groups divides"),
-    (((2, 3, 5, 5), (4, 1, 3, 3), None, 1, 0, 1, 2), "Given groups=2"),
-    (((2, 4, 5, 5), (4, 4, 3, 3), None, 1, 0, 1, 0), "groups=0"),
-    (((2, 4, 5, 5), (4, 4, 6, 3)), "greater than actual input size"),
-    (((2, 4, 5, 5), (4, 4, 3, 3), None, 1, 0, 3), "greater than actual input size"),
-    (((2, 4, 5, 5), (4, 4, 3, 3), None, 0), "stride 0"),
-    (((2, 4, 5, 5), (4, 4, 3, 3), None, 1, -1), "padding -1"),
-    (((2, 4, 5, 5), (4, 4, 3, 3), (3,)), r"bias of shape \(4,\)"),
-    (((2, 4, 5), (4, 4, 3)), "expected images"),
-    (((5, 5), (4, 4, 3, 3)), "expected images"),
-])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (((2, 3, 5, 5), (4, 2, 3, 3)), "expected input with 2 channels"),
+        (((2, 4, 5, 5), (3, 2, 3, 3), None, 1, 0, 1, 2), "number of kernels that groups divides"),
+        (((2, 3, 5, 5), (4, 1, 3, 3), None, 1, 0, 1, 2), "Given groups=2"),
+        (((2, 4, 5, 5), (4, 4, 3, 3), None, 1, 0, 1, 0), "groups=0"),
+        (((2, 4, 5, 5), (4, 4, 6, 3)), "greater than actual input size"),
+        (((2, 4, 5, 5), (4, 4, 3, 3), None, 1, 0, 3), "greater than actual input size"),
+        (((2, 4, 5, 5), (4, 4, 3, 3), None, 0), "stride 0"),
+        (((2, 4, 5, 5), (4, 4, 3, 3), None, 1, -1), "padding -1"),
+        (((2, 4, 5, 5), (4, 4, 3, 3), (3,)), r"bias of shape \(4,\)"),
+        (((2, 4, 5), (4, 4, 3)), "expected images"),
+        (((5, 5), (4, 4, 3, 3)), "expected images"),
+    ],
+)
 def test_conv2d_refuses_what_torch_refuses(arguments, message):
     image, kernel, *rest = arguments
-    tensors = [torch.randn(image), torch.randn(kernel), *(torch.randn(r) if isinstance(r, tuple) and k == 0 else r for k, r in enumerate(rest))]
+    tensors = [
+        torch.randn(image),
+        torch.randn(kernel),
+        *(torch.randn(r) if isinstance(r, tuple) and k == 0 else r for k, r in enumerate(rest)),
+    ]
     with pytest.raises(RuntimeError):
         F.conv2d(*tensors)
     with pytest.raises(RuntimeError, match=message):
@@ -103,16 +193,31 @@ def test_conv2d_refuses_what_torch_refuses(arguments, message):
 
 
 @settings(max_examples=100)
-@given(shape=st.tuples(st.integers(0, 2), st.integers(1, 2), st.integers(1, 12), st.integers(1, 12)), wanted=st.integers(1, 14) | st.tuples(st.integers(1, 14) | st.none(), st.integers(1, 14) | st.none()) | st.none())
+@given(
+    shape=st.tuples(st.integers(0, 2), st.integers(1, 2), st.integers(1, 12), st.integers(1, 12)),
+    wanted=st.integers(1, 14)
+    | st.tuples(st.integers(1, 14) | st.none(), st.integers(1, 14) | st.none())
+    | st.none(),
+)
 def test_pooling_is_torchs(shape, wanted):
     x = torch.randn(shape, dtype=torch.float64)
-    compare(lambda x: adaptive_avg_pool2d(x, wanted), lambda x: F.adaptive_avg_pool2d(x, (None, None) if wanted is None else wanted), x, tol=1e-9)
+    compare(
+        lambda x: adaptive_avg_pool2d(x, wanted),
+        lambda x: F.adaptive_avg_pool2d(x, (None, None) if wanted is None else wanted),
+        x,
+        tol=1e-9,
+    )
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 def test_pooling_dtypes(dtype):
     x = torch.randn(2, 3, 9, 7).to(dtype)
-    compare(lambda x: adaptive_avg_pool2d(x, (2, 3)), lambda x: F.adaptive_avg_pool2d(x, (2, 3)), x, tol=TOLERANCE[dtype])
+    compare(
+        lambda x: adaptive_avg_pool2d(x, (2, 3)),
+        lambda x: F.adaptive_avg_pool2d(x, (2, 3)),
+        x,
+        tol=TOLERANCE[dtype],
+    )
 
 
 def test_pooling_keeps_infinities_apart():
@@ -121,13 +226,23 @@ def test_pooling_keeps_infinities_apart():
     torch.testing.assert_close(adaptive_avg_pool2d(x, 2), F.adaptive_avg_pool2d(x, 2))
 
 
-@pytest.mark.parametrize("shape, wanted", [((3, 4), 2), ((1, 2, 0, 4), 2), ((1, 2, 4, 4), 0), ((1, 2, 4, 4), (2, -1)), ((1, 1, 2, 4, 4), 2)])
+@pytest.mark.parametrize(
+    "shape, wanted",
+    [
+        ((3, 4), 2),
+        ((1, 2, 0, 4), 2),
+        ((1, 2, 4, 4), 0),
+        ((1, 2, 4, 4), (2, -1)),
+        ((1, 1, 2, 4, 4), 2),
+    ],
+)
 def test_pooling_refuses(shape, wanted):
     with pytest.raises(RuntimeError, match="adaptive_avg_pool2d expected"):
         adaptive_avg_pool2d(torch.zeros(shape), wanted)
 
 
-# --- hooks let go -----------------------------------------------------------------------------------------------------
+# --- hooks let go ---------------------------------------------------------------------------------
+
 
 def count(model):
     return sum(len(m._forward_hooks) + len(m._backward_hooks) for m in model.modules())
@@ -146,7 +261,10 @@ both_ways = pytest.mark.parametrize("backward", [False, True], ids=["forward", "
 def test_released_after_the_block(backward, error):
     model = net()
     try:
-        with Hook(model[0], lambda *_: None, backward=backward), Hooks(model, lambda *_: None, backward=backward) as hooks:
+        with (
+            Hook(model[0], lambda *_: None, backward=backward),
+            Hooks(model, lambda *_: None, backward=backward) as hooks,
+        ):
             assert count(model) == 4
             assert len(hooks) == 3
             assert hooks[-1].module is model[2]
@@ -182,7 +300,7 @@ def test_released_with_the_garbage(backward):
     del hook, hooks
     assert count(model) == 0
     hook = Hook(model[0], lambda *_: None, backward=backward)
-    hook.fn = lambda *_: hook  # a cycle, which only the collector finds
+    hook.fn = lambda *_, own=hook: own  # a cycle, which only the collector finds
     del hook
     gc.collect()
     assert count(model) == 0
@@ -211,7 +329,11 @@ def test_other_peoples_hooks_stay():
 def test_it_cannot_touch(backward):
     model, x, cotangent = net(), torch.randn(2, 3, requires_grad=True), torch.randn(2, 2)
     expected = torch.autograd.grad(model(x), x, cotangent)[0]
-    with Hook(model[1], lambda module, given, result: torch.zeros(2, 4) if not backward else (torch.zeros(2, 4),), backward=backward) as hook:
+    with Hook(
+        model[1],
+        lambda module, given, result: torch.zeros(2, 4) if not backward else (torch.zeros(2, 4),),
+        backward=backward,
+    ) as hook:
         assert torch.equal(torch.autograd.grad(model(x), x, cotangent)[0], expected)
     assert hook.value is not None
 
@@ -236,20 +358,28 @@ def test_state_dict_is_unchanged():
 
 def test_backward_gradients_are_autograds():
     model, x = net(), torch.randn(5, 3)
-    with Hook(model[1], lambda module, inputs, output: (inputs[0], output)) as ends, Hook(model[1], lambda module, passed_on, received: (passed_on[0], received[0]), backward=True) as hook:
+    with (
+        Hook(model[1], lambda module, inputs, output: (inputs[0], output)) as ends,
+        Hook(
+            model[1], lambda module, passed_on, received: (passed_on[0], received[0]), backward=True
+        ) as hook,
+    ):
         out, cotangent = model(x), torch.randn(5, 2)
         expected = torch.autograd.grad(out, ends.value, cotangent, retain_graph=True)
         out.backward(cotangent)
     assert all(map(torch.equal, hook.value, expected))
 
 
-@pytest.mark.parametrize("module, fn", [("a layer", print), (nn.Linear, print), (nn.ReLU(), 3), (None, None)])
+@pytest.mark.parametrize(
+    "module, fn", [("a layer", print), (nn.Linear, print), (nn.ReLU(), 3), (None, None)]
+)
 def test_hook_refuses(module, fn):
     with pytest.raises(TypeError, match="Hook expected"):
         Hook(module, fn)
 
 
-# --- the figures ------------------------------------------------------------------------------------------------------
+# --- the figures ----------------------------------------------------------------------------------
+
 
 def look(x, near=0.1, bins=8, limits=(-2.0, 2.0)):
     mean, std, small, silent, *shares = _figures(x.float(), near, bins, limits)
@@ -275,7 +405,14 @@ def test_units_of_sequences_are_in_the_last_dimension():
     x[..., :3] = 0
     assert _figures(x, 0.0, 8, (-2.0, 2.0), -1)[3] == 0.75
     assert _figures(x, 0.0, 8, (-2.0, 2.0))[3] == 0
-    model = nn.Sequential(nn.Flatten(0, 2), nn.Linear(8, 3), nn.ReLU(), nn.Unflatten(0, (-1, 64)), nn.Flatten(), nn.Linear(192, 3))
+    model = nn.Sequential(
+        nn.Flatten(0, 2),
+        nn.Linear(8, 3),
+        nn.ReLU(),
+        nn.Unflatten(0, (-1, 64)),
+        nn.Flatten(),
+        nn.Linear(192, 3),
+    )
     with pytest.raises(ValueError, match="unit_dim=2, and a ReLU puts out"):
         fit(ActivationStats(nn.ReLU, unit_dim=2), model=model)
     assert count(model) == 0
@@ -303,32 +440,57 @@ def test_hooks_that_fail_leave_nothing():
     assert error
 
 
-# --- the callback -----------------------------------------------------------------------------------------------------
+# --- the callback ---------------------------------------------------------------------------------
+
 
 def batches(n=7, bs=8, shape=(1, 8, 8)):
     generator = torch.Generator().manual_seed(1)
-    return [(torch.randn(bs, *shape, generator=generator), torch.randint(3, (bs,), generator=generator)) for _ in range(n)]
+    return [
+        (torch.randn(bs, *shape, generator=generator), torch.randint(3, (bs,), generator=generator))
+        for _ in range(n)
+    ]
 
 
 def small():
-    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(inplace=True), nn.Dropout(0.2), nn.BatchNorm2d(4, affine=False), nn.Flatten(), nn.Linear(144, 3))
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3),
+        nn.ReLU(inplace=True),
+        nn.Dropout(0.2),
+        nn.BatchNorm2d(4, affine=False),
+        nn.Flatten(),
+        nn.Linear(144, 3),
+    )
 
 
 def fit(*cbs, model=None, data=None, n_epochs=2, opt=torch.optim.Adam):
     torch.manual_seed(0)
-    learn = Learner(model or small(), DataBunch(data or batches(), batches(2)), F.cross_entropy, opt, lr=0.01, default_cbs=False)
+    learn = Learner(
+        model or small(),
+        DataBunch(data or batches(), batches(2)),
+        F.cross_entropy,
+        opt,
+        lr=0.01,
+        default_cbs=False,
+    )
     learn.fit(n_epochs, cbs=cbs)
     return learn
 
 
 def everything(learn):
-    return [*learn.model.state_dict().values(), torch.get_rng_state(), *(t for s in learn.opt.state_dict()["state"].values() for t in s.values())]
+    return [
+        *learn.model.state_dict().values(),
+        torch.get_rng_state(),
+        *(t for s in learn.opt.state_dict()["state"].values() for t in s.values()),
+    ]
 
 
 @pytest.mark.parametrize("every", [1, 3, 100])
 @pytest.mark.parametrize("modules", [None, nn.Conv2d], ids=["all", "type"])
 def test_the_training_is_the_same_in_every_bit(every, modules):
-    plain, watched = everything(fit()), everything(learn := fit(stats := ActivationStats(modules, every=every)))
+    plain, watched = (
+        everything(fit()),
+        everything(learn := fit(stats := ActivationStats(modules, every=every))),
+    )
     assert all(map(torch.equal, plain, watched))
     assert count(learn.model) == 0
     assert stats.steps == list(range(0, 14, every))
@@ -337,19 +499,29 @@ def test_the_training_is_the_same_in_every_bit(every, modules):
 
 
 class Reading(TorchDispatchMode):
-    "Writes down each operation that has to wait for a device."
+    """Writes down each operation that has to wait for a device."""
+
     def __init__(self):
         super().__init__()
         self.waits = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default, torch.ops.aten.equal.default, torch.ops.aten.bincount.default, torch.ops.aten._unique2.default) or func.name().startswith("aten::masked_select"):
+        if func in (
+            torch.ops.aten._local_scalar_dense.default,
+            torch.ops.aten.nonzero.default,
+            torch.ops.aten.equal.default,
+            torch.ops.aten.bincount.default,
+            torch.ops.aten._unique2.default,
+        ) or func.name().startswith("aten::masked_select"):
             self.waits.append(func.name())
         return func(*args, **(kwargs or {}))
 
 
 def waits_of(*cbs):
-    "What waits for a device between the first callback before a batch and the last one after it."
+    """What waits for a device during a batch.
+
+    That is from the first callback before it to the last one after it.
+    """
     seen = []
 
     class First(Callback):
@@ -397,7 +569,14 @@ def test_no_synchronization_on_a_gpu():
         def after_batch(self):
             torch.cuda.set_sync_debug_mode("default")
 
-    fit(Strict(), stats := ActivationStats(every=1), Lenient(), model=model, data=data, opt=torch.optim.SGD)
+    fit(
+        Strict(),
+        stats := ActivationStats(every=1),
+        Lenient(),
+        model=model,
+        data=data,
+        opt=torch.optim.SGD,
+    )
     assert stats.history.shape[0] == 14
     assert stats.history.device.type == "cpu"
 
@@ -412,7 +591,7 @@ def test_what_is_recorded_is_right():
     hidden = twin[0](data[0][0])
     relued = hidden.relu()
     loss = F.cross_entropy(twin[2](relued), data[0][1])
-    slope, = torch.autograd.grad(loss, relued)
+    (slope,) = torch.autograd.grad(loss, relued)
     found = {name: rows[1, 0].item() for name, rows in stats.figures().items()}
     assert found["mean"] == pytest.approx(relued.mean().item(), abs=1e-6)
     assert found["std"] == pytest.approx(relued.std(correction=0).item(), abs=1e-6)
@@ -425,12 +604,23 @@ def test_what_is_recorded_is_right():
     assert torch.allclose(stats.histograms.sum(1), torch.ones(3, 1), atol=1e-5)
 
 
-CANCELS = [("before_batch", CancelBatchException), ("after_pred", CancelBatchException), ("after_loss", CancelBatchException), ("before_backward", CancelStepException), ("before_step", CancelStepException),
-           ("after_backward", CancelEpochException), ("after_loss", CancelFitException), ("after_pred", ZeroDivisionError), ("before_batch", KeyboardInterrupt)]
+CANCELS = [
+    ("before_batch", CancelBatchException),
+    ("after_pred", CancelBatchException),
+    ("after_loss", CancelBatchException),
+    ("before_backward", CancelStepException),
+    ("before_step", CancelStepException),
+    ("after_backward", CancelEpochException),
+    ("after_loss", CancelFitException),
+    ("after_pred", ZeroDivisionError),
+    ("before_batch", KeyboardInterrupt),
+]
 
 
 @pytest.mark.parametrize("order", [-1, 1], ids=["before it", "after it"])
-@pytest.mark.parametrize("event, error", CANCELS, ids=[f"{event}-{error.__name__}" for event, error in CANCELS])
+@pytest.mark.parametrize(
+    "event, error", CANCELS, ids=[f"{event}-{error.__name__}" for event, error in CANCELS]
+)
 def test_state_after_a_cancel(event, error, order):
     def strike(self):
         if self.learn.training and self.learn.step == 2 and self.learn.epoch == 0:
@@ -463,10 +653,21 @@ def test_frozen_layers_have_no_gradient():
 
 
 class Odd(nn.Module):
-    "A layer that is called twice, one that is not called, one that returns a tuple, one that returns a dictionary, one without a tensor."
+    """A network of layers that are called in odd ways.
+
+    One is called twice, one never; one returns a tuple, one a dictionary, one no tensor.
+    """
+
     def __init__(self):
         super().__init__()
-        self.first, self.twice, self.never, self.pair, self.named, self.blank = nn.Linear(64, 6), nn.Linear(6, 6), nn.Linear(6, 6), Pair(), Named(), Blank()
+        self.first, self.twice, self.never, self.pair, self.named, self.blank = (
+            nn.Linear(64, 6),
+            nn.Linear(6, 6),
+            nn.Linear(6, 6),
+            Pair(),
+            Named(),
+            Blank(),
+        )
         self.last = nn.Linear(6, 3)
 
     def forward(self, x):
@@ -476,15 +677,18 @@ class Odd(nn.Module):
 
 
 class Pair(nn.Module):
-    def forward(self, x): return 2 * x, "two"
+    def forward(self, x):
+        return 2 * x, "two"
 
 
 class Named(nn.Module):
-    def forward(self, x): return {"x": x + 1}
+    def forward(self, x):
+        return {"x": x + 1}
 
 
 class Blank(nn.Module):
-    def forward(self, x): return None
+    def forward(self, x):
+        return None
 
 
 def test_odd_models():
@@ -493,19 +697,26 @@ def test_odd_models():
     learn = Learner(model, DataBunch(data[:1]), F.cross_entropy, default_cbs=False)
     twin = copy.deepcopy(model)
     learn.fit(1, cbs=[stats := ActivationStats(every=1)])
-    known = dict(zip(stats.names, stats.history[0]))
+    known = dict(zip(stats.names, stats.history[0], strict=True))
     assert known["never Linear"].isnan().all()
     assert known["blank Blank"].isnan().all()
-    assert all(known[name].isfinite().all() for name in known if name.split()[0] not in ("never", "blank"))
+    assert all(
+        known[name].isfinite().all() for name in known if name.split()[0] not in ("never", "blank")
+    )
     once = twin.first(data[0][0])
     second = twin.twice(twin.twice(once).relu())
     loss = F.cross_entropy(twin.last(2 * second + 1), data[0][1])
     assert known["twice Linear"][2] == pytest.approx(second.mean().item(), abs=1e-6)
-    assert known["twice Linear"][1] == pytest.approx(torch.autograd.grad(loss, second)[0].std(correction=0).item(), rel=1e-4)
+    assert known["twice Linear"][1] == pytest.approx(
+        torch.autograd.grad(loss, second)[0].std(correction=0).item(), rel=1e-4
+    )
 
 
 def test_half_precision():
-    model, data = nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).to(torch.bfloat16), [(x.bfloat16(), y) for x, y in batches()]
+    model, data = (
+        nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).to(torch.bfloat16),
+        [(x.bfloat16(), y) for x, y in batches()],
+    )
     learn = Learner(model, DataBunch(data), F.cross_entropy, default_cbs=False)
     learn.fit(1, cbs=[stats := ActivationStats(every=1)])
     assert stats.history.dtype == torch.float32
@@ -513,7 +724,15 @@ def test_half_precision():
 
 
 @pytest.mark.filterwarnings("ignore")  # torch's compiler uses what torch deprecates
-@pytest.mark.parametrize("compiled", [lambda m: torch.compile(m), lambda m: (m.compile(), m)[1], lambda m: nn.Sequential(torch.compile(m[:3]), *m[3:])], ids=["whole", "in place", "a part"])
+@pytest.mark.parametrize(
+    "compiled",
+    [
+        lambda m: torch.compile(m),
+        lambda m: (m.compile(), m)[1],
+        lambda m: nn.Sequential(torch.compile(m[:3]), *m[3:]),
+    ],
+    ids=["whole", "in place", "a part"],
+)
 def test_compiled_models_are_refused(compiled):
     with pytest.raises(ValueError, match="cannot listen to a compiled model"):
         fit(ActivationStats(), model=compiled(small()))
@@ -529,14 +748,23 @@ def test_compiled_after_looking():
     assert len(stats.steps) == 14
 
 
-@pytest.mark.parametrize("make, message", [
-    (lambda: ActivationStats(every=0), "every=0"), (lambda: ActivationStats(bins=0), "bins=0"),
-    (lambda: fit(ActivationStats([nn.ReLU()])), "got a ReLU that is no part"),
-    (lambda: ActivationStats(every=1.5), "every=1.5"), (lambda: ActivationStats(bins=2.5), "bins=2.5"), (lambda: ActivationStats(near=-1.0), "near=-1.0"), (lambda: ActivationStats(limits=(1.0,)), "limits"),
-    (lambda: ActivationStats(limits=(5.0, -5.0)), "the lower limit before"), (lambda: ActivationStats(limits=(0, 0)), "the lower limit before"),
-    (lambda: fit(ActivationStats((nn.GELU, nn.Tanh))), "no GELU or Tanh"),
-    (lambda: fit(ActivationStats([])), "no layers to look at"), (lambda: fit(ActivationStats(nn.GELU)), "the model has no GELU"),
-])
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: ActivationStats(every=0), "every=0"),
+        (lambda: ActivationStats(bins=0), "bins=0"),
+        (lambda: fit(ActivationStats([nn.ReLU()])), "got a ReLU that is no part"),
+        (lambda: ActivationStats(every=1.5), "every=1.5"),
+        (lambda: ActivationStats(bins=2.5), "bins=2.5"),
+        (lambda: ActivationStats(near=-1.0), "near=-1.0"),
+        (lambda: ActivationStats(limits=(1.0,)), "limits"),
+        (lambda: ActivationStats(limits=(5.0, -5.0)), "the lower limit before"),
+        (lambda: ActivationStats(limits=(0, 0)), "the lower limit before"),
+        (lambda: fit(ActivationStats((nn.GELU, nn.Tanh))), "no GELU or Tanh"),
+        (lambda: fit(ActivationStats([])), "no layers to look at"),
+        (lambda: fit(ActivationStats(nn.GELU)), "the model has no GELU"),
+    ],
+)
 def test_the_callback_refuses(make, message):
     with pytest.raises(ValueError, match=message):
         make()
@@ -545,7 +773,11 @@ def test_the_callback_refuses(make, message):
 def test_it_complains_when_nothing_is_heard():
     model = Odd()
     with pytest.raises(RuntimeError, match="heard none of its layers"):
-        fit(ActivationStats([model.never]), model=model, data=[(x.flatten(1), y) for x, y in batches()])
+        fit(
+            ActivationStats([model.never]),
+            model=model,
+            data=[(x.flatten(1), y) for x, y in batches()],
+        )
 
 
 def test_a_layer_may_be_skipped_in_a_step():
@@ -559,7 +791,12 @@ def test_a_layer_may_be_skipped_in_a_step():
             return self.last(self.skipped(x) if self.calls % 2 else x)
 
     model = Depth()
-    learn = Learner(model, DataBunch([(x.flatten(1), y) for x, y in batches()]), F.cross_entropy, default_cbs=False)
+    learn = Learner(
+        model,
+        DataBunch([(x.flatten(1), y) for x, y in batches()]),
+        F.cross_entropy,
+        default_cbs=False,
+    )
     learn.fit(1, cbs=[stats := ActivationStats([model.skipped], every=1)])
     assert stats.steps == [0, 2, 4, 6]
     assert len(stats.history) == 4
@@ -571,17 +808,24 @@ def test_a_parameter_keeps_no_hook():
             super().__init__()
             self.weight = nn.Parameter(torch.randn(64))
 
-        def forward(self, x): return self.weight
+        def forward(self, x):
+            return self.weight
 
     class Shifted(nn.Module):
         def __init__(self):
             super().__init__()
             self.table, self.last = Table(), nn.Linear(64, 3)
 
-        def forward(self, x): return self.last(x + self.table(x))
+        def forward(self, x):
+            return self.last(x + self.table(x))
 
     model = Shifted()
-    learn = Learner(model, DataBunch([(x.flatten(1), y) for x, y in batches()]), F.cross_entropy, default_cbs=False)
+    learn = Learner(
+        model,
+        DataBunch([(x.flatten(1), y) for x, y in batches()]),
+        F.cross_entropy,
+        default_cbs=False,
+    )
     learn.fit(1, cbs=[stats := ActivationStats(every=1)])
     assert not model.table.weight._backward_hooks
     assert stats.figures()["gradient std"].isfinite().all()
@@ -597,22 +841,36 @@ def test_which_layers():
     model = small()
     assert names(model[1], model) == ["1 ReLU"]
     assert names((nn.ReLU, nn.Linear)) == ["1 ReLU", "5 Linear"]
-    assert names(None, nn.Sequential(nn.Flatten(), weight_norm(nn.Linear(64, 5)), nn.Linear(5, 3))) == ["0 Flatten", "1 ParametrizedLinear", "2 Linear"]
+    assert names(
+        None, nn.Sequential(nn.Flatten(), weight_norm(nn.Linear(64, 5)), nn.Linear(5, 3))
+    ) == ["0 Flatten", "1 ParametrizedLinear", "2 Linear"]
 
     class Nested(nn.Module):
-        def forward(self, x): return ((x,),)
+        def forward(self, x):
+            return ((x,),)
 
     class Inner(nn.Module):
         def __init__(self):
             super().__init__()
             self.nested, self.last = Nested(), nn.Linear(64, 3)
 
-        def forward(self, x): return self.last(self.nested(x.flatten(1))[0][0])
+        def forward(self, x):
+            return self.last(self.nested(x.flatten(1))[0][0])
+
     fit(stats := ActivationStats(Nested, every=1), model=Inner())
     assert stats.figures()["std"].isfinite().all()
 
 
-@pytest.mark.parametrize("look", [ActivationStats.plot, ActivationStats.plot_histograms, ActivationStats.figures, lambda s: s.draw_histogram(Figure().subplots(), 0)], ids=["plot", "histograms", "figures", "one"])
+@pytest.mark.parametrize(
+    "look",
+    [
+        ActivationStats.plot,
+        ActivationStats.plot_histograms,
+        ActivationStats.figures,
+        lambda s: s.draw_histogram(Figure().subplots(), 0),
+    ],
+    ids=["plot", "histograms", "figures", "one"],
+)
 def test_nothing_recorded_yet(look):
     with pytest.raises(RuntimeError, match="nothing yet"):
         look(ActivationStats())
@@ -636,7 +894,13 @@ def test_resuming_keeps_the_records(tmp_path):
 
 @pytest.mark.parametrize("layers", [1, 3, 4, 5, 7, 8, 10])
 def test_a_picture_for_every_layer(layers):
-    model = nn.Sequential(nn.Flatten(), *[nn.Linear(64, 64) for _ in range(layers - 1)], nn.Linear(64, 3)) if layers > 1 else nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    model = (
+        nn.Sequential(
+            nn.Flatten(), *[nn.Linear(64, 64) for _ in range(layers - 1)], nn.Linear(64, 3)
+        )
+        if layers > 1
+        else nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    )
     fit(stats := ActivationStats(nn.Linear, every=2), model=model)
     assert len(stats.names) == layers
     axes = stats.plot_histograms().fig.axes
@@ -645,7 +909,8 @@ def test_a_picture_for_every_layer(layers):
     assert all(len(ax.lines) == layers for ax in stats.plot().fig.axes)
 
 
-# --- the summary ------------------------------------------------------------------------------------------------------
+# --- the summary ----------------------------------------------------------------------------------
+
 
 class TwoInputs(nn.Module):
     def __init__(self):
@@ -669,7 +934,10 @@ class Tied(nn.Module):
 class Functional(nn.Module):
     def __init__(self):
         super().__init__()
-        self.weight, self.norm = nn.Parameter(torch.randn(5, 4)), nn.LayerNorm(5, elementwise_affine=True)
+        self.weight, self.norm = (
+            nn.Parameter(torch.randn(5, 4)),
+            nn.LayerNorm(5, elementwise_affine=True),
+        )
 
     def forward(self, x):
         return self.norm(x @ self.weight.T) @ torch.randn(5, 2)
@@ -686,9 +954,23 @@ MODELS = {
     "two inputs": (TwoInputs, lambda: [torch.randn(5, 4), torch.randn(5, 3)]),
     "tied": (Tied, lambda: [torch.randint(11, (2, 7))]),
     "in the container": (Functional, lambda: [torch.randn(3, 4)]),
-    "groups": (lambda: nn.Sequential(nn.Conv2d(6, 12, 3, groups=3, dilation=2), nn.BatchNorm2d(12, affine=True), nn.ReLU(inplace=True), nn.MaxPool2d(2)), lambda: [torch.randn(2, 6, 14, 14)]),
-    "transposed": (lambda: nn.ConvTranspose2d(3, 5, 2, stride=2), lambda: [torch.randn(2, 3, 4, 4)]),
-    "attention": (lambda: nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), lambda: [torch.randn(2, 5, 8)]),
+    "groups": (
+        lambda: nn.Sequential(
+            nn.Conv2d(6, 12, 3, groups=3, dilation=2),
+            nn.BatchNorm2d(12, affine=True),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(2),
+        ),
+        lambda: [torch.randn(2, 6, 14, 14)],
+    ),
+    "transposed": (
+        lambda: nn.ConvTranspose2d(3, 5, 2, stride=2),
+        lambda: [torch.randn(2, 3, 4, 4)],
+    ),
+    "attention": (
+        lambda: nn.TransformerEncoderLayer(8, 2, 16, batch_first=True),
+        lambda: [torch.randn(2, 5, 8)],
+    ),
     "called twice": (lambda: Odd(), lambda: [torch.randn(4, 64)]),
 }
 every_model = pytest.mark.parametrize("make, inputs", MODELS.values(), ids=MODELS)
@@ -703,7 +985,11 @@ def test_summary_is_torchs(make, inputs):
         model(*given)
     assert summary.flops >= counter.get_total_flops()
     assert summary.flops == sum(row.flops for row in summary.rows)
-    assert summary.params == sum(p.numel() for p in model.parameters()) == sum(row.params for row in summary.rows)
+    assert (
+        summary.params
+        == sum(p.numel() for p in model.parameters())
+        == sum(row.params for row in summary.rows)
+    )
     assert summary.trainable == summary.params
     assert summary.kept == sum(row.kept for row in summary.rows)
     assert len(str(summary).splitlines()) == len(summary.rows) + 2
@@ -726,19 +1012,30 @@ def test_nothing_has_happened(make, inputs, train):
 
 @every_model
 def test_memory_is_what_autograd_keeps(make, inputs):
-    "Counted a second time, without layers."
+    """Counted a second time, without layers."""
     torch.manual_seed(0)
     model, given = make(), inputs()
     summary = model_summary(model, *given)
-    own, kept = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers(), *given)}, {}
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: (kept.update({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()}), t.detach())[1], lambda t: t):
+    own, kept = (
+        {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers(), *given)},
+        {},
+    )
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: (
+            kept.update({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()}),
+            t.detach(),
+        )[1],
+        lambda t: t,
+    ):
         out = model(*given)
     assert summary.kept == sum(size for place, size in kept.items() if place not in own)
     assert out is not None
 
 
 def test_formulas():
-    row = model_summary(nn.Conv2d(6, 8, (3, 5), stride=2, padding=1, groups=2), torch.randn(3, 6, 10, 12)).rows[0]
+    row = model_summary(
+        nn.Conv2d(6, 8, (3, 5), stride=2, padding=1, groups=2), torch.randn(3, 6, 10, 12)
+    ).rows[0]
     n, nf, h, w = row.shape
     assert row.flops == 2 * n * nf * h * w * 3 * 3 * 5
     assert row.params == 8 * 3 * 15 + 8
@@ -749,21 +1046,49 @@ def test_formulas():
 
 
 class Attention(nn.Module):
-    def forward(self, q, k, v): return F.scaled_dot_product_attention(q, k, v)
+    def forward(self, q, k, v):
+        return F.scaled_dot_product_attention(q, k, v)
 
 
 class TimesVector(nn.Module):
-    def forward(self, x): return x @ torch.ones(40)
+    def forward(self, x):
+        return x @ torch.ones(40)
 
 
-@pytest.mark.parametrize("make, inputs, expected, op", [
-    (lambda: nn.LSTM(12, 7, batch_first=True), lambda: [torch.randn(3, 5, 12)], 2 * 3 * 5 * 4 * 7 * (12 + 7), "mkldnn_rnn_layer"),
-    (lambda: nn.LSTM(12, 7, 2, bidirectional=True), lambda: [torch.randn(5, 3, 12)], 2 * 3 * 5 * 2 * 4 * 7 * (12 + 7 + 14 + 7), "mkldnn_rnn_layer"),
-    (lambda: nn.LSTMCell(12, 7), lambda: [torch.randn(3, 12)], 2 * 3 * 4 * 7 * (12 + 7), "mm"),
-    (Attention, lambda: [torch.randn(2, 3, n, d, requires_grad=True) for n, d in ((4, 8), (6, 8), (6, 8))], 2 * 2 * 3 * 4 * 6 * (8 + 8), "_scaled_dot_product_flash_attention_for_cpu"),
-    (TimesVector, lambda: [torch.randn(30, 40)], 2 * 30 * 40, "mv"),
-    (lambda: nn.Conv3d(2, 3, 3), lambda: [torch.randn(2, 2, 5, 6, 7)], 2 * 2 * 3 * 2 * 27 * 3 * 4 * 5, "convolution"),
-], ids=["LSTM", "two layers, both ways", "cell", "attention", "vector", "conv3d"])
+@pytest.mark.parametrize(
+    "make, inputs, expected, op",
+    [
+        (
+            lambda: nn.LSTM(12, 7, batch_first=True),
+            lambda: [torch.randn(3, 5, 12)],
+            2 * 3 * 5 * 4 * 7 * (12 + 7),
+            "mkldnn_rnn_layer",
+        ),
+        (
+            lambda: nn.LSTM(12, 7, 2, bidirectional=True),
+            lambda: [torch.randn(5, 3, 12)],
+            2 * 3 * 5 * 2 * 4 * 7 * (12 + 7 + 14 + 7),
+            "mkldnn_rnn_layer",
+        ),
+        (lambda: nn.LSTMCell(12, 7), lambda: [torch.randn(3, 12)], 2 * 3 * 4 * 7 * (12 + 7), "mm"),
+        (
+            Attention,
+            lambda: [
+                torch.randn(2, 3, n, d, requires_grad=True) for n, d in ((4, 8), (6, 8), (6, 8))
+            ],
+            2 * 2 * 3 * 4 * 6 * (8 + 8),
+            "_scaled_dot_product_flash_attention_for_cpu",
+        ),
+        (TimesVector, lambda: [torch.randn(30, 40)], 2 * 30 * 40, "mv"),
+        (
+            lambda: nn.Conv3d(2, 3, 3),
+            lambda: [torch.randn(2, 2, 5, 6, 7)],
+            2 * 2 * 3 * 2 * 27 * 3 * 4 * 5,
+            "convolution",
+        ),
+    ],
+    ids=["LSTM", "two layers, both ways", "cell", "attention", "vector", "conv3d"],
+)
 def test_operations_by_formula(make, inputs, expected, op):
     if not hasattr(torch.ops.aten, op):
         pytest.skip(f"this PyTorch has no {op}")
@@ -779,7 +1104,8 @@ def test_a_torch_without_these_operations(monkeypatch):
 
 
 class Thrown(nn.Module):
-    "Computes something five times, and uses none of it."
+    """Computes something five times, and uses none of it."""
+
     def __init__(self):
         super().__init__()
         self.a, self.b = nn.Linear(100, 100), nn.Linear(100, 100)
@@ -795,14 +1121,20 @@ class FromDict(nn.Module):
         super().__init__()
         self.a = nn.Linear(300, 3)
 
-    def forward(self, given): return self.a(given["x"][0])
+    def forward(self, given):
+        return self.a(given["x"][0])
 
 
 def test_memory_of_what_is_needed_only():
-    assert model_summary(Thrown(), torch.randn(50, 100)).kept == 50 * 100 * 4  # the last sigmoid's output
+    # The last sigmoid's output.
+    assert model_summary(Thrown(), torch.randn(50, 100)).kept == 50 * 100 * 4
     assert model_summary(FromDict(), {"x": [torch.randn(20, 300)]}).kept == 0  # an input
     mlp, x = nn.Sequential(nn.Linear(30, 40), nn.ReLU(), nn.Linear(40, 30)), torch.randn(50, 30)
-    assert model_summary(mlp, x).kept == 50 * 40 * 4 == model_summary(mlp.to("meta"), x.to("meta")).kept
+    assert (
+        model_summary(mlp, x).kept
+        == 50 * 40 * 4
+        == model_summary(mlp.to("meta"), x.to("meta")).kept
+    )
 
 
 def test_an_error_that_the_model_catches():
@@ -837,7 +1169,9 @@ def test_a_row_for_each_call_and_parameters_once():
 
 
 def test_lazy_layers_get_their_shapes():
-    model = nn.Sequential(nn.LazyConv2d(4, 3), nn.LazyBatchNorm2d(affine=False), nn.Flatten(), nn.LazyLinear(2))
+    model = nn.Sequential(
+        nn.LazyConv2d(4, 3), nn.LazyBatchNorm2d(affine=False), nn.Flatten(), nn.LazyLinear(2)
+    )
     x = torch.randn(2, 3, 6, 6)
     model = nn.Sequential(*model, nn.Dropout())
     model[1].eval()
@@ -876,17 +1210,26 @@ def test_errors_of_the_model_come_through():
     assert not any(m._forward_pre_hooks for m in model.modules())
 
 
-# --- the network ------------------------------------------------------------------------------------------------------
+# --- the network ----------------------------------------------------------------------------------
+
 
 def test_simple_cnn():
-    assert simple_cnn()(torch.randn(2, 1, 28, 28)).shape == (2, 10) == simple_cnn((3, 5))(torch.randn(2, 1, 50, 31)).shape
+    assert (
+        simple_cnn()(torch.randn(2, 1, 28, 28)).shape
+        == (2, 10)
+        == simple_cnn((3, 5))(torch.randn(2, 1, 50, 31)).shape
+    )
     assert simple_cnn((4,), n_classes=7, in_channels=3)(torch.randn(2, 3, 9, 9)).shape == (2, 7)
-    assert [(m.out_channels, m.kernel_size, m.stride, m.padding) for m in simple_cnn() if isinstance(m, nn.Conv2d)] == [(16, (5, 5), (2, 2), (2, 2))] + [(n, (3, 3), (2, 2), (1, 1)) for n in (32, 64, 64)]
+    assert [
+        (m.out_channels, m.kernel_size, m.stride, m.padding)
+        for m in simple_cnn()
+        if isinstance(m, nn.Conv2d)
+    ] == [(16, (5, 5), (2, 2), (2, 2))] + [(n, (3, 3), (2, 2), (1, 1)) for n in (32, 64, 64)]
 
 
 def test_image_loaders():
     data = image_loaders("mnist", seed=1, bs=1000)
-    xs, ys = zip(*data.train_dl)
+    xs, ys = zip(*data.train_dl, strict=True)
     x = torch.cat(xs)
     assert x.shape == (60_000, 1, 28, 28)
     assert abs(x.mean()) < 1e-3

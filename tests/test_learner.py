@@ -1,4 +1,8 @@
-"""Chapter 05: the Learner against hand-written loops, its events and exceptions, metrics, and a checkpoint that survives kill -9."""
+"""Chapter 05: the Learner against hand-written loops, its events, exceptions and metrics.
+
+A checkpoint survives kill -9.
+"""
+
 import copy
 import io
 import math
@@ -26,12 +30,28 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler, TensorDataset
 
 from fromfound import callback, dataloader
-from fromfound.learner import (EVENTS, Callback, CancelBatchException, CancelEpochException, CancelFitException, CancelStepException, Checkpoint, DataBunch, EarlyStopping,
-                               GradientClip, Learner, Metric, ProgressBar, Recorder, StopOnNaN, show_training_loop)
+from fromfound.learner import (
+    EVENTS,
+    Callback,
+    CancelBatchException,
+    CancelEpochException,
+    CancelFitException,
+    CancelStepException,
+    Checkpoint,
+    DataBunch,
+    EarlyStopping,
+    GradientClip,
+    Learner,
+    Metric,
+    ProgressBar,
+    Recorder,
+    StopOnNaN,
+    show_training_loop,
+)
 
 X = torch.randn(100, 6, generator=torch.Generator().manual_seed(0))
 Y = (X[:, 0] > 0).long()
-BATCHES = list(zip(X.split(16), Y.split(16)))  # seven, the last one of four
+BATCHES = list(zip(X.split(16), Y.split(16), strict=True))  # seven, the last one of four
 
 
 def accuracy(pred, target):
@@ -40,13 +60,20 @@ def accuracy(pred, target):
 
 def net(seed=0, dropout=0.2):
     torch.manual_seed(seed)
-    model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(dropout), nn.Linear(8, 2))
+    model = nn.Sequential(
+        nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(dropout), nn.Linear(8, 2)
+    )
     nn.init.normal_(model[1].weight)
     return model
 
 
 def learner(train=BATCHES, valid=None, seed=0, **options):
-    return Learner(net(seed), DataBunch(train, valid), F.cross_entropy, **{"lr": 0.1, "default_cbs": False} | options)
+    return Learner(
+        net(seed),
+        DataBunch(train, valid),
+        F.cross_entropy,
+        **{"lr": 0.1, "default_cbs": False} | options,
+    )
 
 
 def same(a, b):
@@ -64,6 +91,7 @@ def _log(event):
         if event == self.at and (self.learn.training or event not in TRAIN):
             self.at = None
             raise self.error
+
     return method
 
 
@@ -72,17 +100,27 @@ for _event in EVENTS:
     setattr(Log, _event, _log(_event))
 
 
-# --- events and exceptions --------------------------------------------------------------------------------------------
+# --- events and exceptions ------------------------------------------------------------------------
+
 
 @settings(max_examples=15, deadline=None)
 @given(epochs=st.integers(0, 3), train=st.integers(1, 3), valid=st.integers(0, 2))
 def test_events_come_in_their_order(epochs, train, valid):
     log = Log()
     learner(BATCHES[:train], BATCHES[:valid], cbs=[log]).fit(epochs)
-    assert log.lines == ["before_fit", *(["before_epoch"] + TRAIN * train + VALID * valid + ["after_epoch"]) * epochs, "after_fit"]
+    assert log.lines == [
+        "before_fit",
+        *(["before_epoch"] + TRAIN * train + VALID * valid + ["after_epoch"]) * epochs,
+        "after_fit",
+    ]
 
 
-REACH = {CancelStepException: ("before_backward", "after_step"), CancelBatchException: ("before_batch", "after_batch"), CancelEpochException: ("before_epoch", "after_batch"), CancelFitException: ("before_fit", "after_epoch")}
+REACH = {
+    CancelStepException: ("before_backward", "after_step"),
+    CancelBatchException: ("before_batch", "after_batch"),
+    CancelEpochException: ("before_epoch", "after_batch"),
+    CancelFitException: ("before_fit", "after_epoch"),
+}
 
 
 @pytest.mark.parametrize("kind", REACH)
@@ -95,7 +133,12 @@ def test_what_is_begun_is_ended_and_gradients_are_cleared(kind, event):
     if inside:
         learn.fit(2)
     else:
-        with pytest.raises(RuntimeError, match=f"{kind.__name__} at {event} has nothing to leave: raise it from {first} to {last}"):
+        with pytest.raises(
+            RuntimeError,
+            match=(
+                f"{kind.__name__} at {event} has nothing to leave: raise it from {first} to {last}"
+            ),
+        ):
             learn.fit(2)
     assert log.lines[-1] == "after_fit"
     assert all(p.grad is None for p in learn.model.parameters())
@@ -186,7 +229,9 @@ def test_predictions_between_two_passes_change_nothing():
     assert learn.cbs[0].seen.shape == (100, 2)
 
 
-@pytest.mark.parametrize("copy_of", [copy.deepcopy, lambda learn: pickle.loads(pickle.dumps(learn))])
+@pytest.mark.parametrize(
+    "copy_of", [copy.deepcopy, lambda learn: pickle.loads(pickle.dumps(learn))]
+)
 def test_a_copy_is_a_learner_of_its_own(copy_of, capsys):
     learn = learner(valid=BATCHES, default_cbs=True, cbs=[GradientClip(1.0)])
     learn.fit(1)
@@ -195,7 +240,9 @@ def test_a_copy_is_a_learner_of_its_own(copy_of, capsys):
     other.fit(1)
     assert all(cb.learn is other for cb in other.cbs)
     assert all(torch.equal(v, before[k]) for k, v in learn.model.state_dict().items())
-    assert other.results["valid_loss"] == pytest.approx(F.cross_entropy(*other.get_preds()).item(), abs=1e-5)
+    assert other.results["valid_loss"] == pytest.approx(
+        F.cross_entropy(*other.get_preds()).item(), abs=1e-5
+    )
 
 
 def test_callbacks_that_cannot_be_hashed():
@@ -225,15 +272,31 @@ class EveryBatch(Callback):
 
 
 def test_what_is_no_mean_of_a_batch_is_refused():
-    for loss, metrics, name in [(partial(F.cross_entropy, reduction="none"), [], "train_loss"), (F.cross_entropy, [Metric(lambda pred, yb: pred.argmax(1) == yb, "hits")], "hits")]:
+    for loss, metrics, name in [
+        (partial(F.cross_entropy, reduction="none"), [], "train_loss"),
+        (F.cross_entropy, [Metric(lambda pred, yb: pred.argmax(1) == yb, "hits")], "hits"),
+    ]:
         with pytest.raises(ValueError, match=rf"{name} expected one number.*\(16,\).*mean"):
             Learner(net(), DataBunch(BATCHES, BATCHES), loss, metrics=metrics).fit(1)
 
 
 @pytest.mark.parametrize("wrap", [lambda y: {"a": y}, lambda y: {"a": (y, y)}, lambda y: [y, y]])
 def test_targets_in_containers(wrap):
-    batches, first = [(x, wrap(y)) for x, y in BATCHES], lambda t: t if isinstance(t, torch.Tensor) else first(next(iter(t.values() if isinstance(t, dict) else t)))
-    learn = Learner(net(), DataBunch(batches, batches), lambda pred, t: F.cross_entropy(pred, first(t)), lr=0.1, default_cbs=False)
+    batches, first = (
+        [(x, wrap(y)) for x, y in BATCHES],
+        lambda t: (
+            t
+            if isinstance(t, torch.Tensor)
+            else first(next(iter(t.values() if isinstance(t, dict) else t)))
+        ),
+    )
+    learn = Learner(
+        net(),
+        DataBunch(batches, batches),
+        lambda pred, t: F.cross_entropy(pred, first(t)),
+        lr=0.1,
+        default_cbs=False,
+    )
     learn.fit(1)
     plain = learner(valid=BATCHES)
     plain.fit(1)
@@ -245,7 +308,9 @@ def test_targets_in_containers(wrap):
 def test_a_dictionary_for_each_image(count):
     metric = Metric(lambda pred, target: torch.ones(()), "boxes")
     for kind in (list, tuple):
-        metric.update(None, kind({"boxes": torch.zeros(7, 4), "labels": torch.zeros(7)} for _ in range(count)))
+        metric.update(
+            None, kind({"boxes": torch.zeros(7, 4), "labels": torch.zeros(7)} for _ in range(count))
+        )
     assert metric.sizes == [count] * 2
 
 
@@ -278,11 +343,15 @@ def test_a_checkpoint_before_lazy_layers_are_built(tmp_path, capsys):
         model = nn.Sequential(nn.LazyLinear(8), nn.ReLU(), nn.Linear(8, 2))
         if build:
             model(X)
-        Learner(model, DataBunch(BATCHES), F.cross_entropy, default_cbs=False).fit(epochs, cbs=[Checkpoint(tmp_path / "run.pt")])
+        Learner(model, DataBunch(BATCHES), F.cross_entropy, default_cbs=False).fit(
+            epochs, cbs=[Checkpoint(tmp_path / "run.pt")]
+        )
         return model
 
     fit(1, False)
-    with pytest.raises(ValueError, match="lazy layers are not built yet: call the model once before"):
+    with pytest.raises(
+        ValueError, match="lazy layers are not built yet: call the model once before"
+    ):
         fit(2, False)
     resumed = fit(2, True)
     (tmp_path / "run.pt").unlink(), (tmp_path / "run.pt.previous").unlink()
@@ -328,7 +397,8 @@ def test_order_and_callbacks_of_one_fit():
     assert heard == [("a", 3), ("c", 3), ("b", 3), ("a", 2), ("b", 2)]
 
 
-# --- mistakes ---------------------------------------------------------------------------------------------------------
+# --- mistakes -------------------------------------------------------------------------------------
+
 
 class Misspelled(Callback):
     def after_barch(self):
@@ -352,15 +422,23 @@ class Cycle(Callback):
     owns = ("lr", "momentum")
 
 
-@pytest.mark.parametrize("cbs, error, words", [
-    ([Misspelled()], AttributeError, "after_barch is no event.*after_batch"),
-    ([Hidden()], AttributeError, "self.learn.loss"),
-    ([Assigned()], AttributeError, "self.learn.pred"),
-    ([Rate(), Cycle()], ValueError, "Rate and Cycle both own 'lr'"),
-    ([Checkpoint("a"), Checkpoint("b")], ValueError, "own 'checkpoint'"),
-    ([Recorder], TypeError, r"cbs expected objects, got the class Recorder: write Recorder\(\)"), (StopOnNaN(), TypeError, r"cbs expected a list, got .*StopOnNaN.*: write cbs=\[...\]"),
-    ([print], TypeError, "Callback objects, got <built-in function print>"),
-])
+@pytest.mark.parametrize(
+    "cbs, error, words",
+    [
+        ([Misspelled()], AttributeError, "after_barch is no event.*after_batch"),
+        ([Hidden()], AttributeError, "self.learn.loss"),
+        ([Assigned()], AttributeError, "self.learn.pred"),
+        ([Rate(), Cycle()], ValueError, "Rate and Cycle both own 'lr'"),
+        ([Checkpoint("a"), Checkpoint("b")], ValueError, "own 'checkpoint'"),
+        (
+            [Recorder],
+            TypeError,
+            r"cbs expected objects, got the class Recorder: write Recorder\(\)",
+        ),
+        (StopOnNaN(), TypeError, r"cbs expected a list, got .*StopOnNaN.*: write cbs=\[...\]"),
+        ([print], TypeError, "Callback objects, got <built-in function print>"),
+    ],
+)
 def test_mistakes_with_callbacks(cbs, error, words):
     with pytest.raises(error, match=words):
         learner(cbs=cbs).fit(1)
@@ -378,7 +456,8 @@ def test_mistakes_with_data():
         learner([]).fit(1)
 
 
-# --- the same bits as a loop written by hand --------------------------------------------------------------------------
+# --- bitwise identical to a loop written by hand --------------------------------------------------
+
 
 def by_hand(opt, model, train, valid, epochs):
     for _ in range(epochs):
@@ -389,7 +468,7 @@ def by_hand(opt, model, train, valid, epochs):
             opt.zero_grad()
         model.eval()
         with torch.no_grad():
-            for *xb, yb in valid:
+            for *xb, _ in valid:
                 model(*xb)
     return model
 
@@ -399,16 +478,33 @@ def loaders(kind):
     if kind == "list":
         return BATCHES, BATCHES[:2]
     if kind == "torch":
-        return DataLoader(TensorDataset(X, Y), 16, shuffle=True, generator=generator), DataLoader(TensorDataset(X, Y), 30)
+        return DataLoader(TensorDataset(X, Y), 16, shuffle=True, generator=generator), DataLoader(
+            TensorDataset(X, Y), 30
+        )
     if kind == "sampler":
-        return DataLoader(TensorDataset(X, Y), 16, sampler=RandomSampler(X, generator=generator)), []
+        return DataLoader(
+            TensorDataset(X, Y), 16, sampler=RandomSampler(X, generator=generator)
+        ), []
     if kind == "torch, global":
-        return DataLoader(TensorDataset(X, Y), 16, shuffle=True), DataLoader(TensorDataset(X, Y), 30)
-    return dataloader.DataLoader(dataloader.TensorDataset(X, Y), 16, shuffle=True, generator=generator), []
+        return DataLoader(TensorDataset(X, Y), 16, shuffle=True), DataLoader(
+            TensorDataset(X, Y), 30
+        )
+    return dataloader.DataLoader(
+        dataloader.TensorDataset(X, Y), 16, shuffle=True, generator=generator
+    ), []
 
 
-OPTIMIZERS = {"sgd": torch.optim.SGD, "momentum": partial(torch.optim.SGD, momentum=0.9, nesterov=True), "adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "rmsprop": torch.optim.RMSprop, "adagrad": torch.optim.Adagrad,
-              "groups": lambda params, lr: torch.optim.SGD([{"params": list(params)[:2], "lr": lr / 10}, {"params": []}], lr=lr)}
+OPTIMIZERS = {
+    "sgd": torch.optim.SGD,
+    "momentum": partial(torch.optim.SGD, momentum=0.9, nesterov=True),
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "rmsprop": torch.optim.RMSprop,
+    "adagrad": torch.optim.Adagrad,
+    "groups": lambda params, lr: torch.optim.SGD(
+        [{"params": list(params)[:2], "lr": lr / 10}, {"params": []}], lr=lr
+    ),
+}
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -419,8 +515,22 @@ def test_bit_equal_to_the_loop_by_hand(name, kind, callbacks):
     model, (train, valid) = net(), loaders(kind)
     by_hand(opt_func(model.parameters(), lr=0.01), model, train, valid, 3)
     train, valid = loaders(kind)
-    options = {"default_cbs": True, "metrics": [accuracy], "cbs": [Log(), EarlyStopping("train_loss", patience=99)]} if callbacks else {}
-    learn = Learner(net(), DataBunch(train, valid), F.cross_entropy, opt_func, **{"lr": 0.01, "default_cbs": False} | options)
+    options = (
+        {
+            "default_cbs": True,
+            "metrics": [accuracy],
+            "cbs": [Log(), EarlyStopping("train_loss", patience=99)],
+        }
+        if callbacks
+        else {}
+    )
+    learn = Learner(
+        net(),
+        DataBunch(train, valid),
+        F.cross_entropy,
+        opt_func,
+        **{"lr": 0.01, "default_cbs": False} | options,
+    )
     learn.fit(3)
     assert same(model, learn.model)
 
@@ -446,11 +556,16 @@ def test_schedulers_scalers_and_compiled_models_of_torch_fit_in():
     learn.fit(3)
     assert sorted(set(recorder.lrs)) == [0.025, 0.05, 0.1]
     assert len(recorder.lrs) == 21
-    learn = Learner(torch.compile(net(), backend="eager"), BATCHES, F.cross_entropy, default_cbs=False, lr=0.1)
+    learn = Learner(
+        torch.compile(net(), backend="eager"), BATCHES, F.cross_entropy, default_cbs=False, lr=0.1
+    )
     learn.fit(1)
     other = learner()
     other.fit(1)
-    assert all(torch.equal(a, b) for a, b in zip(learn.model.parameters(), other.model.parameters()))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(learn.model.parameters(), other.model.parameters(), strict=True)
+    )
 
 
 class Waits(TorchDispatchMode):
@@ -463,21 +578,30 @@ class Waits(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("cbs, expected", [([], 0), ([GradientClip(1.0)], 0), ([EarlyStopping(restore=True)], 0), ([StopOnNaN()], 14)])
+@pytest.mark.parametrize(
+    "cbs, expected",
+    [([], 0), ([GradientClip(1.0)], 0), ([EarlyStopping(restore=True)], 0), ([StopOnNaN()], 14)],
+)
 def test_no_step_waits_for_the_device(cbs, expected):
     with Waits() as mode:
         learner(BATCHES, BATCHES, default_cbs=True, metrics=[accuracy], cbs=cbs).fit(2)
     assert mode.count == expected
 
 
-# --- metrics, results, predictions ------------------------------------------------------------------------------------
+# --- metrics, results, predictions ----------------------------------------------------------------
+
 
 @settings(max_examples=30, deadline=None)
 @given(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=6), seed=st.integers(0, 99))
 def test_means_are_weighted_by_sample(sizes, seed):
     generator = torch.Generator().manual_seed(seed)
-    x, y = torch.randn(sum(sizes), 6, generator=generator), torch.randint(2, (sum(sizes),), generator=generator)
-    learn = learner(valid=list(zip(x.split(sizes), y.split(sizes))), metrics=[accuracy])
+    x, y = (
+        torch.randn(sum(sizes), 6, generator=generator),
+        torch.randint(2, (sum(sizes),), generator=generator),
+    )
+    learn = learner(
+        valid=list(zip(x.split(sizes), y.split(sizes), strict=True)), metrics=[accuracy]
+    )
     results = learn.validate()
     pred = learn.predict(x)
     assert math.isclose(results["valid_loss"], F.cross_entropy(pred, y).item(), rel_tol=1e-5)
@@ -530,7 +654,7 @@ def test_no_or_empty_validation(valid, capsys):
 def test_streams_and_lengths():
     class Stream(IterableDataset):
         def __iter__(self):
-            return iter(zip(X, Y))
+            return iter(zip(X, Y, strict=True))
 
     lengths = []
 
@@ -540,7 +664,9 @@ def test_streams_and_lengths():
 
     expected = Learner(net(dropout=0.0), BATCHES, F.cross_entropy, lr=0.1)
     expected.fit(2)
-    learn = Learner(net(dropout=0.0), DataLoader(Stream(), 16), F.cross_entropy, lr=0.1, cbs=[Length()])
+    learn = Learner(
+        net(dropout=0.0), DataLoader(Stream(), 16), F.cross_entropy, lr=0.1, cbs=[Length()]
+    )
     learn.fit(2)
     assert lengths == [(None, i, e) for e in range(2) for i in range(7)]
     assert same(learn.model, expected.model)
@@ -555,7 +681,12 @@ def test_several_inputs_and_no_target():
         def forward(self, a, b):
             return self.layer(a - b)
 
-    learn = Learner(Two(), DataBunch([(x, x.flip(0), y) for x, y in BATCHES]), F.cross_entropy, default_cbs=False)
+    learn = Learner(
+        Two(),
+        DataBunch([(x, x.flip(0), y) for x, y in BATCHES]),
+        F.cross_entropy,
+        default_cbs=False,
+    )
     learn.fit(1)
     assert learn.predict((X, X.flip(0))).shape == (100, 2)
     preds, targets = learn.get_preds([(x, x, None) for x, _ in BATCHES])
@@ -587,16 +718,25 @@ def test_batches_follow_the_model():
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_other_dtypes(dtype):
-    learn = Learner(nn.Linear(6, 2).to(dtype), [(x.to(dtype), y) for x, y in BATCHES], F.cross_entropy)
+    learn = Learner(
+        nn.Linear(6, 2).to(dtype), [(x.to(dtype), y) for x, y in BATCHES], F.cross_entropy
+    )
     learn.fit(1)
     assert len(learn.recorder.losses) == 7
     assert all(map(math.isfinite, learn.recorder.losses))
 
 
-# --- recorder, bar, loop ----------------------------------------------------------------------------------------------
+# --- recorder, bar, loop --------------------------------------------------------------------------
+
 
 def test_recorder_and_table(capsys):
-    learn = learner(BATCHES, BATCHES, default_cbs=True, metrics=[accuracy], opt_func=partial(torch.optim.Adam, betas=(0.8, 0.99)))
+    learn = learner(
+        BATCHES,
+        BATCHES,
+        default_cbs=True,
+        metrics=[accuracy],
+        opt_func=partial(torch.optim.Adam, betas=(0.8, 0.99)),
+    )
     learn.fit(2)
     recorder = learn.recorder
     assert len(recorder.losses) == len(recorder.lrs) == 14
@@ -607,7 +747,9 @@ def test_recorder_and_table(capsys):
     assert len(lines) == 3
     assert len(set(map(len, lines))) == 1
     sizes = [len(y) for _, y in BATCHES]
-    assert recorder.rows[1]["train_loss"] == pytest.approx(sum(v * n for v, n in zip(recorder.losses[7:], sizes)) / 100)
+    assert recorder.rows[1]["train_loss"] == pytest.approx(
+        sum(v * n for v, n in zip(recorder.losses[7:], sizes, strict=True)) / 100
+    )
     panels = recorder.plot().fig.axes
     assert [ax.get_ylabel() for ax in panels] == ["learning rate", "momentum", "loss"]
     assert list(panels[2].lines[1].get_xdata()) == [7, 14]
@@ -653,9 +795,17 @@ def test_the_bar_is_seen_only_where_somebody_watches(watched, monkeypatch, capsy
 
 
 class Bar:
-    "What a ProgressBar asks of tqdm, written down."
+    """What a ProgressBar asks of tqdm, written down."""
+
     def __init__(self, leave, disable):
-        self.leave, self.disable, self.n, self.total, self.shown, self.closed = leave, disable, 0, None, [], 0
+        self.leave, self.disable, self.n, self.total, self.shown, self.closed = (
+            leave,
+            disable,
+            0,
+            None,
+            [],
+            0,
+        )
 
     def set_postfix_str(self, text):
         self.shown.append((self.n, self.total, text.partition(",")[0]))
@@ -672,20 +822,56 @@ def bars(monkeypatch):
     return made
 
 
-@pytest.mark.parametrize("ci, terminal, notebook, watched", [(False, False, False, False), (False, True, False, True), (False, False, True, True), (True, True, True, False)])
+@pytest.mark.parametrize(
+    "ci, terminal, notebook, watched",
+    [
+        (False, False, False, False),
+        (False, True, False, True),
+        (False, False, True, True),
+        (True, True, True, False),
+    ],
+)
 def test_a_bar_is_for_a_terminal_or_a_notebook(ci, terminal, notebook, watched, bars, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
-    monkeypatch.setitem(sys.modules, "ipykernel", None) if notebook else monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+    monkeypatch.setitem(sys.modules, "ipykernel", None) if notebook else monkeypatch.delitem(
+        sys.modules, "ipykernel", raising=False
+    )
     if ci:
         monkeypatch.setenv("CI", "true")
     learner(cbs=[ProgressBar()]).fit(1)
-    assert [(bar.disable, bar.leave, bar.closed, bool(bar.shown)) for bar in bars] == [(not watched, False, 1, watched)]
+    assert [(bar.disable, bar.leave, bar.closed, bool(bar.shown)) for bar in bars] == [
+        (not watched, False, 1, watched)
+    ]
 
 
-@pytest.mark.parametrize("valid, shown", [
-    (None, [(1, 14, "epoch 0"), (4, 14, "epoch 0"), (7, 14, "epoch 0"), (10, 14, "epoch 1"), (13, 14, "epoch 1")]),
-    (BATCHES[:4], [(1, 14, "epoch 0"), (4, 14, "epoch 0"), (7, 14, "epoch 0"), (7, 14, "epoch 0"), (9, 14, "epoch 1"), (12, 14, "epoch 1"), (12, 14, "epoch 1"), (12, 14, "epoch 1")]),
-])
+@pytest.mark.parametrize(
+    "valid, shown",
+    [
+        (
+            None,
+            [
+                (1, 14, "epoch 0"),
+                (4, 14, "epoch 0"),
+                (7, 14, "epoch 0"),
+                (10, 14, "epoch 1"),
+                (13, 14, "epoch 1"),
+            ],
+        ),
+        (
+            BATCHES[:4],
+            [
+                (1, 14, "epoch 0"),
+                (4, 14, "epoch 0"),
+                (7, 14, "epoch 0"),
+                (7, 14, "epoch 0"),
+                (9, 14, "epoch 1"),
+                (12, 14, "epoch 1"),
+                (12, 14, "epoch 1"),
+                (12, 14, "epoch 1"),
+            ],
+        ),
+    ],
+)
 def test_the_bar_counts_steps_three_times_a_second(valid, shown, bars, monkeypatch):
     class Eighth(Callback):
         def after_batch(self):
@@ -719,11 +905,20 @@ def test_the_loop_is_shown_with_its_callbacks(capsys):
 
 
 def test_the_import_is_light():
-    code = "import sys, safetensors.torch; before = set(sys.modules); import fromfound.learner; print([m for m in ('matplotlib', 'tqdm', 'PIL') if m in set(sys.modules) - before])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    code = (
+        "import sys, safetensors.torch; before = set(sys.modules); import fromfound.learner; "
+        "print([m for m in ('matplotlib', 'tqdm', 'PIL') if m in set(sys.modules) - before])"
+    )
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
+    )
 
 
-# --- clipping, nan, early stopping ------------------------------------------------------------------------------------
+# --- clipping, nan, early stopping ----------------------------------------------------------------
+
 
 def test_clipping_is_torchs():
     learn = learner(cbs=[GradientClip(0.1)])
@@ -735,13 +930,17 @@ def test_clipping_is_torchs():
         nn.utils.clip_grad_norm_(model.parameters(), 0.1)
         opt.step()
         opt.zero_grad()
-    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), learn.model.parameters()))
+    assert all(
+        torch.equal(a, b) for a, b in zip(model.parameters(), learn.model.parameters(), strict=True)
+    )
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_stop_on_nan_names_the_batch_and_spares_the_weights(value, capsys):
     batches = [*BATCHES[:3], (BATCHES[3][0] * value, BATCHES[3][1]), *BATCHES[4:]]
-    learn = Learner(nn.Linear(6, 2), batches, F.cross_entropy, lr=0.1, cbs=[StopOnNaN()], default_cbs=False)
+    learn = Learner(
+        nn.Linear(6, 2), batches, F.cross_entropy, lr=0.1, cbs=[StopOnNaN()], default_cbs=False
+    )
     learn.fit(2)
     assert "is nan in epoch 0, batch 3" in capsys.readouterr().out
     assert all(p.isfinite().all() for p in learn.model.parameters())
@@ -749,22 +948,36 @@ def test_stop_on_nan_names_the_batch_and_spares_the_weights(value, capsys):
 
 
 class Say(Callback):
-    "Puts losses of our choice in place of the validation's."
+    """Puts losses of our choice in place of the validation's."""
+
     order = 10
 
     def __init__(self, values):
         self.values = values
 
     def after_epoch(self):
-        self.learn.valid_loss.read, self.learn.valid_loss.sizes = [float(self.values[self.learn.epoch])], [1]
+        self.learn.valid_loss.read, self.learn.valid_loss.sizes = (
+            [float(self.values[self.learn.epoch])],
+            [1],
+        )
 
 
-@pytest.mark.parametrize("values, options, epochs, best", [
-    ([3, 2, 2, 5, 1], {"patience": 2}, 4, 1), ([3, 2, 1, 0], {"patience": 1}, 4, 3), ([1, 1, 1, 1], {"patience": 3}, 4, 0), ([1, 2, 3, 4, 5], {"patience": 2, "maximize": True}, 5, 4),
-    ([2, 1.9, 1.8, 1.7], {"patience": 2, "min_delta": 0.5}, 3, 0), ([2, math.nan, math.nan, 1], {"patience": 2}, 3, 0), ([-1, -2, -1, -3], {"patience": 2}, 4, 3),
-])
+@pytest.mark.parametrize(
+    "values, options, epochs, best",
+    [
+        ([3, 2, 2, 5, 1], {"patience": 2}, 4, 1),
+        ([3, 2, 1, 0], {"patience": 1}, 4, 3),
+        ([1, 1, 1, 1], {"patience": 3}, 4, 0),
+        ([1, 2, 3, 4, 5], {"patience": 2, "maximize": True}, 5, 4),
+        ([2, 1.9, 1.8, 1.7], {"patience": 2, "min_delta": 0.5}, 3, 0),
+        ([2, math.nan, math.nan, 1], {"patience": 2}, 3, 0),
+        ([-1, -2, -1, -3], {"patience": 2}, 4, 3),
+    ],
+)
 def test_early_stopping(values, options, epochs, best, capsys):
-    learn = learner(BATCHES[:2], cbs=[Say(values), stopper := EarlyStopping(**options), recorder := Recorder()])
+    learn = learner(
+        BATCHES[:2], cbs=[Say(values), stopper := EarlyStopping(**options), recorder := Recorder()]
+    )
     recorder.order = 60
     learn.fit(len(values))
     assert len(recorder.rows) == epochs
@@ -782,18 +995,30 @@ def test_early_stopping_restores_and_names_what_there_is():
         def after_epoch(self):
             states.append({k: v.clone() for k, v in self.learn.model.state_dict().items()})
 
-    learn = learner(BATCHES[:2], cbs=[Say([3, 1, 2, 4]), Keep(), EarlyStopping(patience=2, restore=True)])
+    learn = learner(
+        BATCHES[:2], cbs=[Say([3, 1, 2, 4]), Keep(), EarlyStopping(patience=2, restore=True)]
+    )
     learn.fit(4)
     assert all(torch.equal(v, states[1][k]) for k, v in learn.model.state_dict().items())
-    for valid, monitor in ((None, "acuracy"), (BATCHES, "acuracy"), (None, "valid_loss"), ([], "valid_loss")):
+    for valid, monitor in (
+        (None, "acuracy"),
+        (BATCHES, "acuracy"),
+        (None, "valid_loss"),
+        ([], "valid_loss"),
+    ):
         with pytest.raises(LookupError, match=f"watches '{monitor}'; this training has train_loss"):
             learner(valid=valid, cbs=[EarlyStopping(monitor)]).fit(1)
 
 
-# --- checkpoints ------------------------------------------------------------------------------------------------------
+# --- checkpoints ----------------------------------------------------------------------------------
+
 
 class Wobble(Callback):
-    "Depends on everything that a checkpoint has to carry: random numbers of three kinds, and a count of its own."
+    """Depends on everything that a checkpoint has to carry.
+
+    That is random numbers of three kinds, and a count of its own.
+    """
+
     keeps = ("seen",)
 
     def before_fit(self):
@@ -802,7 +1027,10 @@ class Wobble(Callback):
     def before_batch(self):
         if self.learn.training:
             self.seen += 1
-            self.learn.xb = (self.learn.xb[0] * (1 + 0.01 * random.random() + 0.01 * np.random.randn()) + 0.001 * self.seen,)
+            self.learn.xb = (
+                self.learn.xb[0] * (1 + 0.01 * random.random() + 0.01 * np.random.randn())
+                + 0.001 * self.seen,
+            )
 
 
 class Break(Callback):
@@ -817,7 +1045,16 @@ class Break(Callback):
 def run(epochs, *cbs, kind="torch", seed=0, opt="momentum"):
     random.seed(seed), np.random.seed(seed), torch.manual_seed(seed)
     train, valid = loaders(kind)
-    learn = Learner(net(), DataBunch(train, valid), F.cross_entropy, OPTIMIZERS[opt], lr=0.05, metrics=[accuracy], cbs=[Wobble(), EarlyStopping("train_loss", patience=99, restore=True), Recorder()], default_cbs=False)
+    learn = Learner(
+        net(),
+        DataBunch(train, valid),
+        F.cross_entropy,
+        OPTIMIZERS[opt],
+        lr=0.05,
+        metrics=[accuracy],
+        cbs=[Wobble(), EarlyStopping("train_loss", patience=99, restore=True), Recorder()],
+        default_cbs=False,
+    )
     learn.fit(epochs, cbs=cbs)
     return learn
 
@@ -832,13 +1069,23 @@ def test_a_resumed_training_is_bit_equal(kind, opt, tmp_path):
     assert same(whole.model, again.model)
     assert whole.recorder.losses == again.recorder.losses
     assert whole.recorder.rows == again.recorder.rows
-    assert same(whole.model, run(4, Checkpoint(tmp_path / "new" / "run.pt"), kind=kind, opt=opt).model)  # nothing left to do
+    # Nothing left to do.
+    assert same(
+        whole.model, run(4, Checkpoint(tmp_path / "new" / "run.pt"), kind=kind, opt=opt).model
+    )
     assert sorted(p.name for p in (tmp_path / "new").iterdir()) == ["run.pt", "run.pt.previous"]
 
 
 @pytest.mark.parametrize("left_out", ["random", "optimizer", "callbacks"])
 def test_the_bits_differ_where_something_is_left_out(left_out, tmp_path):
-    whole, put = run(4), {"random": "fromfound.learner.set_random_states", "optimizer": "torch.optim.SGD.load_state_dict", "callbacks": "fromfound.learner.Callback.load_state_dict"}
+    whole, put = (
+        run(4),
+        {
+            "random": "fromfound.learner.set_random_states",
+            "optimizer": "torch.optim.SGD.load_state_dict",
+            "callbacks": "fromfound.learner.Callback.load_state_dict",
+        },
+    )
     run(2, Checkpoint(tmp_path / "run.pt"))
     with patch(put[left_out], lambda *args: []):
         assert not same(whole.model, run(4, Checkpoint(tmp_path / "run.pt"), seed=9).model)
@@ -867,7 +1114,14 @@ def test_an_epoch_that_was_stopped_is_not_saved(tmp_path):
 
 def test_a_training_that_was_stopped_early_stays_stopped(tmp_path):
     def fit():
-        learn = learner(BATCHES[:2], cbs=[Say([3, 1, 2, 4, 0, 0]), EarlyStopping(patience=2), Checkpoint(tmp_path / "run.pt")])
+        learn = learner(
+            BATCHES[:2],
+            cbs=[
+                Say([3, 1, 2, 4, 0, 0]),
+                EarlyStopping(patience=2),
+                Checkpoint(tmp_path / "run.pt"),
+            ],
+        )
         learn.fit(6)
         return learn
 
@@ -875,7 +1129,10 @@ def test_a_training_that_was_stopped_early_stays_stopped(tmp_path):
     assert same(first.model, fit().model)
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "pickle", "weights", "other model", "other optimizer", "other callbacks"])
+@pytest.mark.parametrize(
+    "damage",
+    ["cut", "empty", "pickle", "weights", "other model", "other optimizer", "other callbacks"],
+)
 def test_a_file_that_does_not_fit_is_refused_and_the_previous_one_used(damage, tmp_path, capsys):
     def fit(epochs, **options):
         learn = learner(**options)
@@ -889,14 +1146,22 @@ def test_a_file_that_does_not_fit_is_refused_and_the_previous_one_used(damage, t
     fit(2)
     file = tmp_path / "run.pt"
     if damage in ("cut", "empty"):
-        file.write_bytes(file.read_bytes()[:2000 if damage == "cut" else 0])
+        file.write_bytes(file.read_bytes()[: 2000 if damage == "cut" else 0])
     elif damage == "pickle":
         torch.save({"format": "fromfound checkpoint 1", "model": Trap()}, file)
     elif damage == "weights":
         torch.save(net().state_dict(), file)
     else:
-        other = {"other model": {}, "other optimizer": {"opt_func": torch.optim.Adam}, "other callbacks": {"cbs": [Recorder()]}}[damage]
-        learn = Learner(nn.Linear(6, 2), BATCHES, F.cross_entropy, default_cbs=False) if damage == "other model" else learner(**other)
+        other = {
+            "other model": {},
+            "other optimizer": {"opt_func": torch.optim.Adam},
+            "other callbacks": {"cbs": [Recorder()]},
+        }[damage]
+        learn = (
+            Learner(nn.Linear(6, 2), BATCHES, F.cross_entropy, default_cbs=False)
+            if damage == "other model"
+            else learner(**other)
+        )
         learn.fit(1, cbs=[Checkpoint(tmp_path / "other.pt")])
         os.replace(tmp_path / "other.pt", file)
     foreign = file.read_bytes()
@@ -923,7 +1188,8 @@ def test_a_refused_file_never_becomes_the_previous_one(tmp_path):
     file = tmp_path / "run.pt"
     learner().fit(2, cbs=[Checkpoint(file)])
     file.write_bytes(b"broken")
-    with patch("fromfound.learner.save", side_effect=KeyboardInterrupt):  # killed when writing the next one
+    # Killed when writing the next one.
+    with patch("fromfound.learner.save", side_effect=KeyboardInterrupt):
         learner().fit(4, cbs=[Checkpoint(file)])
     assert file.read_bytes() == b"broken"
     again = learner()
@@ -933,7 +1199,7 @@ def test_a_refused_file_never_becomes_the_previous_one(tmp_path):
     assert same(again.model, whole.model)
 
 
-KILLED = '''
+KILLED = """
 import os, random, signal, sys, time
 from pathlib import Path
 import numpy, torch
@@ -953,12 +1219,22 @@ def training(name):
     torch.manual_seed(0), numpy.random.seed(0), random.seed(0)
     x = torch.randn(320, 10)
     y = (x[:, :3].sum(1) > 0).long()
-    data = DataLoader(TensorDataset(x, y), 32, shuffle=True, generator=torch.Generator().manual_seed(1))
-    model = nn.Sequential(nn.Linear(10, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 2))
-    learn = Learner(model, DataBunch(data, [(x, y)]), nn.functional.cross_entropy, lambda p, lr: torch.optim.SGD(p, lr=lr, momentum=0.9), lr=0.05)
+    generator = torch.Generator().manual_seed(1)
+    data = DataLoader(TensorDataset(x, y), 32, shuffle=True, generator=generator)
+    model = nn.Sequential(
+        nn.Linear(10, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 2)
+    )
+    learn = Learner(
+        model,
+        DataBunch(data, [(x, y)]),
+        nn.functional.cross_entropy,
+        lambda p, lr: torch.optim.SGD(p, lr=lr, momentum=0.9),
+        lr=0.05,
+    )
     sys.stdout = open(os.devnull, "w")
     learn.fit(6, cbs=[Checkpoint(folder / f"{name}.pt"), Noise(), EarlyStopping(patience=9)])
-    torch.save([learn.model.state_dict(), learn.recorder.losses, learn.recorder.rows], folder / f"{name}.end")
+    end = [learn.model.state_dict(), learn.recorder.losses, learn.recorder.rows]
+    torch.save(end, folder / f"{name}.end")
 
 def child(name):
     pid = os.fork()
@@ -988,25 +1264,46 @@ while kills < 20:
             os.waitpid(child(f"run{runs}"), 0)
             runs += 1
         again = torch.load(folder / f"run{runs - 1}.end")
-        assert all(torch.equal(v, again[0][k]) for k, v in whole[0].items()) and whole[1:] == again[1:], f"run {runs - 1} differs after {kills} kills"
+        same = all(torch.equal(v, again[0][k]) for k, v in whole[0].items())
+        assert same, f"the model of run {runs - 1} differs after {kills} kills"
+        assert whole[1:] == again[1:], f"the record of run {runs - 1} differs after {kills} kills"
 print(kills, "kills,", runs, "runs equal")
-'''
+"""
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked children")
 def test_killed_at_twenty_random_moments_it_ends_in_the_same_bits(tmp_path):
-    done = subprocess.run([sys.executable, "-c", KILLED, tmp_path, str(random.randrange(10**6))], capture_output=True, text=True, timeout=240)
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, tmp_path, str(random.randrange(10**6))],
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.startswith("20 kills")
 
-# --- what a Learner refuses -------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("metrics", [[accuracy, accuracy], [Metric(accuracy, "train_loss")], [Metric(accuracy, "valid_loss")], [partial(accuracy), partial(accuracy)]])
+# --- what a Learner refuses -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "metrics",
+    [
+        [accuracy, accuracy],
+        [Metric(accuracy, "train_loss")],
+        [Metric(accuracy, "valid_loss")],
+        [partial(accuracy), partial(accuracy)],
+    ],
+)
 def test_two_metrics_of_one_name_are_refused(metrics):
-    with pytest.raises(ValueError, match=r"a name for each metric, got train_loss, valid_loss, .*Metric\(fn, name="):
+    with pytest.raises(
+        ValueError, match=r"a name for each metric, got train_loss, valid_loss, .*Metric\(fn, name="
+    ):
         learner(valid=BATCHES, metrics=metrics)
-    assert list(learner(valid=BATCHES, metrics=[accuracy, Metric(accuracy, "again")]).validate()) == ["valid_loss", "accuracy", "again"]
+    assert list(
+        learner(valid=BATCHES, metrics=[accuracy, Metric(accuracy, "again")]).validate()
+    ) == ["valid_loss", "accuracy", "again"]
 
 
 @pytest.mark.parametrize("event", ["before_fit", "before_epoch", "after_epoch", "after_fit"])
@@ -1018,7 +1315,9 @@ def test_a_fit_within_a_fit_is_refused_and_the_outer_one_goes_on_whole(event):
             self.learn.fit(1, lr=99.0, cbs=[Recorder()])
         refused.append(event)
 
-    learn = learner(valid=BATCHES, cbs=[type("Ask", (Callback,), {event: ask})(), recorder := Recorder()])
+    learn = learner(
+        valid=BATCHES, cbs=[type("Ask", (Callback,), {event: ask})(), recorder := Recorder()]
+    )
     learn.fit(3)
     plain = learner(valid=BATCHES, cbs=[expected := Recorder()])
     plain.fit(3)
@@ -1047,14 +1346,18 @@ def test_a_patience_of_nothing_is_refused(patience):
 
 def test_an_optimizer_that_needs_a_closure_is_refused():
     learn = learner(opt_func=torch.optim.LBFGS, cbs=[log := Log()])
-    with pytest.raises(TypeError, match="LBFGS wants a closure in each step.*SGD or Adam, or write the loop by hand"):
+    with pytest.raises(
+        TypeError,
+        match="LBFGS wants a closure in each step.*SGD or Adam, or write the loop by hand",
+    ):
         learn.fit(1, cbs=[GradientClip(1.0)])
     assert log.lines == []
     assert learn.cbs == [log]
 
 
 class Plain:
-    "An optimizer of one's own, which knows of no closure."
+    """An optimizer of one's own, which knows of no closure."""
+
     def __init__(self, params, lr):
         self.params, self.lr, self.param_groups = list(params), lr, [{"lr": lr}]
 
@@ -1076,13 +1379,23 @@ def test_an_optimizer_of_ones_own_will_do():
     assert same(learn.model, plain.model)
 
 
-@pytest.mark.parametrize("batch, words", [
-    ({"x": X[:4], "y": Y[:4]}, r"got a dict, \{'x': tensor.*collate_fn"), (X[:4], r"got a Tensor of shape \(4, 6\).*None for y"), ((X[:4],), r"got a tuple, \(tensor"), ("xy", "got a str, 'xy'")])
+@pytest.mark.parametrize(
+    "batch, words",
+    [
+        ({"x": X[:4], "y": Y[:4]}, r"got a dict, \{'x': tensor.*collate_fn"),
+        (X[:4], r"got a Tensor of shape \(4, 6\).*None for y"),
+        ((X[:4],), r"got a tuple, \(tensor"),
+        ("xy", "got a str, 'xy'"),
+    ],
+)
 @pytest.mark.parametrize("call", ["fit", "validate", "get_preds"])
 def test_batches_that_are_no_tuples_are_refused(batch, words, call):
     log = Log()
     learn = learner([batch], [batch], cbs=[log])
-    with pytest.raises(TypeError, match=r"(?s)expected batches \(x, ..., y\), a tuple or list with the target last, " + words):
+    with pytest.raises(
+        TypeError,
+        match=r"(?s)expected batches \(x, ..., y\), a tuple or list with the target last, " + words,
+    ):
         learn.fit(1) if call == "fit" else getattr(learn, call)()
     assert learn.dl is None
     assert "after_pred" not in log.lines
@@ -1097,10 +1410,12 @@ def test_a_batch_may_be_a_list():
     assert same(learn.model, plain.model)
 
 
-# --- a look from within a fit, and what else was found by use ----------------------------------------------------------
+# --- a look from within a fit, and what else was found by use -------------------------------------
+
 
 class Tally:
-    "A metric that is no `Metric`, and forgets in place."
+    """A metric that is no `Metric`, and forgets in place."""
+
     name = "tally"
 
     def __init__(self):
@@ -1125,7 +1440,11 @@ def test_validation_by_a_callback_leaves_the_figures_of_the_epoch_alone(event, o
         seen.append(self.learn.validate(BATCHES[:1]))
 
     def fit(*more):
-        learn = learner(valid=BATCHES, metrics=[accuracy, Tally()], cbs=[Recorder(), stopper := EarlyStopping("tally", maximize=True), *more])
+        learn = learner(
+            valid=BATCHES,
+            metrics=[accuracy, Tally()],
+            cbs=[Recorder(), stopper := EarlyStopping("tally", maximize=True), *more],
+        )
         learn.fit(2)
         return learn, stopper.best
 
@@ -1138,11 +1457,13 @@ def test_validation_by_a_callback_leaves_the_figures_of_the_epoch_alone(event, o
     assert best == expected == 100
     assert [row["tally"] for row in seen] == [16, 16]
     assert list(seen[0]) == ["valid_loss", "accuracy", "tally"]
-    assert asking.validate()["tally"] == asking.results["tally"] == 100  # outside of a fit the figures are those of the last validation
+    # Outside of a fit the values are those of the last validation.
+    assert asking.validate()["tally"] == asking.results["tally"] == 100
 
 
 class Partly(nn.Module):
-    "A model with a layer that is not trained, although it could be."
+    """A model with a layer that is not trained, although it could be."""
+
     def __init__(self):
         super().__init__()
         torch.manual_seed(0)
@@ -1154,9 +1475,19 @@ class Partly(nn.Module):
 
 def test_clipping_counts_what_the_optimizer_moves():
     model, other = Partly(), Partly()
-    Learner(model, BATCHES, F.cross_entropy, lambda params, lr: torch.optim.SGD(list(params)[:2], lr=lr), lr=0.1, cbs=[GradientClip(0.05)], default_cbs=False).fit(3)
+    Learner(
+        model,
+        BATCHES,
+        F.cross_entropy,
+        lambda params, lr: torch.optim.SGD(list(params)[:2], lr=lr),
+        lr=0.1,
+        cbs=[GradientClip(0.05)],
+        default_cbs=False,
+    ).fit(3)
     other.body.requires_grad_(False)
-    Learner(other, BATCHES, F.cross_entropy, lr=0.1, cbs=[GradientClip(0.05)], default_cbs=False).fit(3)
+    Learner(
+        other, BATCHES, F.cross_entropy, lr=0.1, cbs=[GradientClip(0.05)], default_cbs=False
+    ).fit(3)
     assert torch.equal(model.body.weight, other.body.weight)
     assert torch.equal(model.head.weight, other.head.weight)
 
@@ -1165,7 +1496,11 @@ def test_clipping_counts_what_the_optimizer_moves():
 @pytest.mark.parametrize("monitor", ["valid_loss", "accuracy", "train_loss"])
 def test_an_epoch_left_before_its_validation_is_not_judged(event, monitor, tmp_path):
     log, stopper = Log(event, CancelEpochException), EarlyStopping(monitor, patience=1)
-    learn = learner(valid=DataLoader(TensorDataset(X, Y), 50), metrics=[accuracy], cbs=[log, stopper, Recorder(), Checkpoint(tmp_path / "run.pt")])
+    learn = learner(
+        valid=DataLoader(TensorDataset(X, Y), 50),
+        metrics=[accuracy],
+        cbs=[log, stopper, Recorder(), Checkpoint(tmp_path / "run.pt")],
+    )
     learn.fit(2)
     assert len(learn.recorder.rows) == 2
     assert "valid_loss" not in learn.recorder.rows[0]
@@ -1173,7 +1508,8 @@ def test_an_epoch_left_before_its_validation_is_not_judged(event, monitor, tmp_p
 
 
 class Schedule(Callback):
-    "A scheduler of torch, with its memory in the checkpoint."
+    """A scheduler of torch, with its memory in the checkpoint."""
+
     def before_fit(self):
         self.scheduler = torch.optim.lr_scheduler.StepLR(self.learn.opt, 2, 0.1)
 
@@ -1200,7 +1536,9 @@ def test_a_scheduler_of_torch_resumes_where_its_memory_is_kept(kind, tmp_path):
 
 
 def test_a_checkpoint_with_other_loaders_is_refused_before_anything_is_changed(tmp_path):
-    loader = DataLoader(TensorDataset(X, Y), 16, shuffle=True, generator=torch.Generator().manual_seed(0))
+    loader = DataLoader(
+        TensorDataset(X, Y), 16, shuffle=True, generator=torch.Generator().manual_seed(0)
+    )
     learner(loader).fit(1, cbs=[Checkpoint(tmp_path / "run.pt")])
     learn = learner(BATCHES)
     before = copy.deepcopy(learn.model)
@@ -1211,15 +1549,32 @@ def test_a_checkpoint_with_other_loaders_is_refused_before_anything_is_changed(t
 
 @pytest.mark.parametrize("restore", [False, True])
 def test_ctrl_c_says_nothing_that_is_not_so(restore, capsys):
-    learn = learner(valid=BATCHES, cbs=[Log("after_loss", KeyboardInterrupt()), EarlyStopping(restore=restore)])
+    learn = learner(
+        valid=BATCHES, cbs=[Log("after_loss", KeyboardInterrupt()), EarlyStopping(restore=restore)]
+    )
     learn.fit(1)
     assert "the fit ends early, as by a CancelFitException" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("args, error, words", [
-    ((1.5,), ValueError, "number of epochs, 0 or more, got 1.5"), ((-1,), ValueError, "0 or more, got -1"), (("3",), ValueError, "got '3'"),
-    ((1, [Recorder()]), TypeError, r"learning rate as its second argument, got \[<.*Recorder.*write fit\(n_epochs, cbs=\[...\]\)"), ((1, Recorder()), TypeError, "write fit"), ((1, ()), TypeError, "write fit"),
-    ((1, None, Recorder()), TypeError, r"cbs expected a list.*write cbs=\[...\]")])
+@pytest.mark.parametrize(
+    "args, error, words",
+    [
+        ((1.5,), ValueError, "number of epochs, 0 or more, got 1.5"),
+        ((-1,), ValueError, "0 or more, got -1"),
+        (("3",), ValueError, "got '3'"),
+        (
+            (1, [Recorder()]),
+            TypeError,
+            (
+                r"learning rate as its second argument, got \[<.*Recorder.*"
+                r"write fit\(n_epochs, cbs=\[...\]\)"
+            ),
+        ),
+        ((1, Recorder()), TypeError, "write fit"),
+        ((1, ()), TypeError, "write fit"),
+        ((1, None, Recorder()), TypeError, r"cbs expected a list.*write cbs=\[...\]"),
+    ],
+)
 def test_what_fit_refuses(args, error, words):
     log = Log()
     learn = learner(cbs=[log])
@@ -1230,18 +1585,40 @@ def test_what_fit_refuses(args, error, words):
     learn.fit(0)
 
 
-@pytest.mark.parametrize("options, words", [
-    ({"cbs": StopOnNaN()}, r"cbs expected a list, got .*StopOnNaN.*write cbs=\[...\]"), ({"metrics": accuracy}, r"metrics expected a list, got <function accuracy.*write metrics=\[...\]"),
-    ({"metrics": [Metric]}, r"metrics expected objects, got the class Metric: write Metric\(\)")])
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"cbs": StopOnNaN()}, r"cbs expected a list, got .*StopOnNaN.*write cbs=\[...\]"),
+        (
+            {"metrics": accuracy},
+            r"metrics expected a list, got <function accuracy.*write metrics=\[...\]",
+        ),
+        (
+            {"metrics": [Metric]},
+            r"metrics expected objects, got the class Metric: write Metric\(\)",
+        ),
+    ],
+)
 def test_what_a_learner_refuses(options, words):
     with pytest.raises(TypeError, match=words):
         learner(**options)
 
 
 def test_classes_and_objects_are_told_apart():
-    with pytest.raises(TypeError, match=r"loss_func expected objects, got the class CrossEntropyLoss: write CrossEntropyLoss\(\)"):
+    with pytest.raises(
+        TypeError,
+        match=(
+            "loss_func expected objects, got the class CrossEntropyLoss: "
+            r"write CrossEntropyLoss\(\)"
+        ),
+    ):
         Learner(net(), BATCHES, nn.CrossEntropyLoss)
-    with pytest.raises(TypeError, match="opt_func expected a function of parameters and lr=, got a SGD object: give its class"):
+    with pytest.raises(
+        TypeError,
+        match=(
+            "opt_func expected a function of parameters and lr=, got a SGD object: give its class"
+        ),
+    ):
         learner(opt_func=torch.optim.SGD(net().parameters(), lr=0.1)).fit(1)
 
 
@@ -1249,7 +1626,9 @@ def test_classes_and_objects_are_told_apart():
 def test_batches_without_a_target_are_for_predictions(call):
     blind = [(x, None) for x, _ in BATCHES]
     learn = learner(blind, blind)
-    with pytest.raises(ValueError, match="need a target in each batch, got None, which is for predictions"):
+    with pytest.raises(
+        ValueError, match="need a target in each batch, got None, which is for predictions"
+    ):
         learn.fit(1) if call == "fit" else learn.validate()
     assert learn.get_preds()[0].shape == (100, 2)
 
@@ -1263,12 +1642,18 @@ class Pair(nn.Module):
         return self.kind(self.layer(x))
 
 
-@pytest.mark.parametrize("kind, words", [(lambda t: {"a": t}, "got a dict"), (lambda t: (t, t), "got a tuple")])
+@pytest.mark.parametrize(
+    "kind, words", [(lambda t: {"a": t}, "got a dict"), (lambda t: (t, t), "got a tuple")]
+)
 def test_predictions_that_cannot_be_joined_are_refused(kind, words):
     with pytest.raises(TypeError, match=f"get_preds joins tensors, {words}.*collect them"):
-        Learner(Pair(kind), BATCHES, lambda pred, target: torch.zeros(()), default_cbs=False).get_preds(BATCHES)
+        Learner(
+            Pair(kind), BATCHES, lambda pred, target: torch.zeros(()), default_cbs=False
+        ).get_preds(BATCHES)
     with pytest.raises(TypeError, match="for a target a dict"):
-        Learner(net(), BATCHES, lambda pred, target: torch.zeros(())).get_preds([(x, {"y": y}) for x, y in BATCHES])
+        Learner(net(), BATCHES, lambda pred, target: torch.zeros(())).get_preds(
+            [(x, {"y": y}) for x, y in BATCHES]
+        )
 
 
 def test_a_loader_that_is_empty_the_second_time_is_named():
@@ -1283,7 +1668,9 @@ def test_a_loader_that_is_empty_the_second_time_is_named():
         learner(Once()).fit(2)
 
 
-@pytest.mark.parametrize("kind", [CancelStepException, CancelBatchException, CancelEpochException, CancelFitException])
+@pytest.mark.parametrize(
+    "kind", [CancelStepException, CancelBatchException, CancelEpochException, CancelFitException]
+)
 @pytest.mark.parametrize("event", ["before_batch", "after_loss", "before_backward", "before_step"])
 @pytest.mark.parametrize("order", [-100, 100])
 def test_a_rate_for_each_loss(kind, event, order):

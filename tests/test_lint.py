@@ -1,4 +1,5 @@
 """The book against its own rules: one test a rule."""
+
 from pathlib import Path
 
 import pytest

@@ -1,4 +1,8 @@
-"""Plants each fault in a small book and sees the rule report it, with a message that says what to do."""
+"""Plants each fault in a small book and sees the rule report it.
+
+The message says what to do.
+"""
+
 import json
 import re
 import shutil
@@ -49,12 +53,31 @@ def shown(text: str, **data: object) -> list:
 
 COLAB = COLAB_CELL.format(git_url="https://github.com/someone/book")
 
-START = [("m", "# How to read\n\nIn this book every number is checked by a program that you can run."), ("c", COLAB), ("c", "1 + 1", shown("2"))]
+START = [
+    ("m", "# How to read\n\nIn this book every number is checked by a program that you can run."),
+    ("c", COLAB),
+    ("c", "1 + 1", shown("2")),
+]
 
 TOOLS = [
-    ("m", "# A small tool\n\nAt the end of this page stands one function, and you know what it is for."),
-    ("c", COLAB), ("c", "#| default_exp tools"),
-    ("c", '#| export\ndef double(x: float) -> float:\n    "Twice `x`.\\n\\n    Source: torch.mul"\n    return 2 * x'),
+    (
+        "m",
+        (
+            "# A small tool\n\n"
+            "At the end of this page stands one function, and you know what it is for."
+        ),
+    ),
+    ("c", COLAB),
+    ("c", "#| default_exp tools"),
+    (
+        "c",
+        (
+            "#| export\n"
+            "def double(x: float) -> float:\n"
+            '    "Twice `x`.\\n\\n    Source: torch.mul"\n'
+            "    return 2 * x"
+        ),
+    ),
     ("c", "double(2) + 0", shown("4")),
 ]
 
@@ -89,35 +112,91 @@ An odd number shows rounding.
 
 
 def card(n: int, kind: str = "complete") -> list:
-    return [("m", CARD.format(n=n, kind=kind)), ("c", f"def half(x):\n    return x\n\ncheck.ex_1_{n}(half)"), ("m", FOLDED)]
+    return [
+        ("m", CARD.format(n=n, kind=kind)),
+        ("c", f"def half(x):\n    return x\n\ncheck.ex_1_{n}(half)"),
+        ("m", FOLDED),
+    ]
 
 
 LESSON = [
     ("m", "# Halves\n\nWe build division by two, and measure that it is right."),
-    ("c", COLAB), ("c", "#| default_exp halves"),
-    ("m", "## Two ways\n\nThe dearest way takes <!-- v slow:.1f -->2.5<!-- /v --> ms, and [Kaiming et al.](https://arxiv.org/abs/1502.01852) report <!-- c Kaiming2015 -->6.6%<!-- /c -->; see [the tool](00a_tools.ipynb#a-small-tool)."
-          " A 3×3 table costs $2n$ and `5 ms` is code, see [below](#exercises), [1986](https://doi.org/10.1038/323533a0)."),
+    ("c", COLAB),
+    ("c", "#| default_exp halves"),
+    (
+        "m",
+        "## Two ways\n\n"
+        "The dearest way takes <!-- v slow:.1f -->2.5<!-- /v --> ms, and "
+        "[Kaiming et al.](https://arxiv.org/abs/1502.01852) report "
+        "<!-- c Kaiming2015 -->6.6%<!-- /c -->; see [the tool](00a_tools.ipynb#a-small-tool)."
+        " A 3×3 table costs $2n$ and `5 ms` is code, see [below](#exercises), "
+        "[1986](https://doi.org/10.1038/323533a0).",
+    ),
     ("c", "#| export\nfrom fromfound.tools import double"),
-    ("c", '#| export\nclass Halver:\n    """Halves what it is given.\n\n    Source: Kaiming2015 §2.2\n    """\n    def __init__(self, by: float = 2) -> None:\n        self.by = by\n\n    def __call__(self, x: float) -> float:\n        return x / self.by'),
+    (
+        "c",
+        (
+            "#| export\n"
+            "class Halver:\n"
+            '    """Halves what it is given.\n\n'
+            "    Source: Kaiming2015 §2.2\n"
+            '    """\n'
+            "    def __init__(self, by: float = 2) -> None:\n"
+            "        self.by = by\n\n"
+            "    def __call__(self, x: float) -> float:\n"
+            "        return x / self.by"
+        ),
+    ),
     ("c", "#| timing\nquote(slow=2.5)", shown("slow = 2.5", **{QUOTE: {"slow": 2.5}})),
-    ("c", "#| fig-alt: a falling line from 4 to 1, halved at each step\n#| fig-cap: Each step halves.\nshow(fig)", shown("Picture", **{"image/png": "aGVsbG8="})),
-    ("m", "## From the papers\n\nNothing."), ("m", "## What goes wrong\n\nRounding."),
-    ("m", "## Exercises\n\nFour."), ("c", "from fromfound.exercises import halves as check"),
-    *card(1), *card(2), *card(3), *card(4, "kill the mutants"),
+    (
+        "c",
+        (
+            "#| fig-alt: a falling line from 4 to 1, halved at each step\n"
+            "#| fig-cap: Each step halves.\n"
+            "show(fig)"
+        ),
+        shown("Picture", **{"image/png": "aGVsbG8="}),
+    ),
+    ("m", "## From the papers\n\nNothing."),
+    ("m", "## What goes wrong\n\nRounding."),
+    ("m", "## Exercises\n\nFour."),
+    ("c", "from fromfound.exercises import halves as check"),
+    *card(1),
+    *card(2),
+    *card(3),
+    *card(4, "kill the mutants"),
     ("m", "## What we built\n\n- `Halver` halves."),
 ]
 
 CHECKS = [
-    ("m", "# Checks of chapter 1\n\nRight answers, wrong answers, and the inputs that tell them apart."),
-    ("c", COLAB), ("c", "#| default_exp exercises.halves"),
-    ("c", '#| export\nimport torch\n\nex_1_1 = Exercise("1.1", lambda x: x / 2, [(torch.randn(3),)], wrong={})'),
+    (
+        "m",
+        (
+            "# Checks of chapter 1\n\n"
+            "Right answers, wrong answers, and the inputs that tell them apart."
+        ),
+    ),
+    ("c", COLAB),
+    ("c", "#| default_exp exercises.halves"),
+    (
+        "c",
+        (
+            "#| export\n"
+            "import torch\n\n"
+            'ex_1_1 = Exercise("1.1", lambda x: x / 2, [(torch.randn(3),)], wrong={})'
+        ),
+    ),
 ]
 
 
 def write_notebook(path: Path, cells: list) -> None:
     made = []
     for i, (kind, source, *outputs) in enumerate(cells):
-        cell = new_markdown_cell(source) if kind == "m" else new_code_cell(source, outputs=outputs[0] if outputs else [])
+        cell = (
+            new_markdown_cell(source)
+            if kind == "m"
+            else new_code_cell(source, outputs=outputs[0] if outputs else [])
+        )
         cell.id = f"cell{i:04}"
         made.append(cell)
     kernel = {"display_name": "python3", "language": "python", "name": "python3"}
@@ -127,16 +206,44 @@ def write_notebook(path: Path, cells: list) -> None:
 
 @pytest.fixture(scope="session")
 def small_book(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    "A book of four notebooks in which all is well."
+    """A book of four notebooks in which all is well."""
     root = tmp_path_factory.mktemp("book")
-    files = {"settings.ini": SETTINGS, "pyproject.toml": "[project]\nname = 'fromfound'\n", "README.md": "# A book\n", "book/references.bib": BIBLIOGRAPHY, "fromfound/__init__.py": '__version__ = "0.1.0"\n',
-             "book/runs/chapters.json": json.dumps({name: {"seconds": 1.0, "peak_mb": 100} for name in ("00_start", "00a_tools", "01_halves", "exercises/01_halves")}),
-             "fromfound/py.typed": "", "_toc.yml": "root: book/intro\nchapters:\n  - file: nbs/00_start\n  - file: nbs/00a_tools\n  - file: nbs/01_halves\n",
-             "book/intro.md": "# Hello\n\nIt takes <!-- v 01_halves.slow:.1f -->2.5<!-- /v --> ms ([tool](../nbs/00a_tools.ipynb), [halves](../nbs/01_halves.ipynb)).\n", "tests/test_halves.py": "def test_half():\n    assert 1 / 2\n"}
+    files = {
+        "settings.ini": SETTINGS,
+        "pyproject.toml": "[project]\nname = 'fromfound'\n",
+        "README.md": "# A book\n",
+        "book/references.bib": BIBLIOGRAPHY,
+        "fromfound/__init__.py": '__version__ = "0.1.0"\n',
+        "book/runs/chapters.json": json.dumps(
+            {
+                name: {"seconds": 1.0, "peak_mb": 100}
+                for name in ("00_start", "00a_tools", "01_halves", "exercises/01_halves")
+            }
+        ),
+        "fromfound/py.typed": "",
+        "_toc.yml": (
+            "root: book/intro\n"
+            "chapters:\n"
+            "  - file: nbs/00_start\n"
+            "  - file: nbs/00a_tools\n"
+            "  - file: nbs/01_halves\n"
+        ),
+        "book/intro.md": (
+            "# Hello\n\n"
+            "It takes <!-- v 01_halves.slow:.1f -->2.5<!-- /v --> ms "
+            "([tool](../nbs/00a_tools.ipynb), [halves](../nbs/01_halves.ipynb)).\n"
+        ),
+        "tests/test_halves.py": "def test_half():\n    assert 1 / 2\n",
+    }
     for name, text in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text, encoding="utf-8")
-    for name, cells in {"00_start": START, "00a_tools": TOOLS, "01_halves": LESSON, "exercises/01_halves": CHECKS}.items():
+    for name, cells in {
+        "00_start": START,
+        "00a_tools": TOOLS,
+        "01_halves": LESSON,
+        "exercises/01_halves": CHECKS,
+    }.items():
         write_notebook(root / "nbs" / f"{name}.ipynb", cells)
     nbdev("nbdev_clean", root)
     nbdev("nbdev_export", root)
@@ -148,25 +255,32 @@ def test_nothing_is_found_where_all_is_well(rule: str, small_book: Path) -> None
     assert [str(f) for f in RULES[rule](small_book)] == []
 
 
-# --- how to plant -----------------------------------------------------------------------------------------------------
+# --- how to plant ---------------------------------------------------------------------------------
 
 Plant = Callable[[Path], None]
-LESSON_FILE, CHECKS_FILE, MODULE = "nbs/01_halves.ipynb", "nbs/exercises/01_halves.ipynb", "fromfound/halves.py"
+LESSON_FILE, CHECKS_FILE, MODULE = (
+    "nbs/01_halves.ipynb",
+    "nbs/exercises/01_halves.ipynb",
+    "fromfound/halves.py",
+)
 
 
 def write(file: str, text: str) -> Plant:
     def plant(root: Path) -> None:
         (root / file).parent.mkdir(parents=True, exist_ok=True)
         (root / file).write_text(text, encoding="utf-8")
+
     return plant
 
 
 def costs_of(name: str, seconds: float, megabytes: int = 100) -> Plant:
-    "Record another cost of one chapter."
+    """Record another cost of one chapter."""
+
     def plant(root: Path) -> None:
         path = root / "book" / "runs" / "chapters.json"
         costs = json.loads(path.read_text()) | {name: {"seconds": seconds, "peak_mb": megabytes}}
         path.write_text(json.dumps(costs))
+
     return plant
 
 
@@ -179,22 +293,35 @@ def remove(file: str) -> Plant:
 
 
 def replace(file: str, old: str, new: str) -> Plant:
-    "Change a text, in a notebook within the JSON strings."
+    """Change a text, in a notebook within the JSON strings."""
+
     def plant(root: Path) -> None:
         text = (root / file).read_text(encoding="utf-8")
-        a, b = (json.dumps(old, ensure_ascii=False)[1:-1], json.dumps(new, ensure_ascii=False)[1:-1]) if file.endswith(".ipynb") else (old, new)
+        a, b = (
+            (json.dumps(old, ensure_ascii=False)[1:-1], json.dumps(new, ensure_ascii=False)[1:-1])
+            if file.endswith(".ipynb")
+            else (old, new)
+        )
         assert a in text, f"the small book does not hold {old!r}"
         (root / file).write_text(text.replace(a, b), encoding="utf-8")
+
     return plant
 
 
 def add(*cells: tuple, file: str = LESSON_FILE, at: int = 9) -> Plant:
-    "Put cells into a notebook."
+    """Put cells into a notebook."""
+
     def plant(root: Path) -> None:
         book = nbformat.read(root / file, as_version=4)
-        made = [new_markdown_cell(c[1]) if c[0] == "m" else new_code_cell(c[1], outputs=c[2] if len(c) > 2 else []) for c in cells]
+        made = [
+            new_markdown_cell(c[1])
+            if c[0] == "m"
+            else new_code_cell(c[1], outputs=c[2] if len(c) > 2 else [])
+            for c in cells
+        ]
         book.cells[at:at] = made
         nbformat.write(book, root / file)
+
     return plant
 
 
@@ -209,6 +336,7 @@ def drop_cell(beginning: str, file: str = LESSON_FILE) -> Plant:
         assert len(kept) < len(book.cells), f"no cell begins with {beginning!r}"
         book.cells = kept
         nbformat.write(book, root / file)
+
     return plant
 
 
@@ -234,190 +362,820 @@ DEF = 'def half_of(x: float) -> float:\n    "Doc."\n    return x / 2\n'
 
 
 def module_with(code: str, names: str = "'half_of'") -> Plant:
-    "Replace the exported module, as if a notebook had exported this."
-    return write(MODULE, f"# AUTOGENERATED! DO NOT EDIT! File to edit: ../nbs/01_halves.ipynb.\n\n__all__ = [{names}]\n\n# %% ../nbs/01_halves.ipynb #cell0005\n{code}")
+    """Replace the exported module, as if a notebook had exported this."""
+    return write(
+        MODULE,
+        (
+            "# AUTOGENERATED! DO NOT EDIT! File to edit: ../nbs/01_halves.ipynb.\n\n"
+            f"__all__ = [{names}]\n\n"
+            "# %% ../nbs/01_halves.ipynb #cell0005\n"
+            f"{code}"
+        ),
+    )
 
 
-# --- the faults: rule, what is planted, words of the message: what is wrong, what to do --------------------------------
+# --- the faults: rule, what is planted, words of the message: what is wrong, what to do -----------
 
 FAULTS: list[tuple[str, str, Plant, list[str]]] = [
-    ("clean_notebooks", "metadata", empty_metadata_kept, [LESSON_FILE, "not clean", "Run nbdev_clean"]),
-    ("notebook_files", "too large", add(("c", "x", shown("y", **{"image/png": "a" * 1_600_000}))), ["1.6 MB", "less than 1.5", "PNG"]),
-    ("notebook_files", "kernel", replace(LESSON_FILE, "python3", "my-env"), ["'my-env'", "python3"]),
-    ("notebook_files", "no outputs", without_outputs, ["no cell has stored outputs", "make chapter"]),
+    (
+        "clean_notebooks",
+        "metadata",
+        empty_metadata_kept,
+        [LESSON_FILE, "not clean", "Run nbdev_clean"],
+    ),
+    (
+        "notebook_files",
+        "too large",
+        add(("c", "x", shown("y", **{"image/png": "a" * 1_600_000}))),
+        ["1.6 MB", "less than 1.5", "PNG"],
+    ),
+    (
+        "notebook_files",
+        "kernel",
+        replace(LESSON_FILE, "python3", "my-env"),
+        ["'my-env'", "python3"],
+    ),
+    (
+        "notebook_files",
+        "no outputs",
+        without_outputs,
+        ["no cell has stored outputs", "make chapter"],
+    ),
     ("missing_outputs", "value", add(("c", "(1, 2)")), ["no output is stored", "make chapter"]),
     ("missing_outputs", "print", add(("c", "print(1)\nx = 2")), ["no output is stored"]),
     ("missing_outputs", "quote", add(("c", "quote(acc=1)")), ["no output is stored"]),
-    ("output_text", "error", add(("c", "1/0", [new_output("error", ename="ZeroDivisionError", evalue="division by zero", traceback=[])])), ["ZeroDivisionError", "catch it"]),
-    ("output_text", "stderr", add(("c", "x", said("UserWarning: old", "stderr"))), ["stderr", "UserWarning", "Cure the warning"]),
-    ("output_text", "progress bar", add(("c", "x", said(" 10%|#  | 1/10 [00:01<00:09, 12.3it/s]"))), ["progress bar", "final table"]),
+    (
+        "output_text",
+        "error",
+        add(
+            (
+                "c",
+                "1/0",
+                [
+                    new_output(
+                        "error", ename="ZeroDivisionError", evalue="division by zero", traceback=[]
+                    )
+                ],
+            )
+        ),
+        ["ZeroDivisionError", "catch it"],
+    ),
+    (
+        "output_text",
+        "stderr",
+        add(("c", "x", said("UserWarning: old", "stderr"))),
+        ["stderr", "UserWarning", "Cure the warning"],
+    ),
+    (
+        "output_text",
+        "progress bar",
+        add(("c", "x", said(" 10%|#  | 1/10 [00:01<00:09, 12.3it/s]"))),
+        ["progress bar", "final table"],
+    ),
     ("output_text", "carriage return", add(("c", "x", said("epoch 1\repoch 2"))), ["progress bar"]),
     ("output_text", "colors", add(("c", "x", said("\x1b[31mred\x1b[0m"))), ["terminal colors"]),
-    ("output_text", "address", add(("c", "x", shown("<Thing at 0x7f12345678>"))), ["address of an object"]),
-    ("output_text", "machine path", add(("c", "x", shown("PosixPath('/home/me/data')"))), ["/home/me", "relative"]),
-    ("output_text", "windows path", add(("c", "x", shown("WindowsPath('C:\\\\data')"))), ["path of this machine"]),
-    ("output_text", "stand-in", add(("c", "mnist", shown("ImageData(STAND-IN for mnist)"))), ["stand-in data", "FROMFOUND_DATA"]),
-    ("output_text", "too long", add(("c", "x", said("line\n" * 11))), ["11 lines of output", "at most 10"]),
+    (
+        "output_text",
+        "address",
+        add(("c", "x", shown("<Thing at 0x7f12345678>"))),
+        ["address of an object"],
+    ),
+    (
+        "output_text",
+        "machine path",
+        add(("c", "x", shown("PosixPath('/home/me/data')"))),
+        ["/home/me", "relative"],
+    ),
+    (
+        "output_text",
+        "windows path",
+        add(("c", "x", shown("WindowsPath('C:\\\\data')"))),
+        ["path of this machine"],
+    ),
+    (
+        "output_text",
+        "stand-in",
+        add(("c", "mnist", shown("ImageData(STAND-IN for mnist)"))),
+        ["stand-in data", "FROMFOUND_DATA"],
+    ),
+    (
+        "output_text",
+        "too long",
+        add(("c", "x", said("line\n" * 11))),
+        ["11 lines of output", "at most 10"],
+    ),
     ("cell_source", "syntax", add(("c", "def f(:")), ["not Python"]),
-    ("cell_source", "too long", add(("c", "\n".join(f"x{i} = {i}" for i in range(21)))), ["21 lines of code", "at most 20", "Split it"]),
-    ("cell_source", "long method", add(("c", "#| export\nclass A:\n    def f(self):\n" + "        x = 1\n" * 41)), ["42 lines", "at most 40"]),
+    (
+        "cell_source",
+        "too long",
+        add(("c", "\n".join(f"x{i} = {i}" for i in range(21)))),
+        ["21 lines of code", "at most 20", "Split it"],
+    ),
+    (
+        "cell_source",
+        "long method",
+        add(("c", "#| export\nclass A:\n    def f(self):\n" + "        x = 1\n" * 41)),
+        ["42 lines", "at most 40"],
+    ),
     ("cell_source", "greek", add(("c", "σ = 1")), ["σ", "sigma"]),
     ("cell_source", "path", add(("c", "p = '/tmp/me/x'")), ["/tmp/me", "tempfile"]),
-    ("directives", "unknown", add(("c", "#| echo: false\nx = 1")), ["unknown directive '#| echo: false'", "closed list"]),
+    (
+        "directives",
+        "unknown",
+        add(("c", "#| echo: false\nx = 1")),
+        ["unknown directive '#| echo: false'", "closed list"],
+    ),
     ("directives", "below", add(("c", "x = 1\n#| hide")), ["below the top", "first lines"]),
     ("directives", "spaced", add(("c", "# | hide\nx = 1")), ["#| name"]),
-    ("directives", "with export", add(("c", "#| export\n#| hide\nx = 1")), ["'#| export' is not alone", "leak"]),
-    ("directives", "default_exp with code", add(("c", "#| default_exp other\nx = 1")), ["cell of its own"]),
-    ("directives", "tolerance", add(("c", "#| tolerance: lots\nx = 1")), ["does not have its form"]),
-    ("directives", "tolerance of everything", add(("c", "#| tolerance: 2\nx = 1")), ["does not have its form"]),
+    (
+        "directives",
+        "with export",
+        add(("c", "#| export\n#| hide\nx = 1")),
+        ["'#| export' is not alone", "leak"],
+    ),
+    (
+        "directives",
+        "default_exp with code",
+        add(("c", "#| default_exp other\nx = 1")),
+        ["cell of its own"],
+    ),
+    (
+        "directives",
+        "tolerance",
+        add(("c", "#| tolerance: lots\nx = 1")),
+        ["does not have its form"],
+    ),
+    (
+        "directives",
+        "tolerance of everything",
+        add(("c", "#| tolerance: 2\nx = 1")),
+        ["does not have its form"],
+    ),
     ("directives", "empty alt", add(("c", "#| fig-alt:\nx = 1")), ["does not have its form"]),
-    ("directives", "export to a second module", add(("c", "#| export other\nx = 1")), ["does not have its form"]),
-    ("default_exp", "twice", replace("nbs/00a_tools.ipynb", "default_exp tools", "default_exp halves"), ["already the module of nbs/00a_tools.ipynb", "append for ever"]),
-    ("default_exp", "another stem", replace(LESSON_FILE, "default_exp halves", "default_exp thirds"), ["module 'thirds'", "stem is 'halves'", "one stem"]),
-    ("default_exp", "another stem of exercises", replace(CHECKS_FILE, "default_exp exercises.halves", "default_exp exercises.half"), ["write `#| default_exp exercises.halves`".capitalize()]),
+    (
+        "directives",
+        "export to a second module",
+        add(("c", "#| export other\nx = 1")),
+        ["does not have its form"],
+    ),
+    (
+        "default_exp",
+        "twice",
+        replace("nbs/00a_tools.ipynb", "default_exp tools", "default_exp halves"),
+        ["already the module of nbs/00a_tools.ipynb", "append for ever"],
+    ),
+    (
+        "default_exp",
+        "another stem",
+        replace(LESSON_FILE, "default_exp halves", "default_exp thirds"),
+        ["module 'thirds'", "stem is 'halves'", "one stem"],
+    ),
+    (
+        "default_exp",
+        "another stem of exercises",
+        replace(CHECKS_FILE, "default_exp exercises.halves", "default_exp exercises.half"),
+        ["Write `#| default_exp exercises.halves`"],
+    ),
     ("default_exp", "none", drop_cell("#| default_exp"), ["to no module", "default_exp NAME"]),
-    ("kinds_of_numbers", "wide", add(("c", "#| tolerance: 0.2\n1.5 + 0", shown("1.5"))), ["a tolerance of 0.2", "at most 0.05", "print a spread"]),
-    ("kinds_of_numbers", "exponent", add(("c", "#| tolerance: 9e-1\n1.5 + 0", shown("1.5"))), ["a tolerance of 9e-1"]),
-    ("kinds_of_numbers", "two", add(("c", "#| varies\n#| tolerance: 0.02\n1.5 + 0", shown("1.5"))), ["varies and tolerance", "Split the cell"]),
-    ("kinds_of_numbers", "quoted", add(("c", "#| varies\nquote(acc=0.9)", shown("acc = 0.9", **{QUOTE: {"acc": 0.9}}))), ["quotes a number that varies"]),
-    ("kinds_of_numbers", "quoted by another name", add(("c", "#| varies\noffer(acc=0.9)", shown("acc = 0.9", **{QUOTE: {"acc": 0.9}}))), ["quotes a number that varies"]),
-    ("directives", "varies with a value", add(("c", "#| varies: 0.1\nx = 1")), ["does not have its form"]),
-    ("chapter_costs", "none", write("book/runs/chapters.json", "{}"), ["no cost of 01_halves", "make chapter N=01"]),
-    ("chapter_costs", "of nothing", costs_of("02_thirds", 1), ["a cost of 02_thirds", "Take the entry out"]),
-    ("chapter_costs", "too long", costs_of("01_halves", 121), ["01_halves takes 121 s", "budget is 120 s"]),
-    ("chapter_costs", "long", costs_of("01_halves", 61), ["01_halves takes 61 s", "needs a reason"]),
-    ("chapter_costs", "all", costs_of("01_halves", 3600), ["all chapters take 1802 s, 2 at a time"]),
+    (
+        "kinds_of_numbers",
+        "wide",
+        add(("c", "#| tolerance: 0.2\n1.5 + 0", shown("1.5"))),
+        ["a tolerance of 0.2", "at most 0.05", "print a spread"],
+    ),
+    (
+        "kinds_of_numbers",
+        "exponent",
+        add(("c", "#| tolerance: 9e-1\n1.5 + 0", shown("1.5"))),
+        ["a tolerance of 9e-1"],
+    ),
+    (
+        "kinds_of_numbers",
+        "two",
+        add(("c", "#| varies\n#| tolerance: 0.02\n1.5 + 0", shown("1.5"))),
+        ["varies and tolerance", "Split the cell"],
+    ),
+    (
+        "kinds_of_numbers",
+        "quoted",
+        add(("c", "#| varies\nquote(acc=0.9)", shown("acc = 0.9", **{QUOTE: {"acc": 0.9}}))),
+        ["quotes a number that varies"],
+    ),
+    (
+        "kinds_of_numbers",
+        "quoted by another name",
+        add(("c", "#| varies\noffer(acc=0.9)", shown("acc = 0.9", **{QUOTE: {"acc": 0.9}}))),
+        ["quotes a number that varies"],
+    ),
+    (
+        "directives",
+        "varies with a value",
+        add(("c", "#| varies: 0.1\nx = 1")),
+        ["does not have its form"],
+    ),
+    (
+        "chapter_costs",
+        "none",
+        write("book/runs/chapters.json", "{}"),
+        ["no cost of 01_halves", "make chapter N=01"],
+    ),
+    (
+        "chapter_costs",
+        "of nothing",
+        costs_of("02_thirds", 1),
+        ["a cost of 02_thirds", "Take the entry out"],
+    ),
+    (
+        "chapter_costs",
+        "too long",
+        costs_of("01_halves", 121),
+        ["01_halves takes 121 s", "budget is 120 s"],
+    ),
+    (
+        "chapter_costs",
+        "long",
+        costs_of("01_halves", 61),
+        ["01_halves takes 61 s", "needs a reason"],
+    ),
+    (
+        "chapter_costs",
+        "all",
+        costs_of("01_halves", 3600),
+        ["all chapters take 1802 s, 2 at a time"],
+    ),
     ("chapter_costs", "memory", costs_of("01_halves", 1, 3001), ["3001 MB"]),
     ("colab_cell", "missing", drop_cell("#| hide"), ["not the Colab cell", "git_url"]),
-    ("colab_cell", "other owner", replace("settings.ini", "someone", "another"), ["git+https://github.com/another/book"]),
-    ("figures", "no alt", replace(LESSON_FILE, "#| fig-alt: a falling line from 4 to 1, halved at each step\n", "\n"), ["picture without a description", "fig-alt"]),
-    ("figures", "short alt", replace(LESSON_FILE, "a falling line from 4 to 1, halved at each step", "a plot"), ["picture without a description"]),
-    ("figures", "alt without picture", add(("c", "#| fig-alt: a line that rises from 1 to 4\nx = 1")), ["no picture is stored"]),
+    (
+        "colab_cell",
+        "other owner",
+        replace("settings.ini", "someone", "another"),
+        ["git+https://github.com/another/book"],
+    ),
+    (
+        "figures",
+        "no alt",
+        replace(LESSON_FILE, "#| fig-alt: a falling line from 4 to 1, halved at each step\n", "\n"),
+        ["picture without a description", "fig-alt"],
+    ),
+    (
+        "figures",
+        "short alt",
+        replace(LESSON_FILE, "a falling line from 4 to 1, halved at each step", "a plot"),
+        ["picture without a description"],
+    ),
+    (
+        "figures",
+        "alt without picture",
+        add(("c", "#| fig-alt: a line that rises from 1 to 4\nx = 1")),
+        ["no picture is stored"],
+    ),
     ("figures", "Markdown", say("![](a.png)"), ["![what it shows]"]),
-    *[("measured_numbers", text, say(text), ["unmarked number", m, "quote("]) for text, m in (
-        ("It reaches 97.4% now.", "97.4%"), ("It is 50× faster.", "50×"), ("It is 50 × faster.", "50 ×"), ("It took 12 ms.", "12 ms"), ("It took 1.5s.", "1.5s"), ("It took 3 s.", "3 s"), ("It took 254 µs.", "254 µs"),
-        ("It needs 2 GB.", "2 GB"), ("It does 182 GFLOP/s.", "182 GFLOP"), ("It is 2,000 times faster.", "2,000 times faster"), ("It takes **1,300** ms.", "1,300** ms"), ("| way | 3 seconds |", "3 seconds"),
-        ("<details><summary>It took 5 ms</summary>\n\nwell\n</details>", "5 ms"), ("A range of 2–3 ms.", "3 ms"), ("It reaches 97.4 percent.", "97.4 percent"))],
-    *[("measured_numbers", text, say(text), ["in mathematics", "Write it in the text", "quote("]) for text in ("It is $50\\times$ faster.", "A share of $5\\%$.", "In $3\\,\\text{ms}$.")],
-    ("measured_numbers", "a page", write("book/intro.md", "# Hello\n\nIt takes 5 ms.\n"), ["book/intro.md", "5 ms"]),
-    ("measured_numbers", "caption", replace(LESSON_FILE, "Each step halves.", "Each step saves 50%."), ["captions are not rewritten"]),
-    *[("marks", text, add(("m", text)), ["start of a line", "Put a word before it"]) for text in (
-        "<!-- v slow:.1f -->2.5<!-- /v --> ms", "so\n<!-- v slow -->2.5<!-- /v -->", "- <!-- v slow -->2.5<!-- /v -->", "> <!-- v slow -->2.5<!-- /v -->", "1. <!-- v slow -->2.5<!-- /v -->", "> - <!-- c Kaiming2015 -->2.5<!-- /c -->")],
-    ("marks", "mathematics", say("$x = <!-- v slow -->2.5<!-- /v -->$"), ["inside mathematics", "End the mathematics"]),
+    *[
+        ("measured_numbers", text, say(text), ["unmarked number", m, "quote("])
+        for text, m in (
+            ("It reaches 97.4% now.", "97.4%"),
+            ("It is 50× faster.", "50×"),
+            ("It is 50 × faster.", "50 ×"),
+            ("It took 12 ms.", "12 ms"),
+            ("It took 1.5s.", "1.5s"),
+            ("It took 3 s.", "3 s"),
+            ("It took 254 µs.", "254 µs"),
+            ("It needs 2 GB.", "2 GB"),
+            ("It does 182 GFLOP/s.", "182 GFLOP"),
+            ("It is 2,000 times faster.", "2,000 times faster"),
+            ("It takes **1,300** ms.", "1,300** ms"),
+            ("| way | 3 seconds |", "3 seconds"),
+            ("<details><summary>It took 5 ms</summary>\n\nwell\n</details>", "5 ms"),
+            ("A range of 2–3 ms.", "3 ms"),
+            ("It reaches 97.4 percent.", "97.4 percent"),
+        )
+    ],
+    *[
+        ("measured_numbers", text, say(text), ["in mathematics", "Write it in the text", "quote("])
+        for text in ("It is $50\\times$ faster.", "A share of $5\\%$.", "In $3\\,\\text{ms}$.")
+    ],
+    (
+        "measured_numbers",
+        "a page",
+        write("book/intro.md", "# Hello\n\nIt takes 5 ms.\n"),
+        ["book/intro.md", "5 ms"],
+    ),
+    (
+        "measured_numbers",
+        "caption",
+        replace(LESSON_FILE, "Each step halves.", "Each step saves 50%."),
+        ["captions are not rewritten"],
+    ),
+    *[
+        ("marks", text, add(("m", text)), ["start of a line", "Put a word before it"])
+        for text in (
+            "<!-- v slow:.1f -->2.5<!-- /v --> ms",
+            "so\n<!-- v slow -->2.5<!-- /v -->",
+            "- <!-- v slow -->2.5<!-- /v -->",
+            "> <!-- v slow -->2.5<!-- /v -->",
+            "1. <!-- v slow -->2.5<!-- /v -->",
+            "> - <!-- c Kaiming2015 -->2.5<!-- /c -->",
+        )
+    ],
+    (
+        "marks",
+        "mathematics",
+        say("$x = <!-- v slow -->2.5<!-- /v -->$"),
+        ["inside mathematics", "End the mathematics"],
+    ),
     ("marks", "code", say("`<!-- v slow -->2.5<!-- /v -->`"), ["inside code", "Take it out"]),
-    ("marks", "code block", say("so:\n\n```\n<!-- v slow -->2.5<!-- /v -->\n```\n"), ["inside code"]),
-    ("marks", "summary", say("<details><summary>It took <!-- v slow -->2.5<!-- /v --></summary>\n\nok</details>"), ["<summary>", "body of the fold"]),
+    (
+        "marks",
+        "code block",
+        say("so:\n\n```\n<!-- v slow -->2.5<!-- /v -->\n```\n"),
+        ["inside code"],
+    ),
+    (
+        "marks",
+        "summary",
+        say("<details><summary>It took <!-- v slow -->2.5<!-- /v --></summary>\n\nok</details>"),
+        ["<summary>", "body of the fold"],
+    ),
     ("marks", "unknown letter", say("a <!-- x slow -->2.5<!-- /x -->"), ["no number mark"]),
     ("marks", "no space at its end", say("a <!-- v slow:.1f-->2.5<!-- /v -->"), ["no number mark"]),
     ("marks", "not closed", say("a <!-- v slow -->2.5"), ["no number mark"]),
-    ("marks", "unknown key", say("a <!-- c Nobody1999 -->5%<!-- /c -->"), ["Nobody1999", "references.bib"]),
-    ("prose_figures", "stale", replace(LESSON_FILE, "-->2.5<", "-->2.4<"), ["'2.4'", "'2.5'", "Run make sync"]),
-    ("prose_figures", "stale page", replace("book/intro.md", "-->2.5<", "-->9<"), ["book/intro.md", "Run make sync"]),
-    ("prose_figures", "unknown name", say("a <!-- v slows -->2.5<!-- /v -->"), ["'slows'", "near to it: slow", "Quote the value"]),
-    ("prose_figures", "twice", add(("c", "quote(slow=3)", shown("slow = 3", **{QUOTE: {"slow": 3}}))), ["quoted twice", "Rename"]),
-    ("citations", "arXiv", say("[x](https://arxiv.org/abs/1706.03762)"), ["1706.03762", "references.bib", "Add the paper"]),
+    (
+        "marks",
+        "unknown key",
+        say("a <!-- c Nobody1999 -->5%<!-- /c -->"),
+        ["Nobody1999", "references.bib"],
+    ),
+    (
+        "prose_figures",
+        "stale",
+        replace(LESSON_FILE, "-->2.5<", "-->2.4<"),
+        ["'2.4'", "'2.5'", "Run make sync"],
+    ),
+    (
+        "prose_figures",
+        "stale page",
+        replace("book/intro.md", "-->2.5<", "-->9<"),
+        ["book/intro.md", "Run make sync"],
+    ),
+    (
+        "prose_figures",
+        "unknown name",
+        say("a <!-- v slows -->2.5<!-- /v -->"),
+        ["'slows'", "near to it: slow", "Quote the value"],
+    ),
+    (
+        "prose_figures",
+        "twice",
+        add(("c", "quote(slow=3)", shown("slow = 3", **{QUOTE: {"slow": 3}}))),
+        ["quoted twice", "Rename"],
+    ),
+    (
+        "citations",
+        "arXiv",
+        say("[x](https://arxiv.org/abs/1706.03762)"),
+        ["1706.03762", "references.bib", "Add the paper"],
+    ),
     ("citations", "pdf", say("[x](https://arxiv.org/pdf/1706.03762v5)"), ["1706.03762"]),
     ("citations", "bare", say("see <https://arxiv.org/abs/1706.03762>"), ["1706.03762"]),
     ("citations", "doi", say("[x](https://doi.org/10.1000/xyz)"), ["10.1000/xyz"]),
     ("citations", "no bibliography", remove("book/references.bib"), ["missing or empty"]),
-    ("internal_links", "file", say("[x](03_more.ipynb)"), ["dead link, '03_more.ipynb'", "no such file"]),
-    ("internal_links", "anchor", say("[x](00a_tools.ipynb#a-small-boat)"), ["no heading", "a-small-tool"]),
+    (
+        "internal_links",
+        "file",
+        say("[x](03_more.ipynb)"),
+        ["dead link, '03_more.ipynb'", "no such file"],
+    ),
+    (
+        "internal_links",
+        "anchor",
+        say("[x](00a_tools.ipynb#a-small-boat)"),
+        ["no heading", "a-small-tool"],
+    ),
     ("internal_links", "own anchor", say("[x](#exercise)"), ["no heading", "exercises"]),
     ("internal_links", "outside", say("[x](../../../etc)"), ["dead link"]),
     ("internal_links", "html", say('<a href="gone.md">x</a>'), ["gone.md"]),
-    ("contents", "not listed", replace("_toc.yml", "  - file: nbs/01_halves\n", ""), ["not in _toc.yml", "List it"]),
-    ("contents", "front page", replace("book/intro.md", ", [halves](../nbs/01_halves.ipynb)", ""), ["does not name nbs/01_halves", "Enter it"]),
-    ("contents", "listed", replace("_toc.yml", "nbs/01_halves\n", "nbs/01_halves\n  - file: nbs/02_more\n"), ["nbs/02_more", "does not exist"]),
-    ("tables", "a bar", add(("m", "| a | b |\n|---|---|\n| `#| timing` | c |")), ["row of 3 cells under a head of 2", "Write \\|"]),
-    ("tables", "a cell short", add(("m", "Words.\n\n| a | b |\n|---|---|\n| c | d |\n| e |\n")), ["row of 1 cells"]),
-    *[("portable_markdown", text, add(("m", text)), ["item 12 of a list", "Begin it with a word"]) for text in ("12. It keeps what came last.", "It is:\n\n12) Too much.")],
-    *[("portable_markdown", text, add(("m", text)), ["Write portable Markdown"]) for text in (
-        "As {cite}`Kaiming2015` says.", "See {cite:t}`Kaiming2015`.", "See {ref}`here`.", ":::{note}\nx\n:::", "```{note}\nx\n```", "Words.\n\n(label)=\n", "A {{ substitution }}.")],
-    *[("words", text, say(text), [m]) for text, m in (
-        ("We initialise it.", "'initialise'"), ("A behaviour.", "'behaviour'"), ("Normalisation helps.", "'Normalisation'"), ("A grey line.", "American"), ("Labelled data.", "'Labelled'"), ("It vectorises well.", "'vectorises'"),
-        ("You simply call it.", "simply"), ("It works!", "exclamation"), ("It works \U0001f389", "emoji"), ("Done \u2705", "emoji"))],
+    (
+        "contents",
+        "not listed",
+        replace("_toc.yml", "  - file: nbs/01_halves\n", ""),
+        ["not in _toc.yml", "List it"],
+    ),
+    (
+        "contents",
+        "front page",
+        replace("book/intro.md", ", [halves](../nbs/01_halves.ipynb)", ""),
+        ["does not name nbs/01_halves", "Enter it"],
+    ),
+    (
+        "contents",
+        "listed",
+        replace("_toc.yml", "nbs/01_halves\n", "nbs/01_halves\n  - file: nbs/02_more\n"),
+        ["nbs/02_more", "does not exist"],
+    ),
+    (
+        "tables",
+        "a bar",
+        add(("m", "| a | b |\n|---|---|\n| `#| timing` | c |")),
+        ["row of 3 cells under a head of 2", "Write \\|"],
+    ),
+    (
+        "tables",
+        "a cell short",
+        add(("m", "Words.\n\n| a | b |\n|---|---|\n| c | d |\n| e |\n")),
+        ["row of 1 cells"],
+    ),
+    *[
+        ("portable_markdown", text, add(("m", text)), ["item 12 of a list", "Begin it with a word"])
+        for text in ("12. It keeps what came last.", "It is:\n\n12) Too much.")
+    ],
+    *[
+        ("portable_markdown", text, add(("m", text)), ["Write portable Markdown"])
+        for text in (
+            "As {cite}`Kaiming2015` says.",
+            "See {cite:t}`Kaiming2015`.",
+            "See {ref}`here`.",
+            ":::{note}\nx\n:::",
+            "```{note}\nx\n```",
+            "Words.\n\n(label)=\n",
+            "A {{ substitution }}.",
+        )
+    ],
+    *[
+        ("words", text, say(text), [m])
+        for text, m in (
+            ("We initialise it.", "'initialise'"),
+            ("A behaviour.", "'behaviour'"),
+            ("Normalisation helps.", "'Normalisation'"),
+            ("A grey line.", "American"),
+            ("Labelled data.", "'Labelled'"),
+            ("It vectorises well.", "'vectorises'"),
+            ("You simply call it.", "simply"),
+            ("It works!", "exclamation"),
+            ("It works \U0001f389", "emoji"),
+            ("Done \u2705", "emoji"),
+        )
+    ],
     ("words", "docstring", add(("c", 'def f():\n    "The colour of it."')), ["'colour'"]),
     ("words", "comment", add(("c", "x = 1  # simply one")), ["simply"]),
-    ("lesson_shape", "promise", replace(LESSON_FILE, "We build division by two, and measure that it is right.", "Halves."), ["title and a promise"]),
-    *[("lesson_shape", part, drop_cell(f"## {part}"), [f"no section '{part}'", "Write one"]) for part in ("From the papers", "What goes wrong", "Exercises", "What we built")],
+    (
+        "lesson_shape",
+        "promise",
+        replace(LESSON_FILE, "We build division by two, and measure that it is right.", "Halves."),
+        ["title and a promise"],
+    ),
+    *[
+        ("lesson_shape", part, drop_cell(f"## {part}"), [f"no section '{part}'", "Write one"])
+        for part in ("From the papers", "What goes wrong", "Exercises", "What we built")
+    ],
     ("exercise_cards", "too few", drop_cell("### Exercise 1.4"), ["3 exercise cards", "4 to 8"]),
-    ("exercise_cards", "numbers", replace(LESSON_FILE, "### Exercise 1.3", "### Exercise 1.5"), ["1.1, 1.2, 1.5, 1.4", "Number them"]),
-    ("exercise_cards", "no mutants", replace(LESSON_FILE, "kill the mutants", "repair"), ["kill the mutants"]),
-    ("exercise_cards", "facts", replace(LESSON_FILE, "difficulty 1/5", "difficulty 7/5"), ["line of facts", "*kind: complete"]),
-    ("exercise_cards", "no check", replace(LESSON_FILE, "check.ex_1_2(half)", "half(1)"), ["check.ex_1_2", "stub"]),
-    ("exercise_cards", "fold", replace(LESSON_FILE, "<summary>An idea", "<summary>A hint"), ["A hint", "in this order"]),
-    ("exercise_cards", "no solution", replace(LESSON_FILE, "```python", "```"), ["0 Python blocks", "exactly one"]),
-    ("fresh_export", "edited package", replace(MODULE, "x / self.by", "x / self.by + 0"), [MODULE, "Run nbdev_export"]),
-    ("fresh_export", "edited notebook", replace(LESSON_FILE, "x / self.by", "x / self.by + 0"), [MODULE, "Run nbdev_export"]),
+    (
+        "exercise_cards",
+        "numbers",
+        replace(LESSON_FILE, "### Exercise 1.3", "### Exercise 1.5"),
+        ["1.1, 1.2, 1.5, 1.4", "Number them"],
+    ),
+    (
+        "exercise_cards",
+        "no mutants",
+        replace(LESSON_FILE, "kill the mutants", "repair"),
+        ["kill the mutants"],
+    ),
+    (
+        "exercise_cards",
+        "facts",
+        replace(LESSON_FILE, "difficulty 1/5", "difficulty 7/5"),
+        ["line of facts", "*kind: complete"],
+    ),
+    (
+        "exercise_cards",
+        "no check",
+        replace(LESSON_FILE, "check.ex_1_2(half)", "half(1)"),
+        ["check.ex_1_2", "stub"],
+    ),
+    (
+        "exercise_cards",
+        "fold",
+        replace(LESSON_FILE, "<summary>An idea", "<summary>A hint"),
+        ["A hint", "in this order"],
+    ),
+    (
+        "exercise_cards",
+        "no solution",
+        replace(LESSON_FILE, "```python", "```"),
+        ["0 Python blocks", "exactly one"],
+    ),
+    (
+        "fresh_export",
+        "edited package",
+        replace(MODULE, "x / self.by", "x / self.by + 0"),
+        [MODULE, "Run nbdev_export"],
+    ),
+    (
+        "fresh_export",
+        "edited notebook",
+        replace(LESSON_FILE, "x / self.by", "x / self.by + 0"),
+        [MODULE, "Run nbdev_export"],
+    ),
     ("fresh_export", "removed module", remove(MODULE), [MODULE, "Run nbdev_export"]),
     ("package_files", "py.typed", remove("fromfound/py.typed"), ["typed", "Create"]),
-    ("package_files", "by hand", write("fromfound/extra.py", "__all__ = ['x']\nx = 1\n"), ["no notebook exports it"]),
+    (
+        "package_files",
+        "by hand",
+        write("fromfound/extra.py", "__all__ = ['x']\nx = 1\n"),
+        ["no notebook exports it"],
+    ),
     ("package_files", "__all__", replace(MODULE, "__all__ = ['Halver']", ""), ["no __all__"]),
-    ("imports_go_down", "star", module_with("from .tools import *\n" + DEF), ["import *", "explicit name"]),
+    (
+        "imports_go_down",
+        "star",
+        module_with("from .tools import *\n" + DEF),
+        ["import *", "explicit name"],
+    ),
     ("imports_go_down", "star in a cell", add(("c", "from torch import *")), ["import *"]),
-    ("imports_go_down", "upward", replace("fromfound/tools.py", "def double", "from .halves import Halver\ndef double"), ["no earlier chapter", "nbs/00a_tools.ipynb, cell id"]),
-    ("imports_go_down", "whole module", module_with("from . import tools\n" + DEF), ["whole module", "explicit name"]),
-    ("imports_go_down", "exercises", module_with("from .exercises.halves import ex_1_1\n" + DEF), ["exercise checks"]),
-    ("imports_go_down", "unknown", module_with("from .nothing import x\n" + DEF), ["no notebook exports"]),
-    ("imports_go_down", "cell upward", add(("c", "from fromfound.halves import Halver"), file="nbs/00a_tools.ipynb", at=4), ["later chapter"]),
-    ("defined_once", "two modules", module_with(DEF.replace("half_of", "double"), "'double'"), ["already defined in fromfound/tools.py", "Subclass or compose"]),
+    (
+        "imports_go_down",
+        "upward",
+        replace("fromfound/tools.py", "def double", "from .halves import Halver\ndef double"),
+        ["no earlier chapter", "nbs/00a_tools.ipynb, cell id"],
+    ),
+    (
+        "imports_go_down",
+        "whole module",
+        module_with("from . import tools\n" + DEF),
+        ["whole module", "explicit name"],
+    ),
+    (
+        "imports_go_down",
+        "exercises",
+        module_with("from .exercises.halves import ex_1_1\n" + DEF),
+        ["exercise checks"],
+    ),
+    (
+        "imports_go_down",
+        "unknown",
+        module_with("from .nothing import x\n" + DEF),
+        ["no notebook exports"],
+    ),
+    (
+        "imports_go_down",
+        "cell upward",
+        add(("c", "from fromfound.halves import Halver"), file="nbs/00a_tools.ipynb", at=4),
+        ["later chapter"],
+    ),
+    (
+        "defined_once",
+        "two modules",
+        module_with(DEF.replace("half_of", "double"), "'double'"),
+        ["already defined in fromfound/tools.py", "Subclass or compose"],
+    ),
     ("defined_once", "one module", module_with(DEF + DEF), ["twice"]),
-    ("signatures", "docstring", module_with("def half_of(x: float) -> float:\n    return x\n"), ["no docstring"]),
-    ("signatures", "stump", module_with('class A:\n    "A thing."\n    def f(self, x: float) -> float:\n        """Doc\n        """\n        return x\n', "'A'"), ["the docstring of f does not begin with a sentence: 'Doc'"]),
-    ("signatures", "argument", module_with(DEF.replace("x: float", "x")), ["no type for x", "Annotate"]),
+    (
+        "signatures",
+        "docstring",
+        module_with("def half_of(x: float) -> float:\n    return x\n"),
+        ["no docstring"],
+    ),
+    (
+        "signatures",
+        "stump",
+        module_with(
+            (
+                "class A:\n"
+                '    "A thing."\n'
+                "    def f(self, x: float) -> float:\n"
+                '        """Doc\n'
+                '        """\n'
+                "        return x\n"
+            ),
+            "'A'",
+        ),
+        ["the docstring of f does not begin with a sentence: 'Doc'"],
+    ),
+    (
+        "signatures",
+        "argument",
+        module_with(DEF.replace("x: float", "x")),
+        ["no type for x", "Annotate"],
+    ),
     ("signatures", "result", module_with(DEF.replace(" -> float", "")), ["its result"]),
-    ("signatures", "method", module_with('class A:\n    "Doc."\n    def f(self, x): return x\n', "'A'"), ["A.f: no type for x, its result"]),
-    ("signatures", "mutable", module_with(DEF.replace("x: float", "x: list = []")), ["mutable default"]),
-    ("signatures", "bare except", module_with("try:\n    pass\nexcept:\n    pass\n" + DEF), ["bare except"]),
-    ("module_size", "long", module_with(DEF + "".join(f"x{i} = {i}\n" for i in range(248))), ["251 formatted lines", "at most 250"]),
-    ("module_size", "dense", module_with(DEF + "".join(f"x{i} = {i}; y{i} = {i}\n" for i in range(124))), ["251 formatted lines"]),
-    ("module_size", "shrunk", rename("fromfound/tools.py", "fromfound/hooks.py"), ["still on the list"]),
-    ("sources", "unknown key", module_with(DEF.replace('"Doc."', '"Doc.\\n\\n    Source: Kaim2016 eq. 2"')), ["Kaim2016", "Kaiming2015"]),
-    ("sources", "not in torch", module_with(DEF.replace('"Doc."', '"Doc.\\n\\n    Source: torch.nn.BatchNorm9d"')), ["torch.nn.BatchNorm9d", "torch has"]),
-    ("torch_counterparts", "silent", module_with(DEF.replace("half_of", "relu"), "'relu'"), ["relu", "Source: torch.nn.functional.relu"]),
-    ("sources", "neither", module_with(DEF.replace('"Doc."', '"Doc.\\n\\n    Source: numpy.divide"')), ["numpy.divide", "torch.NAME"]),
-    *[("blind_probes", code, add(("c", code), file=CHECKS_FILE, at=4), ["blind probe", cure]) for code, cure in (
-        ("y.sum().backward()", "random cotangent"), ("y.mean().backward()", "random cotangent"), ("torch.sum(y).backward()", "random cotangent"), ("loss = y.sum()\nloss.backward()", "random cotangent"), ("(y ** 2).sum().backward()", "random cotangent"),
-        ("torch.autograd.grad(y.sum(), x)", "random cotangent"), ("y.backward(torch.ones_like(y))", "random cotangent"), ("torch.autograd.grad(y, x, grad_outputs=torch.ones(3))", "random cotangent"),
-        ('ex_1_2 = Exercise("1.2", f, [(torch.ones(3, 3),)], wrong={})', "random or distinct"), ('ex_1_2 = Exercise("1.2", f, cases=[(torch.full((3,), 2.),)], wrong={})', "random or distinct"), ("same_as(f, g, torch.ones(4, 4))", "random or distinct"), ("gradient_check(f, torch.ones(4))", "random or distinct"),
-        ("bn = nn.BatchNorm2d(3)\nassert f(bn)(x).allclose(bn(x))", "make its parameters random"))],
-    ("blind_probes", "a test", write("tests/test_halves.py", "def test_half():\n    f(x).sum().backward()\n"), ["tests/test_halves.py", "line 2", "random cotangent"]),
-    ("ruff", "a test", write("tests/test_halves.py", "def test_half():\n    assert half(2) == 1 and half(4) == 2\n"), ["tests/test_halves.py", "line 2: PT018"]),
-    ("ruff", "a chapter", add(("c", "assert half(2) == 1 and half(4) == 2")), ["nbs/01_halves.ipynb", "code cell", "PT018"]),
-    ("hygiene", "machine path", write("book/notes.md", "# Notes\n\nin /wor" "k/main\n"), ["book/notes.md", "line 3", "path of one machine"]),
-    ("hygiene", "scratch path", write("Makefile", "all:\n\tcp /tmp" "/w/x .\n"), ["Makefile", "path of one machine"]),
-    ("hygiene", "beside the project", write("Makefile", "all:\n\tcp ../sha" "red/x .\n"), ["Makefile", "path of one machine"]),
-    ("hygiene", "registry", write("Makefile", "all:\n\tcurl https://pypi" ".org/simple\n"), ["host of a package registry"]),
+    (
+        "signatures",
+        "method",
+        module_with('class A:\n    "Doc."\n    def f(self, x): return x\n', "'A'"),
+        ["A.f: no type for x, its result"],
+    ),
+    (
+        "signatures",
+        "mutable",
+        module_with(DEF.replace("x: float", "x: list = []")),
+        ["mutable default"],
+    ),
+    (
+        "signatures",
+        "bare except",
+        module_with("try:\n    pass\nexcept:\n    pass\n" + DEF),
+        ["bare except"],
+    ),
+    (
+        "module_size",
+        "long",
+        module_with(DEF + "".join(f"x{i} = {i}\n" for i in range(248))),
+        ["251 formatted lines", "at most 250"],
+    ),
+    (
+        "module_size",
+        "dense",
+        module_with(DEF + "".join(f"x{i} = {i}; y{i} = {i}\n" for i in range(124))),
+        ["251 formatted lines"],
+    ),
+    (
+        "module_size",
+        "shrunk",
+        rename("fromfound/tools.py", "fromfound/hooks.py"),
+        ["still on the list"],
+    ),
+    (
+        "sources",
+        "unknown key",
+        module_with(DEF.replace('"Doc."', '"Doc.\\n\\n    Source: Kaim2016 eq. 2"')),
+        ["Kaim2016", "Kaiming2015"],
+    ),
+    (
+        "sources",
+        "not in torch",
+        module_with(DEF.replace('"Doc."', '"Doc.\\n\\n    Source: torch.nn.BatchNorm9d"')),
+        ["torch.nn.BatchNorm9d", "torch has"],
+    ),
+    (
+        "torch_counterparts",
+        "silent",
+        module_with(DEF.replace("half_of", "relu"), "'relu'"),
+        ["relu", "Source: torch.nn.functional.relu"],
+    ),
+    (
+        "sources",
+        "neither",
+        module_with(DEF.replace('"Doc."', '"Doc.\\n\\n    Source: numpy.divide"')),
+        ["numpy.divide", "torch.NAME"],
+    ),
+    *[
+        ("blind_probes", code, add(("c", code), file=CHECKS_FILE, at=4), ["blind probe", cure])
+        for code, cure in (
+            ("y.sum().backward()", "random cotangent"),
+            ("y.mean().backward()", "random cotangent"),
+            ("torch.sum(y).backward()", "random cotangent"),
+            ("loss = y.sum()\nloss.backward()", "random cotangent"),
+            ("(y ** 2).sum().backward()", "random cotangent"),
+            ("torch.autograd.grad(y.sum(), x)", "random cotangent"),
+            ("y.backward(torch.ones_like(y))", "random cotangent"),
+            ("torch.autograd.grad(y, x, grad_outputs=torch.ones(3))", "random cotangent"),
+            ('ex_1_2 = Exercise("1.2", f, [(torch.ones(3, 3),)], wrong={})', "random or distinct"),
+            (
+                'ex_1_2 = Exercise("1.2", f, cases=[(torch.full((3,), 2.),)], wrong={})',
+                "random or distinct",
+            ),
+            ("same_as(f, g, torch.ones(4, 4))", "random or distinct"),
+            ("gradient_check(f, torch.ones(4))", "random or distinct"),
+            (
+                "bn = nn.BatchNorm2d(3)\nassert f(bn)(x).allclose(bn(x))",
+                "make its parameters random",
+            ),
+        )
+    ],
+    (
+        "blind_probes",
+        "a test",
+        write("tests/test_halves.py", "def test_half():\n    f(x).sum().backward()\n"),
+        ["tests/test_halves.py", "line 2", "random cotangent"],
+    ),
+    (
+        "ruff",
+        "a test",
+        write(
+            "tests/test_halves.py", "def test_half():\n    assert half(2) == 1 and half(4) == 2\n"
+        ),
+        ["tests/test_halves.py", "line 2: PT018"],
+    ),
+    (
+        "ruff",
+        "a long line",
+        write("tests/test_halves.py", f"def test_half():\n    assert 1 / 2  # {'long ' * 20}\n"),
+        ["tests/test_halves.py", "line 2: E501"],
+    ),
+    (
+        "ruff",
+        "a tool without a docstring",
+        write("tests/press/tool.py", '"""A tool."""\n\n\ndef tool() -> None:\n    pass\n'),
+        ["tests/press/tool.py", "line 4: D103"],
+    ),
+    (
+        "ruff",
+        "a chapter",
+        add(("c", "assert half(2) == 1 and half(4) == 2")),
+        ["nbs/01_halves.ipynb", "code cell", "PT018"],
+    ),
+    # The texts are added up, or this file would be found, too.
+    (
+        "hygiene",
+        "machine path",
+        write("book/notes.md", "# Notes\n\nin /wor" + "k/main\n"),
+        ["book/notes.md", "line 3", "path of one machine"],
+    ),
+    (
+        "hygiene",
+        "scratch path",
+        write("Makefile", "all:\n\tcp /tmp" + "/w/x .\n"),
+        ["Makefile", "path of one machine"],
+    ),
+    (
+        "hygiene",
+        "beside the project",
+        write("Makefile", "all:\n\tcp ../sha" + "red/x .\n"),
+        ["Makefile", "path of one machine"],
+    ),
+    (
+        "hygiene",
+        "registry",
+        write("Makefile", "all:\n\tcurl https://pypi" + ".org/simple\n"),
+        ["host of a package registry"],
+    ),
 ]
 
 
-@pytest.mark.parametrize("rule, plant, words", [pytest.param(r, p, w, id=f"{r}: {n}") for r, n, p, w in FAULTS])
-def test_a_planted_fault_is_found(rule: str, plant: Plant, words: list[str], small_book: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "rule, plant, words", [pytest.param(r, p, w, id=f"{r}: {n}") for r, n, p, w in FAULTS]
+)
+def test_a_planted_fault_is_found(
+    rule: str, plant: Plant, words: list[str], small_book: Path, tmp_path: Path
+) -> None:
     root = tmp_path / "book"
     shutil.copytree(small_book, root)
     plant(root)
     findings = RULES[rule](root)
-    assert any(all(w in str(f) for w in words) for f in findings), f"expected {words} in one of:\n" + "\n".join(map(str, findings))
+    assert any(all(w in str(f) for w in words) for f in findings), (
+        f"expected {words} in one of:\n" + "\n".join(map(str, findings))
+    )
 
 
 def test_every_rule_has_a_planted_fault() -> None:
     assert {rule for rule, *_ in FAULTS} == set(RULES)
 
 
-# --- what must not be reported ----------------------------------------------------------------------------------------
+# --- what must not be reported --------------------------------------------------------------------
 
 INNOCENT = {
-    "measured_numbers": ["A 3×3 matrix.", "Shapes 784×10 and 5 × 784.", "In the 1990s.", "Rows of 0s and 1s.", "Takes 10 minutes.", "Twice: 2×n of them.", "`5 ms`", "$5 \\times 3$", "$n = 5$", "```\n5 ms\n```", "[x](https://a.org/5%20ms)", "Step 3 shows it.", "torch 2.13 says so.",
-                         "A mark: <!-- v slow:.1f -->2.5<!-- /v --> ms and **<!-- v slow:.1f -->2.5<!-- /v -->**×."],
-    "marks": ["Write `<!-- v acc:.1% -->?<!-- /v -->` there.", "| a | <!-- v slow -->2.5<!-- /v --> |", "# A <!-- v slow -->2.5<!-- /v -->"],
-    "portable_markdown": ["1. one\n2. two\n\nIt is 12. Too much.", "1. one\n\n    two", '`f"{acc}"` and `{name}` are code.', "```python\nx = {}\n```", "A set {a, b} of things."],
-    "tables": ["| a | b |\n|---|---|\n| `#\\| timing` | c |", "```\n| a |\n|---|\n| b | c |\n```", "Either a | b holds."],
-    "words": ["An exercise is otherwise precise; we promise and advise.", "`colour` in code.", "![a picture](x.png)", "$n!$ grows.", "Programmers realize that."],
-    "internal_links": ["[x](https://github.com/someone/book)", "[x](mailto:a@b.org)", "[x](../README.md)", "[x](exercises/01_halves.ipynb)"],
+    "measured_numbers": [
+        "A 3×3 matrix.",
+        "Shapes 784×10 and 5 × 784.",
+        "In the 1990s.",
+        "Rows of 0s and 1s.",
+        "Takes 10 minutes.",
+        "Twice: 2×n of them.",
+        "`5 ms`",
+        "$5 \\times 3$",
+        "$n = 5$",
+        "```\n5 ms\n```",
+        "[x](https://a.org/5%20ms)",
+        "Step 3 shows it.",
+        "torch 2.13 says so.",
+        "A mark: <!-- v slow:.1f -->2.5<!-- /v --> ms and **<!-- v slow:.1f -->2.5<!-- /v -->**×.",
+    ],
+    "marks": [
+        "Write `<!-- v acc:.1% -->?<!-- /v -->` there.",
+        "| a | <!-- v slow -->2.5<!-- /v --> |",
+        "# A <!-- v slow -->2.5<!-- /v -->",
+    ],
+    "portable_markdown": [
+        "1. one\n2. two\n\nIt is 12. Too much.",
+        "1. one\n\n    two",
+        '`f"{acc}"` and `{name}` are code.',
+        "```python\nx = {}\n```",
+        "A set {a, b} of things.",
+    ],
+    "tables": [
+        "| a | b |\n|---|---|\n| `#\\| timing` | c |",
+        "```\n| a |\n|---|\n| b | c |\n```",
+        "Either a | b holds.",
+    ],
+    "words": [
+        "An exercise is otherwise precise; we promise and advise.",
+        "`colour` in code.",
+        "![a picture](x.png)",
+        "$n!$ grows.",
+        "Programmers realize that.",
+    ],
+    "internal_links": [
+        "[x](https://github.com/someone/book)",
+        "[x](mailto:a@b.org)",
+        "[x](../README.md)",
+        "[x](exercises/01_halves.ipynb)",
+    ],
 }
 
 
-@pytest.mark.parametrize("rule, text", [(rule, text) for rule, texts in INNOCENT.items() for text in texts])
+@pytest.mark.parametrize(
+    "rule, text", [(rule, text) for rule, texts in INNOCENT.items() for text in texts]
+)
 def test_the_innocent_pass(rule: str, text: str, small_book: Path, tmp_path: Path) -> None:
     root = tmp_path / "book"
     shutil.copytree(small_book, root)
@@ -425,8 +1183,14 @@ def test_the_innocent_pass(rule: str, text: str, small_book: Path, tmp_path: Pat
     assert [str(f) for f in RULES[rule](root)] == []
 
 
-SEEING = ["(g * y).sum().backward()", "y.backward(torch.randn_like(y))", "same_as(nn.BatchNorm1d(5), Mine(5), torch.randn(64, 5))", "bn = nn.BatchNorm1d(5)\nnn.init.normal_(bn.weight)", "mask = torch.ones(3)\nf(mask)",
-          "with pytest.raises(RuntimeError):\n    x.sum().backward()"]
+SEEING = [
+    "(g * y).sum().backward()",
+    "y.backward(torch.randn_like(y))",
+    "same_as(nn.BatchNorm1d(5), Mine(5), torch.randn(64, 5))",
+    "bn = nn.BatchNorm1d(5)\nnn.init.normal_(bn.weight)",
+    "mask = torch.ones(3)\nf(mask)",
+    "with pytest.raises(RuntimeError):\n    x.sum().backward()",
+]
 
 
 @pytest.mark.parametrize("code", SEEING)

@@ -1,4 +1,8 @@
-"""Chapter 03: Module and its layers against torch.nn over nested, tied, lazy and frozen networks; state, moves, files broken in every way, devices."""
+"""Chapter 03: Module and its layers against torch.nn.
+
+It covers nested, tied, lazy and frozen networks, state, moves, broken files, and devices.
+"""
+
 import copy
 import io
 import os
@@ -19,19 +23,45 @@ from torch import nn
 
 from fromfound.check import same_as
 from fromfound.exercises import module as exercises
-from fromfound.module import Buffer, LazyLinear, Linear, Module, ModuleList, Parameter, Sequential, UninitializedParameter, default_device, load, save, to_device
+from fromfound.module import (
+    Buffer,
+    LazyLinear,
+    Linear,
+    Module,
+    ModuleList,
+    Parameter,
+    Sequential,
+    UninitializedParameter,
+    default_device,
+    load,
+    save,
+    to_device,
+)
 
-OURS = SimpleNamespace(Module=Module, Linear=Linear, LazyLinear=LazyLinear, Sequential=Sequential, ModuleList=ModuleList, Parameter=Parameter)
+OURS = SimpleNamespace(
+    Module=Module,
+    Linear=Linear,
+    LazyLinear=LazyLinear,
+    Sequential=Sequential,
+    ModuleList=ModuleList,
+    Parameter=Parameter,
+)
 
 
-# --- the same networks from both kits ---------------------------------------------------------------------------------
+# --- the same networks from both kits -------------------------------------------------------------
+
 
 def plain(kit):
     return kit.Sequential(kit.Linear(4, 5), kit.Linear(5, 3))
 
 
 def nested(kit):
-    return kit.Sequential(OrderedDict(body=kit.Sequential(kit.Linear(4, 4), kit.Sequential(kit.Linear(4, 4, bias=False))), head=kit.Linear(4, 2)))
+    return kit.Sequential(
+        OrderedDict(
+            body=kit.Sequential(kit.Linear(4, 4), kit.Sequential(kit.Linear(4, 4, bias=False))),
+            head=kit.Linear(4, 2),
+        )
+    )
 
 
 def tied(kit):
@@ -56,7 +86,7 @@ def kept(kit):
         def __init__(self):
             super().__init__()
             self.register_buffer("mean", torch.zeros(4))
-            self.register_buffer("ramp", torch.arange(4.), persistent=False)
+            self.register_buffer("ramp", torch.arange(4.0), persistent=False)
             self.scale = kit.Parameter(torch.ones(4))
             self.register_buffer("calls", torch.tensor(0))
             self.blocks = kit.ModuleList([kit.Linear(4, 4) for _ in range(2)])
@@ -69,6 +99,7 @@ def kept(kit):
             for block in self.blocks:
                 x = x + block(x).tanh()
             return (x - self.mean) * self.scale * self.still + self.ramp
+
     return Kept()
 
 
@@ -111,14 +142,22 @@ def test_the_walks(make):
     mine, theirs = pair(make)
     for walk in ("named_modules", "named_parameters", "named_buffers"):
         for remove in (True, False):
-            assert [n for n, _ in getattr(mine, walk)(remove_duplicate=remove)] == [n for n, _ in getattr(theirs, walk)(remove_duplicate=remove)]
-    assert [n for n, _ in mine.named_parameters("net", recurse=False)] == [n for n, _ in theirs.named_parameters("net", recurse=False)]
+            assert [n for n, _ in getattr(mine, walk)(remove_duplicate=remove)] == [
+                n for n, _ in getattr(theirs, walk)(remove_duplicate=remove)
+            ]
+    assert [n for n, _ in mine.named_parameters("net", recurse=False)] == [
+        n for n, _ in theirs.named_parameters("net", recurse=False)
+    ]
     for walk in ("modules", "children", "parameters", "buffers"):
-        assert [type(v).__name__ for v in getattr(mine, walk)() if isinstance(v, Module)] == [type(v).__name__ for v in getattr(theirs, walk)() if isinstance(v, nn.Module)]
+        assert [type(v).__name__ for v in getattr(mine, walk)() if isinstance(v, Module)] == [
+            type(v).__name__ for v in getattr(theirs, walk)() if isinstance(v, nn.Module)
+        ]
         assert len(list(getattr(mine, walk)())) == len(list(getattr(theirs, walk)()))
 
 
-@pytest.mark.parametrize("make", [plain, nested, tied, shared, lazy, wide], ids=lambda make: make.__name__)
+@pytest.mark.parametrize(
+    "make", [plain, nested, tied, shared, lazy, wide], ids=lambda make: make.__name__
+)
 def test_prints_the_same(make):  # torch folds equal blocks of a ModuleList
     mine, theirs = pair(make)
     assert repr(mine) == repr(theirs)
@@ -141,7 +180,9 @@ def test_state_goes_both_ways(make):
 def test_training_is_bit_equal(make):
     curves = []
     for net in pair(make):
-        optimizer = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=0.1, momentum=0.9)
+        optimizer = torch.optim.SGD(
+            [p for p in net.parameters() if p.requires_grad], lr=0.1, momentum=0.9
+        )
         torch.manual_seed(1)
         x, y, losses = torch.randn(16, 4), None, []
         for _ in range(4):
@@ -165,7 +206,9 @@ def test_deep_copies_are_apart_and_keep_ties(make):
     assert all(isinstance(p, Parameter) and p.is_leaf for p in twin.parameters())
     for p in twin.parameters():
         p.data.add_(1)
-    assert not any(torch.equal(a, b) for a, b in zip(twin.parameters(), mine.parameters()))
+    assert not any(
+        torch.equal(a, b) for a, b in zip(twin.parameters(), mine.parameters(), strict=True)
+    )
 
 
 @every_net
@@ -176,8 +219,11 @@ def test_to_a_dtype(make, dtype):
     out.backward(torch.randn_like(out))
     before = list(mine.parameters())
     assert mine.to(dtype) is mine
-    assert all(a is b for a, b in zip(before, mine.parameters()))  # the same objects: an optimizer still holds them
-    assert [(k, v.dtype) for k, v in mine.state_dict().items()] == [(k, v.dtype) for k, v in theirs.to(dtype).state_dict().items()]
+    # The same objects: an optimizer still holds them.
+    assert all(a is b for a, b in zip(before, mine.parameters(), strict=True))
+    assert [(k, v.dtype) for k, v in mine.state_dict().items()] == [
+        (k, v.dtype) for k, v in theirs.to(dtype).state_dict().items()
+    ]
     assert all(p.grad is None or p.grad.dtype == dtype for p in mine.parameters())
 
 
@@ -185,7 +231,7 @@ def test_to_a_dtype(make, dtype):
 def test_meta_and_back(make):
     mine, _ = pair(make)
     state, same = mine.state_dict(), len(list(mine.parameters()))
-    optimizer = torch.optim.SGD(mine.parameters(), lr=1.)
+    optimizer = torch.optim.SGD(mine.parameters(), lr=1.0)
     mine.to("meta")
     assert all(v.is_meta for v in mine.state_dict().values())
     with pytest.raises(RuntimeError, match="meta device, which holds no numbers"):
@@ -196,7 +242,9 @@ def test_meta_and_back(make):
     assert all(torch.equal(v, state[k]) for k, v in mine.state_dict().items())
     assert len(list(mine.parameters())) == same
     assert all(isinstance(p, Parameter) for p in mine.parameters())
-    assert {id(p) for p in mine.parameters()} == {id(p) for p in optimizer.param_groups[0]["params"]}
+    assert {id(p) for p in mine.parameters()} == {
+        id(p) for p in optimizer.param_groups[0]["params"]
+    }
 
 
 def test_to_by_example_and_by_keyword():
@@ -236,7 +284,8 @@ def test_train_eval_apply_freeze():
     assert [n for n, p in net.named_parameters() if p.requires_grad] == ["head.weight", "head.bias"]
 
 
-# --- layers and containers --------------------------------------------------------------------------------------------
+# --- layers and containers ------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("sizes", [(4, 3), (1, 1), (3, 0), (0, 3), (0, 0), (7, 2)], ids=str)
 @pytest.mark.parametrize("bias", [True, False])
@@ -247,7 +296,9 @@ def test_linear(sizes, bias, rows, recwarn):
     torch.manual_seed(0)
     theirs = nn.Linear(*sizes, bias=bias)  # warns of a zero-element tensor
     x = torch.randn(*rows, sizes[0])
-    assert all(torch.equal(a, b) for a, b in zip(mine.parameters(), theirs.parameters()))
+    assert all(
+        torch.equal(a, b) for a, b in zip(mine.parameters(), theirs.parameters(), strict=True)
+    )
     assert torch.equal(mine(x), theirs(x))
     assert repr(mine) == repr(theirs)
 
@@ -268,7 +319,10 @@ def test_sequential_as_a_list():
     assert list(net) == layers
     assert net[-1] is layers[3]
     assert net[1:3][0] is layers[1]
-    assert list(net[1:].state_dict())[0] == list(nn.Sequential(*[nn.Linear(2, 2) for _ in range(4)])[1:].state_dict())[0]
+    assert (
+        list(net[1:].state_dict())[0]
+        == list(nn.Sequential(*[nn.Linear(2, 2) for _ in range(4)])[1:].state_dict())[0]
+    )
     net.shift = Buffer(torch.zeros(2))
     assert len(net.append(Linear(2, 3))) == 5
     assert net(torch.zeros(1, 2)).shape == (1, 3)
@@ -284,13 +338,17 @@ def test_module_list():
     assert len(blocks.append(Linear(2, 2))) == 2
     assert len(ModuleList()) == 0
     assert isinstance(blocks[:1], ModuleList)
-    with pytest.raises(NotImplementedError, match=r'Module \[ModuleList\] is missing the required "forward" function'):
+    with pytest.raises(
+        NotImplementedError,
+        match=r'Module \[ModuleList\] is missing the required "forward" function',
+    ):
         blocks(torch.zeros(2))
 
 
 def test_names_after_slicing_and_appending():
     def names(net):
         return [name for name, _ in net.named_modules() if name]
+
     for kit in (OURS, nn):
         blocks = kit.ModuleList([kit.Linear(2, 2) for _ in range(4)])[1:]
         assert names(blocks) == ["0", "1", "2"]
@@ -312,9 +370,11 @@ def test_lazy_becomes_linear(shape):
     assert type(mine) is Linear
     assert mine.in_features == 5
     assert y.shape == (*shape[:-1], 3)
-    assert all(a is b and type(a) is Parameter for a, b in zip(held, mine.parameters()))
+    assert all(
+        a is b and type(a) is Parameter for a, b in zip(held, mine.parameters(), strict=True)
+    )
     assert mine.weight.shape == (3, 5)
-    assert 0.8 * 5 ** -0.5 < mine.weight.abs().max() <= 5 ** -0.5
+    assert 0.8 * 5**-0.5 < mine.weight.abs().max() <= 5**-0.5
     with pytest.raises(RuntimeError):
         mine(torch.randn(2, 6))
 
@@ -378,7 +438,18 @@ def test_lazy_without_inputs():
     assert mine.weight.shape == (3, 0)
 
 
-@pytest.mark.parametrize("use", [lambda p: p.numel(), lambda p: p.shape, lambda p: p + 1, lambda p: p.detach(), lambda p: torch.randn(2, 2) @ p, lambda p: p.sum(), lambda p: nn.init.zeros_(p)])
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda p: p.numel(),
+        lambda p: p.shape,
+        lambda p: p + 1,
+        lambda p: p.detach(),
+        lambda p: torch.randn(2, 2) @ p,
+        lambda p: p.sum(),
+        lambda p: nn.init.zeros_(p),
+    ],
+)
 def test_lazy_refuses_to_be_computed_with(use):
     with pytest.raises(ValueError, match="uninitialized parameter.*run one through"):
         use(LazyLinear(3).weight)
@@ -386,7 +457,8 @@ def test_lazy_refuses_to_be_computed_with(use):
         LazyLinear(3).state_dict()
 
 
-# --- noticing ---------------------------------------------------------------------------------------------------------
+# --- noticing -------------------------------------------------------------------------------------
+
 
 def test_parameters_and_buffers():
     data = torch.ones(2)
@@ -402,7 +474,7 @@ def test_parameters_and_buffers():
         Parameter(torch.tensor([1]))
     net = kept(OURS)
     with pytest.raises(TypeError, match="cannot assign 'float' to 'mean', which is a Tensor"):
-        net.mean = 3.
+        net.mean = 3.0
     net.mean = None
     assert "mean" not in net.state_dict()
     assert net.mean is None
@@ -430,6 +502,7 @@ def make_early():
     class Early(Module):
         def __init__(self):
             self.layer = Linear(2, 2)
+
     return Early()
 
 
@@ -447,24 +520,38 @@ REFUSALS = [
     (make_early, AttributeError, r"before Module.__init__\(\) call"),
     (halved, TypeError, "cannot assign 'torch.FloatTensor' to 'weight', which is a Parameter"),
     (replaced_module, TypeError, "which is a Linear"),
-    (lambda: setattr(Module(), "a.b", Parameter(torch.ones(1))), KeyError, "a name cannot be empty"),
+    (
+        lambda: setattr(Module(), "a.b", Parameter(torch.ones(1))),
+        KeyError,
+        "a name cannot be empty",
+    ),
     (lambda: Module().add_module("", Linear(1, 1)), KeyError, "a name cannot be empty"),
     (lambda: Sequential({"forward": Linear(1, 1)}), KeyError, "attribute of Sequential"),
     (lambda: Sequential(Linear(1, 1), torch.relu), TypeError, "is not a Module subclass"),
     (lambda: Module().nothing, AttributeError, "'Module' object has no attribute 'nothing'"),
     (lambda: delattr(Module(), "nothing"), AttributeError, "nothing"),
-    (lambda: Module()(1), NotImplementedError, r'Module \[Module\] is missing the required "forward" function'),
-    (lambda: Linear(2, 2).load_state_dict("file.pt"), TypeError, "Expected state_dict to be dict-like, got <class 'str'>"),
+    (
+        lambda: Module()(1),
+        NotImplementedError,
+        r'Module \[Module\] is missing the required "forward" function',
+    ),
+    (
+        lambda: Linear(2, 2).load_state_dict("file.pt"),
+        TypeError,
+        "Expected state_dict to be dict-like, got <class 'str'>",
+    ),
 ]
 
 
-@pytest.mark.parametrize("act, error, words", REFUSALS, ids=lambda v: v if isinstance(v, str) else "")
+@pytest.mark.parametrize(
+    "act, error, words", REFUSALS, ids=lambda v: v if isinstance(v, str) else ""
+)
 def test_refusals(act, error, words):
     with pytest.raises(error, match=words):
         act()
 
 
-# --- load_state_dict ---------------------------------------------------------------------------------------------------
+# --- load_state_dict ------------------------------------------------------------------------------
 
 WRONG_STATES = {
     "missing": lambda s: {k: v for k, v in s.items() if k != "0.bias"},
@@ -491,7 +578,10 @@ def test_wrong_states_are_refused_as_torch_spells_it_and_change_nothing(change):
 def test_loose_states():
     mine, theirs = pair(plain)
     state = {"0.weight": torch.zeros(5, 4), "more": torch.ones(1)}
-    keys, reference = mine.load_state_dict(state, strict=False), theirs.load_state_dict(state, strict=False)
+    keys, reference = (
+        mine.load_state_dict(state, strict=False),
+        theirs.load_state_dict(state, strict=False),
+    )
     assert keys.missing_keys == reference.missing_keys
     assert keys.unexpected_keys == reference.unexpected_keys
     assert not mine[0].weight.any()
@@ -501,7 +591,11 @@ def test_loose_states():
         mine.load_state_dict({"0.weight": 3}, strict=False)
 
 
-@pytest.mark.parametrize("value", [torch.zeros(3, 5).to_sparse(), torch.zeros(3, 5, dtype=torch.complex64)], ids=["sparse", "complex"])
+@pytest.mark.parametrize(
+    "value",
+    [torch.zeros(3, 5).to_sparse(), torch.zeros(3, 5, dtype=torch.complex64)],
+    ids=["sparse", "complex"],
+)
 def test_kinds_that_cannot_be_copied_change_nothing(value):
     mine = plain(OURS)
     before = {k: v.clone() for k, v in mine.state_dict().items()}
@@ -514,10 +608,13 @@ def test_loading_keeps_the_objects():
     mine, held = plain(OURS), None
     held = list(mine.parameters())
     mine.load_state_dict({k: v.double() + 1 for k, v in mine.state_dict().items()})
-    assert all(a is b and a.dtype == torch.float32 for a, b in zip(held, mine.parameters()))
+    assert all(
+        a is b and a.dtype == torch.float32 for a, b in zip(held, mine.parameters(), strict=True)
+    )
 
 
-# --- files ------------------------------------------------------------------------------------------------------------
+# --- files ----------------------------------------------------------------------------------------
+
 
 def equal(a, b):
     if isinstance(a, torch.Tensor):
@@ -529,8 +626,21 @@ def equal(a, b):
     return type(a) is type(b) and a == b
 
 
-@pytest.mark.parametrize("value", [torch.arange(6).reshape(2, 3).T, torch.zeros(0, 3), torch.tensor(True), torch.ones(2, dtype=torch.bfloat16), [], {}, [1, 2., "a", None, True],
-                                   {"a": {0: torch.ones(2), None: (1, [torch.zeros(1)])}}, random.getstate()], ids=lambda v: type(v).__name__)
+@pytest.mark.parametrize(
+    "value",
+    [
+        torch.arange(6).reshape(2, 3).T,
+        torch.zeros(0, 3),
+        torch.tensor(True),
+        torch.ones(2, dtype=torch.bfloat16),
+        [],
+        {},
+        [1, 2.0, "a", None, True],
+        {"a": {0: torch.ones(2), None: (1, [torch.zeros(1)])}},
+        random.getstate(),
+    ],
+    ids=lambda v: type(v).__name__,
+)
 def test_round_trip(tmp_path, value):
     save(value, tmp_path / "file.pt")
     assert equal(load(tmp_path / "file.pt"), value)
@@ -558,7 +668,8 @@ def test_reads_what_others_wrote(tmp_path):
 
 
 class Runs:
-    "A guest in a pickle: whoever runs it makes a folder."
+    """A guest in a pickle: whoever runs it makes a folder."""
+
     def __init__(self, marker="marker"):
         self.marker = marker
 
@@ -590,8 +701,18 @@ def test_cut_off_at(tmp_path, name, keep):
 
 
 @pytest.mark.parametrize("name", ["net.pt", "net.safetensors"])
-@pytest.mark.parametrize("content", [a_pickle, a_torch_pickle, lambda _: b"<html>404</html>" * 50, lambda _: bytes(1000), lambda _: b"\xff" * 1000, lambda _: os.urandom(1000)],
-                         ids=["pickle", "torch pickle", "html", "zeros", "ones", "noise"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        a_pickle,
+        a_torch_pickle,
+        lambda _: b"<html>404</html>" * 50,
+        lambda _: bytes(1000),
+        lambda _: b"\xff" * 1000,
+        lambda _: os.urandom(1000),
+    ],
+    ids=["pickle", "torch pickle", "html", "zeros", "ones", "noise"],
+)
 def test_foreign_files(tmp_path, name, content):
     marker = tmp_path / "code ran"
     (tmp_path / name).write_bytes(content(marker))
@@ -609,10 +730,15 @@ def test_the_guest_would_run(tmp_path):  # or the test above could not fail
 def test_a_device_that_is_not_here(tmp_path):
     for name in ("net.pt", "net.safetensors"):
         whole(tmp_path, name)
-        with pytest.raises(ValueError, match="device that this machine does not have: give map_location='cpu'"):
+        with pytest.raises(
+            ValueError, match="device that this machine does not have: give map_location='cpu'"
+        ):
             load(tmp_path / name, map_location="cuda:99")
         assert load(tmp_path / name, torch.device("cpu"))["0.bias"].device.type == "cpu"
-    with patch("torch.load", side_effect=pickle.UnpicklingError("Unsupported global: device")), pytest.raises(ValueError, match="it is cut off, of another kind"):
+    with (
+        patch("torch.load", side_effect=pickle.UnpicklingError("Unsupported global: device")),
+        pytest.raises(ValueError, match="it is cut off, of another kind"),
+    ):
         load(tmp_path / "net.pt")
     with pytest.raises(FileNotFoundError):
         load(tmp_path / "absent.pt")
@@ -620,12 +746,28 @@ def test_a_device_that_is_not_here(tmp_path):
         load(tmp_path)
 
 
-NAMELESS = lambda: 0  # noqa: E731; pickle refuses it with an error of its own
-NOT_BY_NAME = {"a number": lambda: {"a": 3}, "a number as a key": lambda: {1: torch.ones(1)}, "a list": lambda: [torch.ones(1)]}
-UNSAVABLE = {"a module": lambda: {"model": Linear(2, 2)}, "a function": lambda: [test_round_trip], "a parameter": lambda: {"p": Linear(2, 2).weight}, "a guest": Runs, "a lambda": lambda: {"f": lambda: 0}, "a nameless function": lambda: [NAMELESS]}
+NAMELESS = lambda: 0  # noqa: E731  pickle refuses it with its own error
+NOT_BY_NAME = {
+    "a number": lambda: {"a": 3},
+    "a number as a key": lambda: {1: torch.ones(1)},
+    "a list": lambda: [torch.ones(1)],
+}
+UNSAVABLE = {
+    "a module": lambda: {"model": Linear(2, 2)},
+    "a function": lambda: [test_round_trip],
+    "a parameter": lambda: {"p": Linear(2, 2).weight},
+    "a guest": Runs,
+    "a lambda": lambda: {"f": lambda: 0},
+    "a nameless function": lambda: [NAMELESS],
+}
 
 
-@pytest.mark.parametrize("name, make", [("net.pt", make) for make in UNSAVABLE.values()] + [("net.safetensors", make) for make in NOT_BY_NAME.values()], ids=[*UNSAVABLE, *NOT_BY_NAME])
+@pytest.mark.parametrize(
+    "name, make",
+    [("net.pt", make) for make in UNSAVABLE.values()]
+    + [("net.safetensors", make) for make in NOT_BY_NAME.values()],
+    ids=[*UNSAVABLE, *NOT_BY_NAME],
+)
 def test_what_cannot_be_read_is_not_written(tmp_path, monkeypatch, name, make):
     before = whole(tmp_path, name)
     monkeypatch.chdir(tmp_path)  # a guest that runs leaves its folder here
@@ -636,7 +778,9 @@ def test_what_cannot_be_read_is_not_written(tmp_path, monkeypatch, name, make):
 
 
 @pytest.mark.parametrize("broken", ["os.fsync", "os.replace", "torch.save"])
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()], ids=["full", "ctrl-c"])
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), KeyboardInterrupt()], ids=["full", "ctrl-c"]
+)
 def test_the_old_file_is_kept(tmp_path, broken, error):
     before = whole(tmp_path, "net.pt")
     with patch(broken, side_effect=error), pytest.raises(type(error)):
@@ -654,12 +798,23 @@ def test_half_a_draft_is_never_renamed(tmp_path):
         real(obj, path)
         with open(path, "rb+") as file:
             file.truncate(200)
-    with patch("torch.save", side_effect=half), pytest.raises(ValueError, match="load cannot read net.pt: it is cut off"):
+
+    with (
+        patch("torch.save", side_effect=half),
+        pytest.raises(ValueError, match="load cannot read net.pt: it is cut off"),
+    ):
         save({"more": torch.ones(300)}, tmp_path / "net.pt")
     assert (tmp_path / "net.pt").read_bytes() == before
 
 
-@pytest.mark.parametrize("make_optimizer", [lambda ps: torch.optim.SGD(ps, lr=0.1, momentum=0.9), lambda ps: torch.optim.AdamW(ps, lr=0.01)], ids=["SGD", "AdamW"])
+@pytest.mark.parametrize(
+    "make_optimizer",
+    [
+        lambda ps: torch.optim.SGD(ps, lr=0.1, momentum=0.9),
+        lambda ps: torch.optim.AdamW(ps, lr=0.01),
+    ],
+    ids=["SGD", "AdamW"],
+)
 def test_a_checkpoint_resumes_bit_equal(tmp_path, make_optimizer):
     def steps(net, optimizer, n):
         for _ in range(n):
@@ -668,21 +823,38 @@ def test_a_checkpoint_resumes_bit_equal(tmp_path, make_optimizer):
             nn.functional.mse_loss(out, x[:, :3]).backward()
             optimizer.step()
             optimizer.zero_grad()
+
     net = tied(OURS)
     optimizer = make_optimizer(net.parameters())
     steps(net, optimizer, 3)
-    save({"model": net.state_dict(), "optimizer": optimizer.state_dict(), "epoch": 3, "rng": torch.get_rng_state()}, tmp_path / "c.pt")
+    save(
+        {
+            "model": net.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "epoch": 3,
+            "rng": torch.get_rng_state(),
+        },
+        tmp_path / "c.pt",
+    )
     steps(net, optimizer, 3)
     other = tied(OURS)
     resumed = make_optimizer(other.parameters())
     state = load(tmp_path / "c.pt")
-    other.load_state_dict(state["model"]), resumed.load_state_dict(state["optimizer"]), torch.set_rng_state(state["rng"])
+    (
+        other.load_state_dict(state["model"]),
+        resumed.load_state_dict(state["optimizer"]),
+        torch.set_rng_state(state["rng"]),
+    )
     steps(other, resumed, 3)
     assert state["epoch"] == 3
-    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), other.parameters()))
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), other.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), MemoryError(), torch.OutOfMemoryError("CUDA out of memory")], ids=lambda e: type(e).__name__)
+@pytest.mark.parametrize(
+    "error",
+    [OSError(5, "Input/output error"), MemoryError(), torch.OutOfMemoryError("CUDA out of memory")],
+    ids=lambda e: type(e).__name__,
+)
 def test_what_is_not_the_fault_of_the_file(tmp_path, error):
     whole(tmp_path, "net.pt")
     with patch("torch.load", side_effect=error), pytest.raises(type(error)):
@@ -702,14 +874,21 @@ save({"more": torch.ones(3)}, sys.argv[1])
 @pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
 @pytest.mark.parametrize("moment", ["fsync", "replace"])
 def test_killed_while_saving(tmp_path, moment):
-    before, path = whole(tmp_path, "net.pt"), [str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")]
-    done = subprocess.run([sys.executable, "-c", KILLED, tmp_path / "net.pt", moment], env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, path))})
+    before, path = (
+        whole(tmp_path, "net.pt"),
+        [str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")],
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, tmp_path / "net.pt", moment],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, path))},
+    )
     assert done.returncode == -signal.SIGKILL
     assert (tmp_path / "net.pt").read_bytes() == before
     assert [name[:7] for name in sorted(os.listdir(tmp_path))] == [".draft-", "net.pt"]
 
 
-# --- devices ----------------------------------------------------------------------------------------------------------
+# --- devices --------------------------------------------------------------------------------------
+
 
 def test_to_device():
     x = {"a": [torch.ones(2), (torch.zeros(1), "text", None)], "net": Linear(2, 2)}
@@ -725,9 +904,14 @@ def test_to_device():
     assert isinstance(to_device(Batch(torch.ones(1), 2), "meta"), Batch)
 
 
-@pytest.mark.parametrize("cuda, mps, name", [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")])
+@pytest.mark.parametrize(
+    "cuda, mps, name", [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")]
+)
 def test_default_device(cuda, mps, name):
-    with patch("torch.cuda.is_available", return_value=cuda), patch("torch.backends.mps.is_available", return_value=mps):
+    with (
+        patch("torch.cuda.is_available", return_value=cuda),
+        patch("torch.backends.mps.is_available", return_value=mps),
+    ):
         assert default_device() == torch.device(name)
 
 
@@ -737,17 +921,27 @@ def test_on_the_accelerator(make, tmp_path):
     mine, _ = pair(make)
     device, held = default_device(), list(mine.parameters())
     mine.to(device)
-    assert all(a is b and a.device.type == device.type for a, b in zip(held, mine.parameters()))
+    assert all(
+        a is b and a.device.type == device.type
+        for a, b in zip(held, mine.parameters(), strict=True)
+    )
     save(mine.state_dict(), tmp_path / "net.pt")
     assert all(v.device.type == "cpu" for v in load(tmp_path / "net.pt", "cpu").values())
     assert mine(torch.randn(2, 4, device=device)).device.type == device.type
 
 
-# --- exercises --------------------------------------------------------------------------------------------------------
+# --- exercises ------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("look", [repr, lambda layer: type(layer).__name__, lambda layer: type(layer).__qualname__])
+
+@pytest.mark.parametrize(
+    "look", [repr, lambda layer: type(layer).__name__, lambda layer: type(layer).__qualname__]
+)
 def test_a_printed_name_kills_no_mutant(look):
-    assert exercises.ex_3_7.judge(lambda make: look(make(4, 3)) == look(Linear(4, 3))).lines[0].endswith("0 of 9 mutants killed")
+    assert (
+        exercises.ex_3_7.judge(lambda make: look(make(4, 3)) == look(Linear(4, 3)))
+        .lines[0]
+        .endswith("0 of 9 mutants killed")
+    )
 
 
 class Graph(Module):

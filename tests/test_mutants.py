@@ -59,12 +59,16 @@ def test_a_mutant_differs_in_one_place(planted: Path) -> None:
     for mutant in mutants.mutants("f"):
         after = mutants.mutated("f", mutant["at"]).splitlines()
         assert len(before) == len(after), mutant["mistake"]
-        assert sum(a != b for a, b in zip(before, after)) == 1, mutant["mistake"]
+        assert sum(a != b for a, b in zip(before, after, strict=True)) == 1, mutant["mistake"]
 
 
 def test_messages_and_annotations_are_left_alone(planted: Path) -> None:
     assert {m["mistake"] for m in mutants.mutants("f")} == set(WANTED)
-    assert all("x + 1} is small" in mutants.mutated("f", m["at"]) for m in mutants.mutants("f") if m["mistake"] != "refusal forgotten")
+    assert all(
+        "x + 1} is small" in mutants.mutated("f", m["at"])
+        for m in mutants.mutants("f")
+        if m["mistake"] != "refusal forgotten"
+    )
 
 
 OTHER_MACHINES = """
@@ -77,19 +81,28 @@ def device():
         return 2 ** 20
     elif sys.platform == "win32":
         return first(1, 2)
-    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else names[3]
+    return (
+        "cuda" if torch.cuda.is_available()
+        else "mps" if torch.backends.mps.is_available()
+        else names[3]
+    )
 
 def known(text):
     return "cuda" in text
 """
 
 
-def test_what_other_machines_run_and_experiments_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_other_machines_run_and_experiments_are_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "f.py").write_text(OTHER_MACHINES, encoding="utf-8")
     monkeypatch.setattr(mutants, "source_of", lambda module: tmp_path / "f.py")
     made = {mutants.mutated("f", m["at"]) for m in mutants.mutants("f")}
     same = ast.unparse(ast.parse(OTHER_MACHINES))
-    assert made == {same.replace("names[3]", "names[4]"), same.replace("'cuda' in text", "'cuda' not in text")}
+    assert made == {
+        same.replace("names[3]", "names[4]"),
+        same.replace("'cuda' in text", "'cuda' not in text"),
+    }
 
 
 def test_a_sample_is_the_same_each_time_and_has_each_kind(planted: Path) -> None:
@@ -108,17 +121,24 @@ def test_a_blind_test_lets_mutants_live(tmp_path: Path, monkeypatch: pytest.Monk
     shutil.copy(mutants.ROOT / "pyproject.toml", folder)
     (folder / "fromfound" / "__init__.py").write_text("", encoding="utf-8")
     rule = folder / "fromfound" / "rule.py"
-    (tmp_path / "rule.py").write_text("def rule(x):\n    return x - 1 if x > 0 else 0\n", encoding="utf-8")
+    (tmp_path / "rule.py").write_text(
+        "def rule(x):\n    return x - 1 if x > 0 else 0\n", encoding="utf-8"
+    )
     shutil.copy(tmp_path / "rule.py", rule)
     monkeypatch.setattr(mutants, "source_of", lambda module: tmp_path / "rule.py")
-    (folder / "tests" / "test_rule.py").write_text("from fromfound.rule import rule\n\ndef test_rule():\n    assert rule(5) == 4\n", encoding="utf-8")
+    (folder / "tests" / "test_rule.py").write_text(
+        "from fromfound.rule import rule\n\ndef test_rule():\n    assert rule(5) == 4\n",
+        encoding="utf-8",
+    )
     mutants.store("rule", mutants.trial("rule", 9, folder))
     done = mutants.stored()
     alive = {s["mistake"] for s in done["survivors"]}
     assert "Gt becomes GtE" in alive
     assert "Sub becomes Add" not in alive
     assert "condition negated" not in alive
-    assert done["modules"]["rule"]["tried"] - done["modules"]["rule"]["killed"] == len(done["survivors"])
+    assert done["modules"]["rule"]["tried"] - done["modules"]["rule"]["killed"] == len(
+        done["survivors"]
+    )
     done["survivors"][0]["reason"] = "equal at zero"
     mutants.STORED.write_text(json.dumps(done), encoding="utf-8")
     mutants.store("rule", mutants.trial("rule", 9, folder))

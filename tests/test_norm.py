@@ -1,4 +1,9 @@
-"""Chapter 07: every normalization through the same checks against torch's, the derived backward by finite differences, running statistics, state dictionaries, refusals."""
+"""Chapter 07: every normalization through the same checks against torch's.
+
+It covers the derived backward by finite differences, running statistics, state dictionaries, and
+refusals.
+"""
+
 import copy
 import io
 import pickle
@@ -17,27 +22,43 @@ from fromfound.norm import BatchNorm2d, GroupNorm, InstanceNorm2d, LayerNorm, Ru
 
 
 def randn(*shape, seed=0, dtype=torch.float32):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+    return torch.randn(
+        shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    ).to(dtype)
 
 
 def filled(layer, seed=0):
-    "The layer with random weights and biases."
+    """The layer with random weights and biases."""
     with torch.no_grad():
         for k, parameter in enumerate(layer.parameters()):
             parameter.copy_(randn(*parameter.shape, seed=seed + k) + 0.5)
     return layer
 
 
-# --- a sweep against torch ----------------------------------------------------------------------------------------------
+# --- a sweep against torch ------------------------------------------------------------------------
 
 MAKERS = {  # called with a module that has the layers: ours or torch.nn
-    "batch": lambda m: m.BatchNorm2d(6), "batch, average": lambda m: m.BatchNorm2d(6, momentum=None), "batch, eps": lambda m: m.BatchNorm2d(6, eps=0.3, momentum=0.7),
-    "batch, plain": lambda m: m.BatchNorm2d(6, affine=False), "batch, no statistics": lambda m: m.BatchNorm2d(6, track_running_stats=False),
+    "batch": lambda m: m.BatchNorm2d(6),
+    "batch, average": lambda m: m.BatchNorm2d(6, momentum=None),
+    "batch, eps": lambda m: m.BatchNorm2d(6, eps=0.3, momentum=0.7),
+    "batch, plain": lambda m: m.BatchNorm2d(6, affine=False),
+    "batch, no statistics": lambda m: m.BatchNorm2d(6, track_running_stats=False),
     "batch, neither": lambda m: m.BatchNorm2d(6, affine=False, track_running_stats=False),
-    "instance": lambda m: m.InstanceNorm2d(6), "instance, all": lambda m: m.InstanceNorm2d(6, affine=True, track_running_stats=True), "instance, momentum": lambda m: m.InstanceNorm2d(6, momentum=0.5, track_running_stats=True),
+    "instance": lambda m: m.InstanceNorm2d(6),
+    "instance, all": lambda m: m.InstanceNorm2d(6, affine=True, track_running_stats=True),
+    "instance, momentum": lambda m: m.InstanceNorm2d(6, momentum=0.5, track_running_stats=True),
     "instance, still": lambda m: m.InstanceNorm2d(6, momentum=None, track_running_stats=True),
-    "group 1": lambda m: m.GroupNorm(1, 6), "group 3": lambda m: m.GroupNorm(3, 6), "group 6": lambda m: m.GroupNorm(6, 6), "group, plain": lambda m: m.GroupNorm(2, 6, affine=False), "group, eps": lambda m: m.GroupNorm(2, 6, eps=0.3),
-    "layer 1": lambda m: m.LayerNorm(4), "layer 2": lambda m: m.LayerNorm((5, 4)), "layer 3": lambda m: m.LayerNorm((6, 5, 4)), "layer, list": lambda m: m.LayerNorm([5, 4]), "layer, no bias": lambda m: m.LayerNorm(4, bias=False), "layer, plain": lambda m: m.LayerNorm(4, elementwise_affine=False),
+    "group 1": lambda m: m.GroupNorm(1, 6),
+    "group 3": lambda m: m.GroupNorm(3, 6),
+    "group 6": lambda m: m.GroupNorm(6, 6),
+    "group, plain": lambda m: m.GroupNorm(2, 6, affine=False),
+    "group, eps": lambda m: m.GroupNorm(2, 6, eps=0.3),
+    "layer 1": lambda m: m.LayerNorm(4),
+    "layer 2": lambda m: m.LayerNorm((5, 4)),
+    "layer 3": lambda m: m.LayerNorm((6, 5, 4)),
+    "layer, list": lambda m: m.LayerNorm([5, 4]),
+    "layer, no bias": lambda m: m.LayerNorm(4, bias=False),
+    "layer, plain": lambda m: m.LayerNorm(4, elementwise_affine=False),
 }
 every = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
 
@@ -50,7 +71,10 @@ def test_same_as_torch(make, batch):
 
 @every
 def test_far_from_zero_in_float32(make):
-    "Numbers of spread 1 around 1000: as near to double precision as torch's layer is. E[x²] - E[x]² would be off by a tenth and more."
+    """Numbers of standard deviation 1 around 1000: as near to double precision as torch's layer is.
+
+    E[x²] - E[x]² would be off by a tenth and more.
+    """
     exact, layers = filled(make(nn)).double(), (filled(make(ours)), filled(make(nn)))
     x, pull = 1000 + randn(4, 6, 5, 4), randn(4, 6, 5, 4, seed=1)
     found = []
@@ -58,14 +82,18 @@ def test_far_from_zero_in_float32(make):
         leaf = x.to(torch.float64 if layer is exact else torch.float32).requires_grad_()
         (y := layer(leaf)).backward(pull.to(y))
         found.append((y.detach().double(), leaf.grad.double()))
-    for right, mine, theirs in zip(*found):
+    for right, mine, theirs in zip(*found, strict=True):
         assert (mine - right).abs().max() < 4 * (theirs - right).abs().max() + 1e-3
 
 
 @every
 @pytest.mark.parametrize("layout", ["channels_last", "transposed", "expanded"])
 def test_layouts_of_memory(make, layout):
-    x = {"channels_last": randn(3, 6, 5, 4).to(memory_format=torch.channels_last), "transposed": randn(6, 3, 4, 5).transpose(0, 1).transpose(2, 3), "expanded": randn(1, 6, 5, 4).expand(3, 6, 5, 4)}[layout]
+    x = {
+        "channels_last": randn(3, 6, 5, 4).to(memory_format=torch.channels_last),
+        "transposed": randn(6, 3, 4, 5).transpose(0, 1).transpose(2, 3),
+        "expanded": randn(1, 6, 5, 4).expand(3, 6, 5, 4),
+    }[layout]
     mine, theirs = filled(make(ours)), filled(make(nn))
     assert torch.allclose(mine(x), theirs(x), atol=1e-5)
     if layout == "channels_last":
@@ -76,41 +104,66 @@ def test_layouts_of_memory(make, layout):
 @pytest.mark.parametrize("dtype, tol", [(torch.float16, 4e-3), (torch.bfloat16, 3e-2)])
 @pytest.mark.parametrize("mixed", [False, True], ids=["half", "mixed"])
 def test_half_precision(make, dtype, tol, mixed):
-    "As near to the answer in double precision as the type allows; with parameters of the same type, or of float32."
+    """As near to the answer in double precision as the type allows.
+
+    Parameters are of the same type, or of float32.
+    """
     layer, exact = filled(make(ours)), filled(make(ours)).double()
     layer = layer if mixed else layer.to(dtype)
     exact.load_state_dict(layer.state_dict())
-    x, pull = randn(4, 6, 5, 4, dtype=dtype).requires_grad_(), randn(4, 6, 5, 4, seed=1, dtype=dtype)
+    x, pull = (
+        randn(4, 6, 5, 4, dtype=dtype).requires_grad_(),
+        randn(4, 6, 5, 4, seed=1, dtype=dtype),
+    )
     wide = x.detach().double().requires_grad_()
     y, expected = layer(x), exact(wide)
     y.backward(pull), expected.backward(pull.double())
     assert y.dtype == x.grad.dtype == dtype
     assert all(p.grad.dtype == p.dtype for p in layer.parameters())
-    for mine, right in [(y, expected), (x.grad, wide.grad), *((p.grad, q.grad) for p, q in zip(layer.parameters(), exact.parameters()))]:
+    for mine, right in [
+        (y, expected),
+        (x.grad, wide.grad),
+        *((p.grad, q.grad) for p, q in zip(layer.parameters(), exact.parameters(), strict=True)),
+    ]:
         assert (mine.double() - right).abs().max() <= tol * max(1, right.abs().max())
 
 
 def test_variances_beyond_half_precision():
-    "Spread 400: the variance, 160,000, is no number of float16."
+    """Spread 400: the variance, 160,000, is no number of float16."""
     (layer := BatchNorm2d(6)).load_state_dict(filled(nn.BatchNorm2d(6)).state_dict())
     x = (400 * randn(4, 6, 5, 4)).half()
     assert torch.allclose(layer(x).float(), copy.deepcopy(layer)(x.float()), atol=2e-2)
     assert abs(layer.running_var.mean() / 160_000 - 0.1) < 0.03
 
 
-@pytest.mark.parametrize("make", [MAKERS[name] for name in ("batch", "batch, plain", "instance, all", "group 3")] + [lambda m: m.LayerNorm((6, 128, 128))])
+@pytest.mark.parametrize(
+    "make",
+    [MAKERS[name] for name in ("batch", "batch, plain", "instance, all", "group 3")]
+    + [lambda m: m.LayerNorm((6, 128, 128))],
+)
 def test_large_inputs_are_cut_into_pieces(make):
-    mine, theirs, x, pull = make(ours), filled(make(nn)), randn(7, 6, 128, 128) + 2, randn(7, 6, 128, 128, seed=1)
+    mine, theirs, x, pull = (
+        make(ours),
+        filled(make(nn)),
+        randn(7, 6, 128, 128) + 2,
+        randn(7, 6, 128, 128, seed=1),
+    )
     mine.load_state_dict(theirs.state_dict())
     leaves = [x.clone().requires_grad_() for _ in range(2)]
-    ys = [layer(leaf) for layer, leaf in zip((mine, theirs), leaves)]
+    ys = [layer(leaf) for layer, leaf in zip((mine, theirs), leaves, strict=True)]
     for y in ys:
         y.backward(pull)
     assert len(list(ours._pieces(True, x))) > 2
     assert torch.allclose(*ys, atol=1e-4)
     assert torch.allclose(leaves[0].grad, leaves[1].grad, atol=1e-4)
-    assert all(torch.allclose(p.grad, q.grad, rtol=1e-3, atol=1e-2) for p, q in zip(mine.parameters(), theirs.parameters()))
-    assert all(torch.allclose(a, b, rtol=1e-4) for a, b in zip(mine.buffers(), theirs.buffers()))
+    assert all(
+        torch.allclose(p.grad, q.grad, rtol=1e-3, atol=1e-2)
+        for p, q in zip(mine.parameters(), theirs.parameters(), strict=True)
+    )
+    assert all(
+        torch.allclose(a, b, rtol=1e-4)
+        for a, b in zip(mine.buffers(), theirs.buffers(), strict=True)
+    )
 
 
 @every
@@ -122,9 +175,13 @@ def test_an_empty_batch(make):
     assert all(torch.equal(p.grad, torch.zeros_like(p)) for p in layer.parameters())
     if isinstance(layer, BatchNorm2d):  # torch's instance norm fails, or makes its statistics nan
         (theirs := make(nn))(x)
-        assert all(torch.equal(a, b) for a, b in zip(layer.buffers(), theirs.buffers()))
+        assert all(
+            torch.equal(a, b) for a, b in zip(layer.buffers(), theirs.buffers(), strict=True)
+        )
     else:
-        assert all(torch.equal(a, b) for a, b in zip(layer.buffers(), make(ours).buffers()))
+        assert all(
+            torch.equal(a, b) for a, b in zip(layer.buffers(), make(ours).buffers(), strict=True)
+        )
 
 
 @every
@@ -134,7 +191,8 @@ def test_gradients_by_finite_differences(make):
 
     def call(x, *parameters):
         layer.load_state_dict(start)
-        return torch.func.functional_call(layer, dict(zip(names, parameters)), x)
+        return torch.func.functional_call(layer, dict(zip(names, parameters, strict=True)), x)
+
     x = randn(2, 6, 5, 4, dtype=torch.float64).requires_grad_()
     ins = [x, *(p.detach().clone().requires_grad_() for p in layer.parameters())]
     assert torch.autograd.gradcheck(call, ins, fast_mode=True)
@@ -185,17 +243,36 @@ def test_does_not_touch_its_input(make):
 @every
 def test_device_and_dtype_of_the_constructor(make):
     layer = make(ours)
-    again = type(layer)(*{BatchNorm2d: (6,), InstanceNorm2d: (6,), GroupNorm: (2, 6), LayerNorm: (4,)}[type(layer)], device="meta", dtype=torch.float64)
+    again = type(layer)(
+        *{BatchNorm2d: (6,), InstanceNorm2d: (6,), GroupNorm: (2, 6), LayerNorm: (4,)}[type(layer)],
+        device="meta",
+        dtype=torch.float64,
+    )
     assert all(p.device.type == "meta" and p.dtype == torch.float64 for p in again.parameters())
     assert type(layer).__name__ in repr(layer)
 
 
-@given(batch=st.integers(1, 5), channels=st.integers(1, 6), rows=st.integers(1, 4), columns=st.integers(1, 4), seed=st.integers(0, 99))
+@given(
+    batch=st.integers(1, 5),
+    channels=st.integers(1, 6),
+    rows=st.integers(1, 4),
+    columns=st.integers(1, 4),
+    seed=st.integers(0, 99),
+)
 def test_random_shapes(batch, channels, rows, columns, seed):
     x = randn(batch, channels, rows, columns, seed=seed) * 3 + 5
-    pairs = [(LayerNorm((channels, rows, columns)), nn.LayerNorm((channels, rows, columns))), (LayerNorm(columns), nn.LayerNorm(columns))]
-    pairs += [(BatchNorm2d(channels), nn.BatchNorm2d(channels))] * (batch * rows * columns > 1) + [(InstanceNorm2d(channels), nn.InstanceNorm2d(channels))] * (rows * columns > 1)
-    pairs += [(GroupNorm(g, channels), nn.GroupNorm(g, channels)) for g in range(1, channels + 1) if channels % g == 0 and batch * channels * rows * columns > g]
+    pairs = [
+        (LayerNorm((channels, rows, columns)), nn.LayerNorm((channels, rows, columns))),
+        (LayerNorm(columns), nn.LayerNorm(columns)),
+    ]
+    pairs += [(BatchNorm2d(channels), nn.BatchNorm2d(channels))] * (batch * rows * columns > 1) + [
+        (InstanceNorm2d(channels), nn.InstanceNorm2d(channels))
+    ] * (rows * columns > 1)
+    pairs += [
+        (GroupNorm(g, channels), nn.GroupNorm(g, channels))
+        for g in range(1, channels + 1)
+        if channels % g == 0 and batch * channels * rows * columns > g
+    ]
     for mine, theirs in pairs:
         mine.load_state_dict(filled(theirs).state_dict())
         a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
@@ -206,23 +283,32 @@ def test_random_shapes(batch, channels, rows, columns, seed):
 
 
 def test_normalized_is_normalized():
-    "Mean 0 and variance 1 where the layer says so, whatever comes in."
+    """Mean 0 and variance 1 where the layer says so, whatever comes in."""
     x = 7 * randn(4, 6, 5, 4) + 100
-    for layer, dims in [(BatchNorm2d(6, affine=False), (0, 2, 3)), (InstanceNorm2d(6, affine=False), (2, 3)), (LayerNorm((6, 5, 4), elementwise_affine=False), (1, 2, 3)), (GroupNorm(1, 6, affine=False), (1, 2, 3))]:
+    for layer, dims in [
+        (BatchNorm2d(6, affine=False), (0, 2, 3)),
+        (InstanceNorm2d(6, affine=False), (2, 3)),
+        (LayerNorm((6, 5, 4), elementwise_affine=False), (1, 2, 3)),
+        (GroupNorm(1, 6, affine=False), (1, 2, 3)),
+    ]:
         y = layer(x)
         assert y.mean(dims).abs().max() < 1e-4
         assert (y.var(dims, correction=0) - 1).abs().max() < 1e-3
 
 
 def test_other_numbers_of_dimensions():
-    for mine, theirs, x in [(InstanceNorm2d(6, affine=True), nn.InstanceNorm2d(6, affine=True), randn(6, 5, 4)), (GroupNorm(2, 6), nn.GroupNorm(2, 6), randn(5, 6)), (GroupNorm(2, 6), nn.GroupNorm(2, 6), randn(5, 6, 3))]:
+    for mine, theirs, x in [
+        (InstanceNorm2d(6, affine=True), nn.InstanceNorm2d(6, affine=True), randn(6, 5, 4)),
+        (GroupNorm(2, 6), nn.GroupNorm(2, 6), randn(5, 6)),
+        (GroupNorm(2, 6), nn.GroupNorm(2, 6), randn(5, 6, 3)),
+    ]:
         mine.load_state_dict(filled(theirs).state_dict())
         assert torch.allclose(mine(x), theirs(x), atol=1e-5)
         assert mine(x).shape == x.shape
 
 
 def test_old_state_dicts_load():
-    "Those from before batches were counted have no num_batches_tracked."
+    """Those from before batches were counted have no num_batches_tracked."""
     old = nn.BatchNorm2d(3).state_dict()
     del old["num_batches_tracked"]
     old._metadata[""]["version"] = 1
@@ -242,7 +328,12 @@ def test_reset():
     layer(randn(4, 3, 2, 2))
     layer.reset_running_stats(), layer.reset_parameters()
     (fresh := nn.BatchNorm2d(3)).load_state_dict(layer.state_dict())
-    assert all(torch.equal(a, b) for a, b in zip(fresh.state_dict().values(), nn.BatchNorm2d(3).state_dict().values()))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(
+            fresh.state_dict().values(), nn.BatchNorm2d(3).state_dict().values(), strict=True
+        )
+    )
 
 
 def test_statistics_may_change_before_the_backward_pass():
@@ -255,7 +346,15 @@ def test_statistics_may_change_before_the_backward_pass():
 
 
 def test_under_autocast():
-    net = nn.Sequential(nn.Conv2d(3, 6, 3), BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 6, 3), GroupNorm(2, 6), nn.Flatten(), nn.Linear(96, 2))
+    net = nn.Sequential(
+        nn.Conv2d(3, 6, 3),
+        BatchNorm2d(6),
+        nn.ReLU(),
+        nn.Conv2d(6, 6, 3),
+        GroupNorm(2, 6),
+        nn.Flatten(),
+        nn.Linear(96, 2),
+    )
     for parameter in net.parameters():
         nn.init.normal_(parameter, std=0.3)
     with torch.autocast("cpu", torch.bfloat16):
@@ -264,14 +363,30 @@ def test_under_autocast():
     assert all(p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in net.parameters())
 
 
-# --- refusals -----------------------------------------------------------------------------------------------------------
+# --- refusals -------------------------------------------------------------------------------------
 
 REFUSED = [
-    (lambda: BatchNorm2d(3)(randn(2, 4, 5, 5)), RuntimeError, r"BatchNorm2d expected \(N, 3, H, W\), got \(2, 4, 5, 5\)"),
+    (
+        lambda: BatchNorm2d(3)(randn(2, 4, 5, 5)),
+        RuntimeError,
+        r"BatchNorm2d expected \(N, 3, H, W\), got \(2, 4, 5, 5\)",
+    ),
     (lambda: BatchNorm2d(3)(randn(2, 3, 5)), ValueError, r"\(N, 3, H, W\), got \(2, 3, 5\)"),
-    (lambda: BatchNorm2d(3)(randn(1, 3, 1, 1)), ValueError, "more than 1 value per channel when training"),
-    (lambda: BatchNorm2d(3, track_running_stats=False).eval()(randn(1, 3, 1, 1)), ValueError, "more than 1 value"),
-    (lambda: BatchNorm2d(3)(torch.zeros(2, 3, 4, 4, dtype=torch.long)), TypeError, "floating-point numbers, got torch.int64"),
+    (
+        lambda: BatchNorm2d(3)(randn(1, 3, 1, 1)),
+        ValueError,
+        "more than 1 value per channel when training",
+    ),
+    (
+        lambda: BatchNorm2d(3, track_running_stats=False).eval()(randn(1, 3, 1, 1)),
+        ValueError,
+        "more than 1 value",
+    ),
+    (
+        lambda: BatchNorm2d(3)(torch.zeros(2, 3, 4, 4, dtype=torch.long)),
+        TypeError,
+        "floating-point numbers, got torch.int64",
+    ),
     (lambda: InstanceNorm2d(3)(randn(2, 3, 1, 1)), ValueError, "more than 1 value"),
     (lambda: InstanceNorm2d(3)(randn(2, 4, 5, 5)), ValueError, r"\(N, 3, H, W\) or \(3, H, W\)"),
     (lambda: InstanceNorm2d(3)(randn(2, 3)), ValueError, "H, W"),
@@ -292,8 +407,15 @@ def test_refusals(call, error, message):
         call()
 
 
-WRONG = [(lambda m: m.BatchNorm2d(3), (2, 4, 5, 5)), (lambda m: m.BatchNorm2d(3), (2, 3, 5)), (lambda m: m.BatchNorm2d(3), (1, 3, 1, 1)), (lambda m: m.InstanceNorm2d(3), (2, 3, 1, 1)),
-         (lambda m: m.LayerNorm(3), (2, 4)), (lambda m: m.GroupNorm(3, 6), (2, 4, 5)), (lambda m: m.GroupNorm(3, 3), (1, 3, 1, 1))]
+WRONG = [
+    (lambda m: m.BatchNorm2d(3), (2, 4, 5, 5)),
+    (lambda m: m.BatchNorm2d(3), (2, 3, 5)),
+    (lambda m: m.BatchNorm2d(3), (1, 3, 1, 1)),
+    (lambda m: m.InstanceNorm2d(3), (2, 3, 1, 1)),
+    (lambda m: m.LayerNorm(3), (2, 4)),
+    (lambda m: m.GroupNorm(3, 6), (2, 4, 5)),
+    (lambda m: m.GroupNorm(3, 3), (1, 3, 1, 1)),
+]
 
 
 @pytest.mark.parametrize("make, shape", WRONG)
@@ -311,10 +433,11 @@ def test_a_single_value_is_fine_in_evaluation():
     assert torch.allclose(mine.eval()(x := randn(1, 3, 1, 1)), theirs.eval()(x), atol=1e-6)
 
 
-# --- running statistics in training -------------------------------------------------------------------------------------
+# --- running statistics in training ---------------------------------------------------------------
+
 
 def test_running_matches_a_plain_computation():
-    "Against weighted sums of all images so far, in double precision."
+    """Against weighted sums of all images so far, in double precision."""
     layer, momentum, seen = RunningBatchNorm2d(4, momentum=0.2, affine=False).double(), 0.2, []
     for k, n in enumerate([1, 3, 2, 8, 1]):
         seen = [(weight * (1 - momentum) ** n, x) for weight, x in seen]
@@ -326,7 +449,9 @@ def test_running_matches_a_plain_computation():
         y = layer(batch)
         assert torch.allclose(layer.running_mean, mean)
         assert torch.allclose(layer.running_var, square - mean.square())
-        assert torch.allclose(y, (batch - mean[:, None, None]) / (square - mean.square() + 1e-5).sqrt()[:, None, None])
+        assert torch.allclose(
+            y, (batch - mean[:, None, None]) / (square - mean.square() + 1e-5).sqrt()[:, None, None]
+        )
         assert layer.images_seen == sum(len(x) for _, x in seen)
 
 
@@ -336,9 +461,10 @@ def test_running_gradients():
     start = [b.clone() for b in layer.buffers()]
 
     def call(x, training):
-        for kept, value in zip(layer.buffers(), start):
+        for kept, value in zip(layer.buffers(), start, strict=True):
             kept.copy_(value)
         return layer.train(training)(x)
+
     x = randn(2, 4, 3, 2, seed=1, dtype=torch.float64).requires_grad_()
     for training in (True, False):
         assert torch.autograd.gradcheck(partial(call, training=training), x)
@@ -347,11 +473,14 @@ def test_running_gradients():
 
 def test_running_by_itself():
     first, x = RunningBatchNorm2d(3, affine=False), randn(4, 3, 5, 5)
-    assert torch.allclose(first(x), nn.BatchNorm2d(3, affine=False)(x), atol=1e-5)  # the first batch is all it knows
+    # The first batch is all it knows.
+    assert torch.allclose(first(x), nn.BatchNorm2d(3, affine=False)(x), atol=1e-5)
     before = copy.deepcopy(first.state_dict())
     first.eval()(x + 9)
     first.train()(torch.zeros(0, 3, 5, 5))
-    assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), before.values()))
+    assert all(
+        torch.equal(a, b) for a, b in zip(first.state_dict().values(), before.values(), strict=True)
+    )
     single = RunningBatchNorm2d(3, affine=False)
     assert all(single(randn(1, 3, 1, 1, seed=k)).isfinite().all() for k in range(5))
     far = RunningBatchNorm2d(1, affine=False)
@@ -373,8 +502,14 @@ def test_running_refuses_a_share_that_is_none(momentum):
 
 @pytest.mark.parametrize("momentum", [1e-8, 1e-4, 0.05, 1.0])
 def test_running_from_a_tiny_share_to_all(momentum):
-    "With next to no share for one image it is a plain average of all; with a share of 1 the last batch is all there is."
-    layer, batches = RunningBatchNorm2d(3, momentum=momentum, affine=False), [2 * randn(2, 3, 4, 4, seed=k) + k for k in range(5)]
+    """With momentum near zero for one image it is a plain average of all.
+
+    With momentum 1 the last batch is all there is.
+    """
+    layer, batches = (
+        RunningBatchNorm2d(3, momentum=momentum, affine=False),
+        [2 * randn(2, 3, 4, 4, seed=k) + k for k in range(5)],
+    )
     assert torch.allclose(layer(batches[0]), nn.BatchNorm2d(3, affine=False)(batches[0]), atol=1e-5)
     for x in batches[1:]:
         layer(x)
@@ -385,9 +520,19 @@ def test_running_from_a_tiny_share_to_all(momentum):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("make", [lambda dtype: RunningBatchNorm2d(3, momentum=0.001, affine=False, dtype=dtype), lambda dtype: RunningBatchNorm2d(3, momentum=0.001, affine=False).to(dtype)], ids=["made", "converted"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda dtype: RunningBatchNorm2d(3, momentum=0.001, affine=False, dtype=dtype),
+        lambda dtype: RunningBatchNorm2d(3, momentum=0.001, affine=False).to(dtype),
+    ],
+    ids=["made", "converted"],
+)
 def test_running_statistics_stay_precise(dtype, make):
-    "Shares of a thousandth are lost where numbers have three digits; the statistics have seven, whatever the layer is."
+    """A momentum of a thousandth is lost where numbers have three digits.
+
+    The statistics have seven, whatever the layer is.
+    """
     layer, wide = make(dtype), RunningBatchNorm2d(3, momentum=0.001, affine=False)
     for k in range(300):
         x = (5 + 0.01 * k + randn(1, 3, 8, 8, seed=k)).to(dtype)
@@ -396,35 +541,54 @@ def test_running_statistics_stay_precise(dtype, make):
     assert layer.running_mean.dtype == layer.running_var.dtype == torch.float32
     assert layer.images_seen.dtype == torch.int64
     assert layer.images_seen == 300
-    assert all(torch.equal(a, b) for a, b in zip(layer.buffers(), wide.buffers()))
+    assert all(torch.equal(a, b) for a, b in zip(layer.buffers(), wide.buffers(), strict=True))
     assert filled(RunningBatchNorm2d(3)).to(dtype).weight.dtype == dtype
     assert RunningBatchNorm2d(3).double().running_var.dtype == torch.float64
     before = copy.deepcopy(layer.state_dict())
-    assert all(torch.equal(a, b) for a, b in zip(before.values(), layer.to(dtype).float().state_dict().values()))
-    assert RunningBatchNorm2d(3, device="meta", dtype=dtype).to_empty(device="cpu").running_mean.dtype == torch.float32
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(before.values(), layer.to(dtype).float().state_dict().values(), strict=True)
+    )
+    assert (
+        RunningBatchNorm2d(3, device="meta", dtype=dtype).to_empty(device="cpu").running_mean.dtype
+        == torch.float32
+    )
 
 
 def test_running_goes_on_where_it_was_saved():
-    "images_seen is a part of the state: without it the next batch would be taken for the first."
+    """images_seen is a part of the state.
+
+    Without it the next batch would be taken for the first.
+    """
     one, other = filled(RunningBatchNorm2d(3)), RunningBatchNorm2d(3)
     for k in range(3):
         one(randn(2, 3, 4, 4, seed=k) + k)
     assert one.state_dict()["images_seen"] == 6
-    assert list(one.state_dict()) == ["weight", "bias", "running_mean", "running_var", "images_seen"]
+    assert list(one.state_dict()) == [
+        "weight",
+        "bias",
+        "running_mean",
+        "running_var",
+        "images_seen",
+    ]
     other.load_state_dict(one.state_dict())
     assert torch.equal(one(x := randn(1, 3, 4, 4, seed=9)), other(x))
-    assert all(torch.equal(a, b) for a, b in zip(one.buffers(), other.buffers()))
+    assert all(torch.equal(a, b) for a, b in zip(one.buffers(), other.buffers(), strict=True))
     with pytest.raises(RuntimeError, match="images_seen"):
         other.load_state_dict(dict(list(one.state_dict().items())[:-1]))
     one.reset_running_stats()
     assert one.images_seen == 0
-    assert all(torch.equal(a, b) for a, b in zip(one.buffers(), RunningBatchNorm2d(3).buffers()))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(one.buffers(), RunningBatchNorm2d(3).buffers(), strict=True)
+    )
 
 
-# --- odd settings, beside torch's ------------------------------------------------------------------------------------------
+# --- odd settings, beside torch's -----------------------------------------------------------------
+
 
 def outcome(call):
-    "What comes out: a tensor, or the type of the error."
+    """What comes out: a tensor, or the type of the error."""
     try:
         return call()
     except Exception as error:
@@ -438,15 +602,44 @@ def without(layer, *names):
 
 
 ODD = {  # as torch: the same numbers, or an error of the same type
-    **{f"{mode}, eps {eps}": lambda m, mode=mode, eps=eps: m.BatchNorm2d(6, eps=eps).train(mode == "train") for mode in ("train", "eval") for eps in (0.0, -1e-5)},
-    **{f"{name}, eps 0": make for name, make in {"group": lambda m: m.GroupNorm(2, 6, eps=0.0), "layer": lambda m: m.LayerNorm(4, eps=0.0), "instance": lambda m: m.InstanceNorm2d(6, eps=0.0)}.items()},
-    "untracked, eval": lambda m: m.BatchNorm2d(6, track_running_stats=False).eval(), "untracked instance, eval": lambda m: m.InstanceNorm2d(6).eval(),
-    "untracked, train": lambda m: m.BatchNorm2d(6, track_running_stats=False).train(), "no statistics, train": lambda m: without(m.BatchNorm2d(6), "running_mean", "running_var"),
-    "no statistics, eval": lambda m: without(m.BatchNorm2d(6), "running_mean", "running_var").eval(), "no counter": lambda m: without(m.BatchNorm2d(6), "num_batches_tracked"),
-    "no statistics, instance": lambda m: without(m.InstanceNorm2d(6, track_running_stats=True), "running_mean", "running_var"), "one statistic, train": lambda m: without(m.BatchNorm2d(6), "running_var"),
-    "momentum 0": lambda m: m.BatchNorm2d(6, momentum=0.0), "momentum 1": lambda m: m.BatchNorm2d(6, momentum=1.0), "momentum beyond 1": lambda m: m.BatchNorm2d(6, momentum=1.5), "momentum below 0": lambda m: m.BatchNorm2d(6, momentum=-0.1),
-    "groups that do not divide": lambda m: m.GroupNorm(4, 6), "no features, made": lambda m: m.BatchNorm2d(0) and m.LayerNorm(4), "features below 0": lambda m: m.BatchNorm2d(-1), "half a feature": lambda m: m.BatchNorm2d(2.5),
-    "a shape below 0": lambda m: m.LayerNorm(-1), "no shape": lambda m: m.LayerNorm(()), "half a shape": lambda m: m.LayerNorm(2.5),
+    **{
+        f"{mode}, eps {eps}": lambda m, mode=mode, eps=eps: m.BatchNorm2d(6, eps=eps).train(
+            mode == "train"
+        )
+        for mode in ("train", "eval")
+        for eps in (0.0, -1e-5)
+    },
+    **{
+        f"{name}, eps 0": make
+        for name, make in {
+            "group": lambda m: m.GroupNorm(2, 6, eps=0.0),
+            "layer": lambda m: m.LayerNorm(4, eps=0.0),
+            "instance": lambda m: m.InstanceNorm2d(6, eps=0.0),
+        }.items()
+    },
+    "untracked, eval": lambda m: m.BatchNorm2d(6, track_running_stats=False).eval(),
+    "untracked instance, eval": lambda m: m.InstanceNorm2d(6).eval(),
+    "untracked, train": lambda m: m.BatchNorm2d(6, track_running_stats=False).train(),
+    "no statistics, train": lambda m: without(m.BatchNorm2d(6), "running_mean", "running_var"),
+    "no statistics, eval": lambda m: without(
+        m.BatchNorm2d(6), "running_mean", "running_var"
+    ).eval(),
+    "no counter": lambda m: without(m.BatchNorm2d(6), "num_batches_tracked"),
+    "no statistics, instance": lambda m: without(
+        m.InstanceNorm2d(6, track_running_stats=True), "running_mean", "running_var"
+    ),
+    "one statistic, train": lambda m: without(m.BatchNorm2d(6), "running_var"),
+    "momentum 0": lambda m: m.BatchNorm2d(6, momentum=0.0),
+    "momentum 1": lambda m: m.BatchNorm2d(6, momentum=1.0),
+    "momentum beyond 1": lambda m: m.BatchNorm2d(6, momentum=1.5),
+    "momentum below 0": lambda m: m.BatchNorm2d(6, momentum=-0.1),
+    "groups that do not divide": lambda m: m.GroupNorm(4, 6),
+    "no features, made": lambda m: m.BatchNorm2d(0) and m.LayerNorm(4),
+    "features below 0": lambda m: m.BatchNorm2d(-1),
+    "half a feature": lambda m: m.BatchNorm2d(2.5),
+    "a shape below 0": lambda m: m.LayerNorm(-1),
+    "no shape": lambda m: m.LayerNorm(()),
+    "half a shape": lambda m: m.LayerNorm(2.5),
 }
 
 
@@ -454,18 +647,35 @@ ODD = {  # as torch: the same numbers, or an error of the same type
 def test_odd_settings_are_as_in_torch(make):
     results, x = [], randn(3, 6, 5, 4)
     for module in (ours, nn):
-        results.append(outcome(lambda: (layer := make(module), torch.stack([layer(x), layer(2 * x + 1)]))))
+        results.append(
+            outcome(
+                lambda module=module: (
+                    layer := make(module),
+                    torch.stack([layer(x), layer(2 * x + 1)]),
+                )
+            )
+        )
     if isinstance(results[1], type):
         assert results[0] is results[1]
     else:
         (mine, a), (theirs, b) = results
         assert torch.allclose(a, b, atol=1e-5)
-        assert all(torch.allclose(p, q) for p, q in zip(mine.buffers(), theirs.buffers(), strict=True))
+        assert all(
+            torch.allclose(p, q) for p, q in zip(mine.buffers(), theirs.buffers(), strict=True)
+        )
 
 
-CLEARER = [  # torch fails later, or with an error that says less, or gives numbers that mean nothing
-    (lambda m: m.GroupNorm(-2, 4), ValueError, "1 or more, got 4 and -2", RuntimeError), (lambda m: m.GroupNorm(0, 4), ValueError, "1 or more, got 4 and 0", ZeroDivisionError),
-    (lambda m: without(m.BatchNorm2d(4), "running_var").eval(), ValueError, "or neither", RuntimeError), (lambda m: m.InstanceNorm2d(3), ValueError, r"expected \(N, 3, H, W\)", None),
+# Torch fails later, or with an error that says less, or gives numbers that mean nothing.
+CLEARER = [
+    (lambda m: m.GroupNorm(-2, 4), ValueError, "1 or more, got 4 and -2", RuntimeError),
+    (lambda m: m.GroupNorm(0, 4), ValueError, "1 or more, got 4 and 0", ZeroDivisionError),
+    (
+        lambda m: without(m.BatchNorm2d(4), "running_var").eval(),
+        ValueError,
+        "or neither",
+        RuntimeError,
+    ),
+    (lambda m: m.InstanceNorm2d(3), ValueError, r"expected \(N, 3, H, W\)", None),
 ]
 
 
@@ -478,8 +688,14 @@ def test_clearer_than_torch(make, error, message, theirs):
 
 
 def test_tracking_switched_off_later():
-    "The outputs are torch's, by the image's own statistics; torch moves the running ones, even in evaluation mode, and ours stay."
-    x, layers = randn(3, 6, 5, 4) + 1, [m.InstanceNorm2d(6, track_running_stats=True, affine=True) for m in (ours, nn)]
+    """The outputs are torch's, by the image's own statistics.
+
+    Torch moves the running ones, even in evaluation mode, and ours stay.
+    """
+    x, layers = (
+        randn(3, 6, 5, 4) + 1,
+        [m.InstanceNorm2d(6, track_running_stats=True, affine=True) for m in (ours, nn)],
+    )
     for layer in layers:
         layer.track_running_stats = False
     mine, theirs = (layer.eval()(x) for layer in layers)
@@ -489,73 +705,135 @@ def test_tracking_switched_off_later():
 
 def test_no_features_where_torch_fails():
     assert outcome(lambda: nn.BatchNorm2d(0, affine=True)(torch.zeros(4, 0, 5, 3))) is IndexError
-    for layer in (BatchNorm2d(0, affine=True), BatchNorm2d(0, affine=True).eval(), RunningBatchNorm2d(0, affine=True), InstanceNorm2d(0, affine=True), GroupNorm(2, 0, affine=True)):
+    for layer in (
+        BatchNorm2d(0, affine=True),
+        BatchNorm2d(0, affine=True).eval(),
+        RunningBatchNorm2d(0, affine=True),
+        InstanceNorm2d(0, affine=True),
+        GroupNorm(2, 0, affine=True),
+    ):
         assert layer(torch.zeros(4, 0, 5, 3)).shape == (4, 0, 5, 3)
 
 
 def test_statistics_of_a_layer_in_half_precision():
-    "They are kept in the layer's type, as by torch, and rounded once: nothing is nearer to the answer in double precision."
+    """They are kept in the layer's type, as by torch, and rounded once.
+
+    Nothing is nearer to the answer in double precision.
+    """
     for dtype in (torch.float16, torch.bfloat16):
-        mine, exact, x = BatchNorm2d(6, affine=False).to(dtype), nn.BatchNorm2d(6, affine=False).double(), (3 * randn(4, 6, 5, 4) + 1).to(dtype)
+        mine, exact, x = (
+            BatchNorm2d(6, affine=False).to(dtype),
+            nn.BatchNorm2d(6, affine=False).double(),
+            (3 * randn(4, 6, 5, 4) + 1).to(dtype),
+        )
         mine(x), exact(x.double())
         assert torch.equal(mine.running_mean, exact.running_mean.to(dtype))
         assert torch.equal(mine.running_var, exact.running_var.to(dtype))
 
 
 FUNC = {  # torch.func transforms layers that update no statistics
-    "grad": lambda layer, x: torch.func.grad(lambda t: layer(t).pow(3).sum())(x), "vmap": lambda layer, x: torch.func.vmap(layer)(torch.stack([x, 2 * x + 1])),
-    "jvp": lambda layer, x: torch.stack(torch.func.jvp(layer, (x,), (x.flip(0).square(),))), "jacrev": lambda layer, x: torch.func.jacrev(layer)(x[:1, :, :2]),
-    "hessian": lambda layer, x: torch.func.hessian(lambda t: layer(t).pow(3).sum())(x[:1, :, :2]), "vmap of grad": lambda layer, x: torch.func.vmap(torch.func.grad(lambda t: layer(t).pow(3).sum()))(torch.stack([x, 2 * x + 1])),
+    "grad": lambda layer, x: torch.func.grad(lambda t: layer(t).pow(3).sum())(x),
+    "vmap": lambda layer, x: torch.func.vmap(layer)(torch.stack([x, 2 * x + 1])),
+    "jvp": lambda layer, x: torch.stack(torch.func.jvp(layer, (x,), (x.flip(0).square(),))),
+    "jacrev": lambda layer, x: torch.func.jacrev(layer)(x[:1, :, :2]),
+    "hessian": lambda layer, x: torch.func.hessian(lambda t: layer(t).pow(3).sum())(x[:1, :, :2]),
+    "vmap of grad": lambda layer, x: torch.func.vmap(
+        torch.func.grad(lambda t: layer(t).pow(3).sum())
+    )(torch.stack([x, 2 * x + 1])),
 }
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, in jvp
 @pytest.mark.parametrize("transform", FUNC.values(), ids=FUNC)
-@pytest.mark.parametrize("make", [MAKERS["batch, no statistics"], lambda m: m.BatchNorm2d(6).eval(), lambda m: m.InstanceNorm2d(6, affine=True), MAKERS["group 3"], MAKERS["layer 1"]], ids=["batch", "batch eval", "instance", "group", "layer"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        MAKERS["batch, no statistics"],
+        lambda m: m.BatchNorm2d(6).eval(),
+        lambda m: m.InstanceNorm2d(6, affine=True),
+        MAKERS["group 3"],
+        MAKERS["layer 1"],
+    ],
+    ids=["batch", "batch eval", "instance", "group", "layer"],
+)
 def test_transforms_of_torch_func(make, transform):
-    mine, theirs, x = make(ours).double(), filled(make(nn)).double(), randn(2, 6, 3, 4, dtype=torch.float64)
+    mine, theirs, x = (
+        make(ours).double(),
+        filled(make(nn)).double(),
+        randn(2, 6, 3, 4, dtype=torch.float64),
+    )
     mine.load_state_dict(theirs.state_dict())
     assert torch.allclose(transform(mine, x), transform(theirs, x), atol=1e-8)
 
 
 def test_transforms_refuse_to_update_statistics():
-    for layer in (BatchNorm2d(6, affine=False), RunningBatchNorm2d(6, affine=False), nn.BatchNorm2d(6, affine=False)):
+    for layer in (
+        BatchNorm2d(6, affine=False),
+        RunningBatchNorm2d(6, affine=False),
+        nn.BatchNorm2d(6, affine=False),
+    ):
         with pytest.raises(RuntimeError):
             torch.func.vmap(layer)(randn(2, 3, 6, 5, 4))
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the tracer's own
 def test_traced_by_the_compiler():
-    "The graph has no breaks; without a backend, so no C++ compiler is needed."
-    for make in (MAKERS["batch"], MAKERS["batch, average"], MAKERS["group 3"], lambda m: m.RunningBatchNorm2d(6)):
+    """The graph has no breaks; without a backend, so no C++ compiler is needed."""
+    for make in (
+        MAKERS["batch"],
+        MAKERS["batch, average"],
+        MAKERS["group 3"],
+        lambda m: m.RunningBatchNorm2d(6),
+    ):
         layer, x = filled(make(ours)), randn(4, 6, 5, 4)
         expected = copy.deepcopy(layer)(x)
-        assert torch.allclose(torch.compile(layer, backend="eager", fullgraph=True)(x), expected, atol=1e-6)
+        assert torch.allclose(
+            torch.compile(layer, backend="eager", fullgraph=True)(x), expected, atol=1e-6
+        )
 
 
-# --- the exercises' own oracles --------------------------------------------------------------------------------------------
+# --- the exercises' own oracles -------------------------------------------------------------------
+
 
 def test_the_plainest_mutant_is_no_mutant():
-    "The mutants' common base, without a fault, is torch's layer."
+    """The mutants' common base, without a fault, is torch's layer."""
     same_as(exercises._BatchNorm(3), nn.BatchNorm2d(3), randn(4, 3, 2, 2) / 3)
 
 
 @pytest.mark.parametrize("kind", ours._KINDS)
-@pytest.mark.parametrize("layers", [[(8, 2, 1), (16, 2, 1)], [(8, 1, 2), (16, 1, 1), (12, 1, 2)]], ids=["strides", "pooling"])
+@pytest.mark.parametrize(
+    "layers",
+    [[(8, 2, 1), (16, 2, 1)], [(8, 1, 2), (16, 1, 1), (12, 1, 2)]],
+    ids=["strides", "pooling"],
+)
 def test_the_network_of_the_experiments(kind, layers):
     net = ours._cnn(layers, ours._KINDS[kind])
     assert net(torch.randn(3, 1, 28, 28)).shape == (3, 10)
-    assert [(m.in_channels, m.out_channels) for m in net if isinstance(m, nn.Conv2d)] == list(zip([1, *(nf for nf, *_ in layers)], [nf for nf, *_ in layers]))
+    assert [(m.in_channels, m.out_channels) for m in net if isinstance(m, nn.Conv2d)] == list(
+        zip([1, *(nf for nf, *_ in layers)], [nf for nf, *_ in layers], strict=False)
+    )
 
 
 def test_the_plainest_form_is_torchs():
-    x, weight, bias = torch.randn(4, 3, 5, 5) * 3 + 1, torch.rand(1, 3, 1, 1), torch.rand(1, 3, 1, 1)
-    assert torch.allclose(ours._as_written(x, weight, bias), nn.functional.batch_norm(x, None, None, weight.flatten(), bias.flatten(), training=True), atol=1e-5)
+    x, weight, bias = (
+        torch.randn(4, 3, 5, 5) * 3 + 1,
+        torch.rand(1, 3, 1, 1),
+        torch.rand(1, 3, 1, 1),
+    )
+    assert torch.allclose(
+        ours._as_written(x, weight, bias),
+        nn.functional.batch_norm(x, None, None, weight.flatten(), bias.flatten(), training=True),
+        atol=1e-5,
+    )
 
 
 def test_a_score_in_evaluation_and_by_the_batch():
     class ByMean(nn.Module):
-        "In evaluation the class is 0; in training, 1 for what lies above the mean of the batch."
+        """In evaluation the class is 0.
+
+        In training it is 1 for what lies above the mean of the batch.
+        """
+
         def forward(self, x):
             above = (x > x.mean()) & self.training
             return torch.stack([~above, above], 1).float()

@@ -1,4 +1,5 @@
 """Figures are stored once, reproducibly, and refuse what is no image."""
+
 import subprocess
 import sys
 
@@ -28,7 +29,15 @@ def test_png_for_pixels():
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (1, 8, 8), (3, 8, 8), (8, 8, 3)])
-@pytest.mark.parametrize("kind", [torch.rand, lambda *s: np.zeros(s), lambda *s: torch.rand(*s).half(), lambda *s: (torch.rand(*s) * 255).to(torch.uint8)])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        torch.rand,
+        lambda *s: np.zeros(s),
+        lambda *s: torch.rand(*s).half(),
+        lambda *s: (torch.rand(*s) * 255).to(torch.uint8),
+    ],
+)
 def test_image_shapes(shape, kind):
     show_image(kind(*shape))._repr_mimebundle_()
 
@@ -39,7 +48,9 @@ def test_no_image(shape):
         show_image(torch.zeros(shape))
 
 
-@pytest.mark.parametrize("images, titles", [(torch.zeros(0, 8, 8), None), (torch.zeros(3, 8, 8), ["a"])])
+@pytest.mark.parametrize(
+    "images, titles", [(torch.zeros(0, 8, 8), None), (torch.zeros(3, 8, 8), ["a"])]
+)
 def test_no_grid(images, titles):
     with pytest.raises(ValueError, match="expected at least one image"):
         show_images(images, titles)
@@ -56,7 +67,10 @@ def test_unknown_kind():
 
 
 def luminance(color):
-    r, g, b = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in matplotlib.colors.to_rgb(color))
+    r, g, b = (
+        c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4
+        for c in matplotlib.colors.to_rgb(color)
+    )
     return 0.2126 * r + 0.7152 * g + 0.0722 * b
 
 
@@ -68,6 +82,11 @@ def test_contrast_of_labels_on_the_card(name):
 
 @pytest.mark.slow
 def test_import_changes_nothing():
-    code = ("import sys, matplotlib; now = lambda: [matplotlib.rcParams[k] for k in ('figure.facecolor', 'axes.grid', 'svg.hashsalt')]; before = now(); "
-            "import fromfound.plot; assert now() == before; assert 'matplotlib.pyplot' not in sys.modules")
+    code = (
+        "import sys, matplotlib; "
+        "names = ('figure.facecolor', 'axes.grid', 'svg.hashsalt'); "
+        "now = lambda: [matplotlib.rcParams[k] for k in names]; before = now(); "
+        "import fromfound.plot; assert now() == before; "
+        "assert 'matplotlib.pyplot' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,4 +1,5 @@
 """Prose figures and recorded runs: stale figures, changed code and missed marks must show."""
+
 import json
 import math
 
@@ -8,22 +9,68 @@ import torch
 
 from fromfound import record
 from fromfound.check import spread
-from fromfound.record import Run, code_hash, experiment, fill_marks, main, quote, record_run, show_run, stored_quotes, sync
+from fromfound.record import (
+    Run,
+    code_hash,
+    experiment,
+    fill_marks,
+    main,
+    quote,
+    record_run,
+    show_run,
+    stored_quotes,
+    sync,
+)
 
 
 def notebook(path, source, **values):
-    cells = [{"cell_type": "markdown", "metadata": {}, "source": source},
-             {"cell_type": "code", "execution_count": None, "metadata": {}, "source": "", "outputs": [{"output_type": "execute_result", "data": quote(**values)._repr_mimebundle_(), "metadata": {}}]}]
-    path.write_text(json.dumps({"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}))
+    cells = [
+        {"cell_type": "markdown", "metadata": {}, "source": source},
+        {
+            "cell_type": "code",
+            "execution_count": None,
+            "metadata": {},
+            "source": "",
+            "outputs": [
+                {
+                    "output_type": "execute_result",
+                    "data": quote(**values)._repr_mimebundle_(),
+                    "metadata": {},
+                }
+            ],
+        },
+    ]
+    path.write_text(
+        json.dumps({"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
+    )
     return path
 
 
-@pytest.mark.parametrize("value, stored", [(1, 1), (0.123456789, 0.123457), (torch.tensor(2.5), 2.5), (torch.tensor([3]), 3), ("text", "text"), (torch.tensor(1.0).numpy(), 1.0)])
+@pytest.mark.parametrize(
+    "value, stored",
+    [
+        (1, 1),
+        (0.123456789, 0.123457),
+        (torch.tensor(2.5), 2.5),
+        (torch.tensor([3]), 3),
+        ("text", "text"),
+        (torch.tensor(1.0).numpy(), 1.0),
+    ],
+)
 def test_quote_keeps(value, stored):
     assert quote(x=value).values == {"x": stored}
 
 
-@pytest.mark.parametrize("value, error", [(math.nan, ValueError), (math.inf, ValueError), ([1], TypeError), (torch.ones(2), TypeError), (None, TypeError)])
+@pytest.mark.parametrize(
+    "value, error",
+    [
+        (math.nan, ValueError),
+        (math.inf, ValueError),
+        ([1], TypeError),
+        (torch.ones(2), TypeError),
+        (None, TypeError),
+    ],
+)
 def test_quote_refuses(value, error):
     with pytest.raises(error, match="quote"):
         quote(x=value)
@@ -33,7 +80,10 @@ MARKS = [
     ("a <!-- v x:.1% -->0%<!-- /v --> b", "a <!-- v x:.1% -->50.0%<!-- /v --> b"),
     ("**<!-- v x -->?<!-- /v -->**", "**<!-- v x -->0.5<!-- /v -->**"),
     ("`<!-- v y -->?<!-- /v -->`", "`<!-- v y -->?<!-- /v -->`"),
-    ("```\n<!-- v y -->?<!-- /v -->\n```\n<!-- v x:.2f -->?<!-- /v -->", "```\n<!-- v y -->?<!-- /v -->\n```\n<!-- v x:.2f -->0.50<!-- /v -->"),
+    (
+        "```\n<!-- v y -->?<!-- /v -->\n```\n<!-- v x:.2f -->?<!-- /v -->",
+        "```\n<!-- v y -->?<!-- /v -->\n```\n<!-- v x:.2f -->0.50<!-- /v -->",
+    ),
     ("<!-- c He2015 -->6.6%<!-- /c -->", "<!-- c He2015 -->6.6%<!-- /c -->"),
 ]
 
@@ -44,7 +94,9 @@ def test_fill_marks(before, after):
 
 
 def test_unknown_name_is_an_error():
-    with pytest.raises(LookupError, match="here: the text names 'y', which no stored output quotes$"):
+    with pytest.raises(
+        LookupError, match="here: the text names 'y', which no stored output quotes$"
+    ):
         fill_marks("<!-- v y -->1<!-- /v -->", {"x": 0.5}, "here")
     with pytest.raises(LookupError, match="no stored output quotes; near to it: accuracy$"):
         fill_marks("<!-- v acuracy -->1<!-- /v -->", {"accuracy": 1, "seconds": 2}, "here")
@@ -65,7 +117,10 @@ def test_sync_rewrites_and_check_only_reports(tmp_path):
 
 def test_sync_writes_a_notebook_as_nbdev_does(tmp_path):
     chapter = notebook(tmp_path / "01_a.ipynb", ["Größe\n", "<!-- v x:.1% -->1%<!-- /v -->"], x=0.5)
-    expected = json.dumps(json.loads(chapter.read_text()), indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+    expected = (
+        json.dumps(json.loads(chapter.read_text()), indent=1, ensure_ascii=False, sort_keys=True)
+        + "\n"
+    )
     sync([chapter], [chapter])
     assert chapter.read_text(encoding="utf-8") == expected.replace("1%<", "50.0%<")
 
@@ -89,7 +144,7 @@ def test_command_line_reports_a_stale_figure(tmp_path, monkeypatch, capsys):
     assert main(["sync", "--check"]) == 0
 
 
-MODULE = '''
+MODULE = """
 from fromfound.record import experiment
 from fromfound._helper import helper
 FACTOR = 2
@@ -104,41 +159,61 @@ def unused(x):
 @experiment(marks={"up": ">= 1", "down": "<= -5"})
 def trial(seed):
     return {"up": used(seed), "down": -used(seed)}
-'''
+"""
 HELPER = "def helper(x):\n    return x + 1\n"
 
 
 @pytest.fixture
 def module(tmp_path, monkeypatch):
-    "Writes a package module that holds an experiment, and hashes it."
+    """Writes a package module that holds an experiment, and hashes it."""
     import fromfound
+
     monkeypatch.setattr(fromfound, "__path__", [*fromfound.__path__, str(tmp_path)])
-    monkeypatch.setattr(record, "_provenance", lambda data: {"commit": "c", "device": "d", "versions": {"torch": "t"}, "data": {}})
+    monkeypatch.setattr(
+        record,
+        "_provenance",
+        lambda data: {"commit": "c", "device": "d", "versions": {"torch": "t"}, "data": {}},
+    )
     monkeypatch.chdir(tmp_path)
 
     def write(source=MODULE, helper=HELPER):
         import importlib
         import sys
+
         (tmp_path / "_trial.py").write_text(source)
         (tmp_path / "_helper.py").write_text(helper)
         for name in ("fromfound._trial", "fromfound._helper"):
             sys.modules.pop(name, None)
         importlib.invalidate_caches()
         return code_hash("fromfound._trial", "trial")
+
     return write
 
 
-@pytest.mark.parametrize("change, same", [
-    ((MODULE.replace("A docstring", "Another"), HELPER), True), ((MODULE + "# a comment\n", HELPER), True), ((MODULE.replace("return x\n", "return 2 * x\n"), HELPER), True),
-    ((MODULE.replace("FACTOR = 2", "FACTOR = 3"), HELPER), False), ((MODULE, HELPER.replace("+ 1", "+ 2")), False), ((MODULE.replace("-used", "used"), HELPER), False)])
+@pytest.mark.parametrize(
+    "change, same",
+    [
+        ((MODULE.replace("A docstring", "Another"), HELPER), True),
+        ((MODULE + "# a comment\n", HELPER), True),
+        ((MODULE.replace("return x\n", "return 2 * x\n"), HELPER), True),
+        ((MODULE.replace("FACTOR = 2", "FACTOR = 3"), HELPER), False),
+        ((MODULE, HELPER.replace("+ 1", "+ 2")), False),
+        ((MODULE.replace("-used", "used"), HELPER), False),
+    ],
+)
 def test_code_hash_follows_what_is_used(module, change, same):
     assert (module() == module(*change)) is same
 
 
-RELATIVE = MODULE.replace("from fromfound._helper import", "from ._helper import")  # as nbdev exports
+# As nbdev exports.
+RELATIVE = MODULE.replace("from fromfound._helper import", "from ._helper import")
 
 
-@pytest.mark.parametrize("source, helper", [(RELATIVE, HELPER), (RELATIVE.replace("_helper", "_between"), HELPER)], ids=["relative", "passed on by another module"])
+@pytest.mark.parametrize(
+    "source, helper",
+    [(RELATIVE, HELPER), (RELATIVE.replace("_helper", "_between"), HELPER)],
+    ids=["relative", "passed on by another module"],
+)
 def test_code_hash_follows_imports_within_the_package(module, tmp_path, source, helper):
     assert source != MODULE
     (tmp_path / "_between.py").write_text("from ._helper import helper\n")
@@ -164,10 +239,17 @@ def test_a_run_of_one_seed_has_no_deviation(module, capsys):
     assert main(["run", "_trial.trial", "--seeds", "1"]) == 0
     path = record._find_run("_trial.trial")
     assert capsys.readouterr().out.strip().endswith(str(path.relative_to(path.parents[2])))
-    assert json.loads(path.read_text())["figures"]["up"] == {"mean": 2.0, "sd": None, "per_seed": [2.0]}
+    assert json.loads(path.read_text())["figures"]["up"] == {
+        "mean": 2.0,
+        "sd": None,
+        "per_seed": [2.0],
+    }
     shown = repr(show_run("_trial.trial"))
     assert shown.startswith("| value | mean ± standard deviation | target |\n")
-    assert "\n| down | -2 (one run) | ≤ -5: MISSED |\n| up | 2 (one run) | ≥ 1: met |\n`python -m" in shown
+    assert (
+        "\n| down | -2 (one run) | ≤ -5: MISSED |\n| up | 2 (one run) | ≥ 1: met |\n`python -m"
+        in shown
+    )
 
 
 def test_a_run_is_recorded_again_in_its_place(module):
@@ -182,7 +264,10 @@ def test_a_run_is_recorded_again_in_its_place(module):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the memory of a GPU is measured")
 def test_a_record_holds_the_peak_of_memory(module):
     module()
-    peak, now = json.loads(record_run("_trial.trial", seeds=1).read_text())["peak_mb"], psutil.Process().memory_info().rss / 2**20
+    peak, now = (
+        json.loads(record_run("_trial.trial", seeds=1).read_text())["peak_mb"],
+        psutil.Process().memory_info().rss / 2**20,
+    )
     assert 0.9 * now < peak < 20 * now
 
 
@@ -215,7 +300,9 @@ def test_a_spread_is_quoted_and_read_back(tmp_path):
     assert "-->97.5% ± 0.5% (n=3)<!--" in filled
     assert "-->98%<!--" in filled or "-->97%<!--" in filled
     assert quote(acc=spread([0.5])).values == {"acc": {"mean": 0.5, "n": 1}}
-    path = notebook(tmp_path / "02_b.ipynb", "It is <!-- v acc:.1% -->?<!-- /v -->", acc=spread([0.5]))
+    path = notebook(
+        tmp_path / "02_b.ipynb", "It is <!-- v acc:.1% -->?<!-- /v -->", acc=spread([0.5])
+    )
     sync([path], [path])
     assert "50.0% (one run)" in path.read_text()
 
@@ -232,8 +319,21 @@ def test_missing_and_unknown_runs(module):
 
 def test_stand_in_runs_say_so(module):
     module()
-    run = Run("_trial.trial", {"code": code_hash("fromfound._trial", "trial"), "figures": {"up": {"mean": 1, "sd": None, "per_seed": [1]}}, "marks": {}, "command": "c", "commit": "c",
-                               "device": "d", "versions": {"torch": "t"}, "seconds": 1, "peak_mb": 1, "data": {"mnist": "stand-in"}})
+    run = Run(
+        "_trial.trial",
+        {
+            "code": code_hash("fromfound._trial", "trial"),
+            "figures": {"up": {"mean": 1, "sd": None, "per_seed": [1]}},
+            "marks": {},
+            "command": "c",
+            "commit": "c",
+            "device": "d",
+            "versions": {"torch": "t"},
+            "seconds": 1,
+            "peak_mb": 1,
+            "data": {"mnist": "stand-in"},
+        },
+    )
     assert "stand-in data: mnist" in repr(run)
 
 

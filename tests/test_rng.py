@@ -1,4 +1,8 @@
-"""Chapter 03a: every source of randomness found, read and set; what `untouched` leaves as it was."""
+"""Chapter 03a: every source of randomness found, read and set.
+
+`untouched` leaves it as it was.
+"""
+
 import copy
 import math
 import random
@@ -24,14 +28,23 @@ def seeded(seed=0):
 
 
 def batches(data):
-    "What the loaders give, as plain numbers."
-    loaders = (data.train_dl, getattr(data, "valid_dl", None)) if hasattr(data, "train_dl") else (data,)
+    """What the loaders give, as plain numbers."""
+    loaders = (
+        (data.train_dl, getattr(data, "valid_dl", None)) if hasattr(data, "train_dl") else (data,)
+    )
     return [[b[0].flatten().tolist() for b in dl] for dl in loaders if dl is not None]
 
 
 def numbers(data):
-    "One draw from every source."
-    return [random.random(), random.gauss(0, 1), np.random.rand(), np.random.randn(), torch.rand(1).item(), batches(data)]
+    """One draw from every source."""
+    return [
+        random.random(),
+        random.gauss(0, 1),
+        np.random.rand(),
+        np.random.randn(),
+        torch.rand(1).item(),
+        batches(data),
+    ]
 
 
 def sampled():
@@ -39,7 +52,9 @@ def sampled():
 
 
 def batch_sampled():
-    return DataLoader(TensorDataset(X), batch_sampler=BatchSampler(RandomSampler(X, generator=seeded()), 4, False))
+    return DataLoader(
+        TensorDataset(X), batch_sampler=BatchSampler(RandomSampler(X, generator=seeded()), 4, False)
+    )
 
 
 def shuffled():
@@ -47,11 +62,14 @@ def shuffled():
 
 
 def ours():
-    return dataloader.DataLoader(dataloader.TensorDataset(X, X), 4, shuffle=True, generator=seeded())
+    return dataloader.DataLoader(
+        dataloader.TensorDataset(X, X), 4, shuffle=True, generator=seeded()
+    )
 
 
 class Drawing(torch.utils.data.Dataset):
-    "A data set that draws from a generator of its own."
+    """A data set that draws from a generator of its own."""
+
     def __init__(self):
         self.generator = seeded(4)
 
@@ -62,8 +80,19 @@ class Drawing(torch.utils.data.Dataset):
         return (torch.rand(1, generator=self.generator),)
 
 
-DATA = {"sampler": sampled, "batch sampler": batch_sampled, "shuffle": shuffled, "global": lambda: DataLoader(TensorDataset(X), 4, shuffle=True), "ours": ours, "data set": lambda: DataLoader(Drawing()),
-        "subset": lambda: DataLoader(torch.utils.data.Subset(Drawing(), [0, 3])), "two": lambda: SimpleNamespace(train_dl=shuffled(), valid_dl=sampled()), "no valid_dl": lambda: SimpleNamespace(train_dl=shuffled()), "joined": lambda: DataLoader(torch.utils.data.ConcatDataset([Drawing(), Drawing()])), "one": lambda: SimpleNamespace(train_dl=ours(), valid_dl=None)}
+DATA = {
+    "sampler": sampled,
+    "batch sampler": batch_sampled,
+    "shuffle": shuffled,
+    "global": lambda: DataLoader(TensorDataset(X), 4, shuffle=True),
+    "ours": ours,
+    "data set": lambda: DataLoader(Drawing()),
+    "subset": lambda: DataLoader(torch.utils.data.Subset(Drawing(), [0, 3])),
+    "two": lambda: SimpleNamespace(train_dl=shuffled(), valid_dl=sampled()),
+    "no valid_dl": lambda: SimpleNamespace(train_dl=shuffled()),
+    "joined": lambda: DataLoader(torch.utils.data.ConcatDataset([Drawing(), Drawing()])),
+    "one": lambda: SimpleNamespace(train_dl=ours(), valid_dl=None),
+}
 
 
 @pytest.mark.parametrize("kind", DATA)
@@ -96,8 +125,8 @@ def test_each_of_the_three_is_needed(left_out):
     later = random_states()
     set_random_states([later[i] if i == left_out else states[i] for i in range(len(states))])
     again = numbers(DATA["global"]())
-    changed = [a != b for a, b in zip(first, again)]
-    assert any(changed[2 * left_out:2 * left_out + 2])
+    changed = [a != b for a, b in zip(first, again, strict=True)]
+    assert any(changed[2 * left_out : 2 * left_out + 2])
     assert sum(changed) == {0: 2, 1: 2, 2: 2}[left_out]
 
 
@@ -109,7 +138,22 @@ def test_states_can_be_written_and_read(tmp_path):
     assert numbers(data) == first
 
 
-@pytest.mark.parametrize("kind, count", [("sampler", 1), ("batch sampler", 1), ("shuffle", 1), ("global", 0), ("ours", 1), ("data set", 1), ("subset", 1), ("two", 2), ("one", 1), ("no valid_dl", 1), ("joined", 2)])
+@pytest.mark.parametrize(
+    "kind, count",
+    [
+        ("sampler", 1),
+        ("batch sampler", 1),
+        ("shuffle", 1),
+        ("global", 0),
+        ("ours", 1),
+        ("data set", 1),
+        ("subset", 1),
+        ("two", 2),
+        ("one", 1),
+        ("no valid_dl", 1),
+        ("joined", 2),
+    ],
+)
 def test_generators_are_found_once(kind, count):
     assert len(generators(DATA[kind]())) == count
     assert generators(None) == generators([1, 2]) == []
@@ -118,7 +162,10 @@ def test_generators_are_found_once(kind, count):
 
 def test_a_generator_that_two_loaders_share_counts_once():
     both = seeded()
-    data = SimpleNamespace(train_dl=DataLoader(X, shuffle=True, generator=both), valid_dl=DataLoader(X, shuffle=True, generator=both))
+    data = SimpleNamespace(
+        train_dl=DataLoader(X, shuffle=True, generator=both),
+        valid_dl=DataLoader(X, shuffle=True, generator=both),
+    )
     assert generators(data) == [both]
     ring = SimpleNamespace(generator=both)
     ring.sampler = SimpleNamespace(dataset=ring)  # a circle has an end
@@ -136,22 +183,56 @@ def net(seed=0):
 
 
 def everything(model, data):
-    tensors = [t.clone() for t in [*model.parameters(), *model.buffers()]] + [None if p.grad is None else p.grad.clone() for p in model.parameters()]
-    return tensors, [id(t) for t in [*model.parameters(), *model.buffers()]], [m.training for m in model.modules()], [str(s) if not isinstance(s, torch.Tensor) else s for s in random_states(data)]
+    tensors = [t.clone() for t in [*model.parameters(), *model.buffers()]] + [
+        None if p.grad is None else p.grad.clone() for p in model.parameters()
+    ]
+    return (
+        tensors,
+        [id(t) for t in [*model.parameters(), *model.buffers()]],
+        [m.training for m in model.modules()],
+        [str(s) if not isinstance(s, torch.Tensor) else s for s in random_states(data)],
+    )
 
 
 def alike(a, b):
     (tensors, *rest), (others, *more) = a, b
-    return all(s is t is None or (s is not None and t is not None and s.dtype == t.dtype and torch.equal(s, t)) for s, t in zip(tensors, others, strict=True)) and rest[:2] == more[:2] and str(rest[2]) == str(more[2]) and all(
-        torch.equal(s, t) for s, t in zip(rest[2], more[2], strict=True) if isinstance(s, torch.Tensor))
+    return (
+        all(
+            s is t is None
+            or (s is not None and t is not None and s.dtype == t.dtype and torch.equal(s, t))
+            for s, t in zip(tensors, others, strict=True)
+        )
+        and rest[:2] == more[:2]
+        and str(rest[2]) == str(more[2])
+        and all(
+            torch.equal(s, t)
+            for s, t in zip(rest[2], more[2], strict=True)
+            if isinstance(s, torch.Tensor)
+        )
+    )
 
 
-MISCHIEF = {"python": lambda m, d: random.random(), "numpy": lambda m, d: np.random.rand(), "torch": lambda m, d: torch.rand(1), "batch": lambda m, d: batches(d), "seed": lambda m, d: torch.manual_seed(3),
-            "weights": lambda m, d: m[0].weight.data.fill_(math.nan), "gradient": lambda m, d: m.zero_grad(), "gradient in place": lambda m, d: m.zero_grad(set_to_none=False), "new gradient": lambda m, d: setattr(m[0].bias, "grad", torch.ones(4)), "mode": lambda m, d: m.eval(),
-            "statistics": lambda m, d: m.train()(torch.randn(8, 3)), "buffer": lambda m, d: setattr(m[1], "running_mean", torch.ones(4)), "parameter": lambda m, d: setattr(m[3], "weight", nn.Parameter(torch.ones(2, 4))),
-            "new parameter": lambda m, d: m[0].register_parameter("extra", nn.Parameter(torch.ones(1))), "gone": lambda m, d: delattr(m[0], "bias"),
-            "half precision": lambda m, d: m.half(), "other shape": lambda m, d: setattr(m[0].weight, "data", torch.zeros(5, 5)), "new memory": lambda m, d: setattr(m[0].weight, "data", torch.zeros(4, 3)),
-            "resized buffer": lambda m, d: setattr(m[1].running_mean, "data", torch.zeros(7))}
+MISCHIEF = {
+    "python": lambda m, d: random.random(),
+    "numpy": lambda m, d: np.random.rand(),
+    "torch": lambda m, d: torch.rand(1),
+    "batch": lambda m, d: batches(d),
+    "seed": lambda m, d: torch.manual_seed(3),
+    "weights": lambda m, d: m[0].weight.data.fill_(math.nan),
+    "gradient": lambda m, d: m.zero_grad(),
+    "gradient in place": lambda m, d: m.zero_grad(set_to_none=False),
+    "new gradient": lambda m, d: setattr(m[0].bias, "grad", torch.ones(4)),
+    "mode": lambda m, d: m.eval(),
+    "statistics": lambda m, d: m.train()(torch.randn(8, 3)),
+    "buffer": lambda m, d: setattr(m[1], "running_mean", torch.ones(4)),
+    "parameter": lambda m, d: setattr(m[3], "weight", nn.Parameter(torch.ones(2, 4))),
+    "new parameter": lambda m, d: m[0].register_parameter("extra", nn.Parameter(torch.ones(1))),
+    "gone": lambda m, d: delattr(m[0], "bias"),
+    "half precision": lambda m, d: m.half(),
+    "other shape": lambda m, d: setattr(m[0].weight, "data", torch.zeros(5, 5)),
+    "new memory": lambda m, d: setattr(m[0].weight, "data", torch.zeros(4, 3)),
+    "resized buffer": lambda m, d: setattr(m[1].running_mean, "data", torch.zeros(7)),
+}
 
 
 @pytest.mark.parametrize("what", MISCHIEF)
@@ -194,7 +275,12 @@ def test_untouched_takes_the_loss_with_it():
 
 def test_lazy_layers_are_refused_before_anything_is_done():
     done = []
-    with pytest.raises(ValueError, match="shape from the first batch.*call the model on a batch before"), untouched(nn.LazyLinear(3)):
+    with (
+        pytest.raises(
+            ValueError, match="shape from the first batch.*call the model on a batch before"
+        ),
+        untouched(nn.LazyLinear(3)),
+    ):
         done.append(1)
     assert done == []
 
@@ -208,7 +294,11 @@ def test_whatever_is_drawn_inside_nothing_moves(counts, seed):
     expected = numbers(copy.deepcopy(data))
     random.seed(seed), np.random.seed(seed), torch.manual_seed(seed)
     with untouched(model, data):
-        for count, draw in zip(counts, (random.random, np.random.rand, lambda: torch.rand(1), lambda: batches(data))):
+        for count, draw in zip(
+            counts,
+            (random.random, np.random.rand, lambda: torch.rand(1), lambda: batches(data)),
+            strict=True,
+        ):
             for _ in range(count):
                 draw()
     assert numbers(data) == expected
@@ -217,7 +307,10 @@ def test_whatever_is_drawn_inside_nothing_moves(counts, seed):
 def test_generators_of_several_loaders_are_found():
     loaders = shuffled(), sampled()
     assert len(generators(loaders)) == len(generators(list(loaders))) == 2
-    assert len(generators(SimpleNamespace(train_dl=shuffled(), valid_dl=None, test_dl=shuffled()))) == 2
+    assert (
+        len(generators(SimpleNamespace(train_dl=shuffled(), valid_dl=None, test_dl=shuffled())))
+        == 2
+    )
     states = random_states(loaders)
     first = [batches(loader) for loader in loaders]
     set_random_states(states, loaders)
@@ -234,7 +327,10 @@ def test_what_has_no_end_is_refused():
             return Open()
 
     for data in (Open(), SimpleNamespace(dataset=Open())):
-        with pytest.raises(TypeError, match="30 deep and found no end, only Open objects: give the loaders themselves"):
+        with pytest.raises(
+            TypeError,
+            match="30 deep and found no end, only Open objects: give the loaders themselves",
+        ):
             generators(data)
 
 
@@ -255,7 +351,13 @@ def test_forgotten_loaders_are_refused_before_anything_is_set(kept, given):
     states = random_states(kept and kept())
     before = random.random(), torch.get_rng_state()
     place = random.getstate()
-    with pytest.raises(ValueError, match=f"{len(states)} states for {len(random_states(given and given()))} sources: give the same loaders"):
+    with pytest.raises(
+        ValueError,
+        match=(
+            f"{len(states)} states for {len(random_states(given and given()))} sources: give the "
+            "same loaders"
+        ),
+    ):
         set_random_states(states, given and given())
     assert random.getstate() == place
     assert torch.equal(torch.get_rng_state(), before[1])
@@ -277,7 +379,12 @@ def test_a_gpu_stands_before_the_generators(monkeypatch):
 
 def test_untouched_says_what_it_cannot_keep():
     for wrong in (shuffled(), lambda x: x, None):
-        with pytest.raises(TypeError, match="untouched expected a torch.nn.Module, got .*second argument"), untouched(wrong):
+        with (
+            pytest.raises(
+                TypeError, match="untouched expected a torch.nn.Module, got .*second argument"
+            ),
+            untouched(wrong),
+        ):
             pass
 
 
@@ -285,5 +392,13 @@ def test_the_numbers_go_back_also_where_a_model_cannot(monkeypatch):
     model, place = nn.Linear(1, 1), random.getstate()
     with pytest.raises(RuntimeError, match="cannot be put back"), untouched(model):
         random.random()
-        monkeypatch.setattr(nn.Linear, "training", property(lambda self: True, lambda self, value: exec("raise RuntimeError('cannot be put back')")), raising=False)
+        monkeypatch.setattr(
+            nn.Linear,
+            "training",
+            property(
+                lambda self: True,
+                lambda self, value: exec("raise RuntimeError('cannot be put back')"),
+            ),
+            raising=False,
+        )
     assert random.getstate() == place

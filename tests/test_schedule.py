@@ -1,4 +1,8 @@
-"""Chapter 05a: every schedule through the same checks, phases by hypothesis, curves against torch's, the range test in every bit, resuming, errors."""
+"""Chapter 05a: every schedule through the same checks, curves against torch's.
+
+It covers phases by hypothesis, the range test bitwise, resuming, and errors.
+"""
+
 import math
 import random
 from bisect import bisect_right
@@ -15,19 +19,54 @@ from torch.optim import SGD, Adagrad, Adam, AdamW, RMSprop, lr_scheduler
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
 from fromfound.exercises import schedule as exercises
-from fromfound.learner import Callback, CancelEpochException, CancelFitException, Checkpoint, DataBunch, GradientClip, Learner, Recorder
+from fromfound.learner import (
+    Callback,
+    CancelEpochException,
+    CancelFitException,
+    Checkpoint,
+    DataBunch,
+    GradientClip,
+    Learner,
+    Recorder,
+)
 from fromfound.module import load
-from fromfound.schedule import SGDR, LRFinder, ParamScheduler, TorchScheduler, combine_scheds, one_cycle, sched_cos, sched_exp, sched_lin, sched_poly, schedule, untouched
+from fromfound.schedule import (
+    SGDR,
+    LRFinder,
+    ParamScheduler,
+    TorchScheduler,
+    combine_scheds,
+    one_cycle,
+    sched_cos,
+    sched_exp,
+    sched_lin,
+    sched_poly,
+    schedule,
+    untouched,
+)
+
+MOMENTUM = partial(SGD, momentum=0.9)
 
 
-# --- a sweep over all schedules ---------------------------------------------------------------------------------------
+# --- a sweep over all schedules -------------------------------------------------------------------
 
 MAKERS = {
-    "lin": sched_lin, "cos": sched_cos, "exp": sched_exp, "poly 2": sched_poly, "poly 1": partial(sched_poly, power=1), "poly 0.5": partial(sched_poly, power=0.5),
+    "lin": sched_lin,
+    "cos": sched_cos,
+    "exp": sched_exp,
+    "poly 2": sched_poly,
+    "poly 1": partial(sched_poly, power=1),
+    "poly 0.5": partial(sched_poly, power=0.5),
     "one phase": lambda a, b: combine_scheds([1.0], [sched_cos(a, b)]),
     "two phases": lambda a, b: combine_scheds([0.3, 0.7], [sched_cos(a, 0.7), sched_lin(0.7, b)]),
-    "five phases": lambda a, b: combine_scheds([0.1, 0.2, 0.3, 0.15, 0.25], [sched_lin(a, 2), sched_lin(2, 2), sched_exp(2, 0.1), sched_poly(0.1, 1), sched_cos(1, b)]),
-    "nested": lambda a, b: combine_scheds([0.5, 0.5], [combine_scheds([0.5, 0.5], [sched_lin(a, 1), sched_lin(1, 2)]), sched_cos(2, b)]),
+    "five phases": lambda a, b: combine_scheds(
+        [0.1, 0.2, 0.3, 0.15, 0.25],
+        [sched_lin(a, 2), sched_lin(2, 2), sched_exp(2, 0.1), sched_poly(0.1, 1), sched_cos(1, b)],
+    ),
+    "nested": lambda a, b: combine_scheds(
+        [0.5, 0.5],
+        [combine_scheds([0.5, 0.5], [sched_lin(a, 1), sched_lin(1, 2)]), sched_cos(2, b)],
+    ),
 }
 ENDS = [(1.0, 0.1), (0.1, 0.3), (0.3, 0.3), (1e-7, 10.0), (3.0, 1e-6)]
 every_maker = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
@@ -46,14 +85,19 @@ def test_ends_are_exact(make, start, end):
 def test_continuous(make):
     sched = make(1.0, 0.1)
     values = [sched(k / 20_000) for k in range(20_001)]
-    assert max(abs(a - b) for a, b in zip(values, values[1:])) < 0.02
+    assert max(abs(a - b) for a, b in zip(values, values[1:], strict=False)) < 0.02
 
 
 @every_maker
 @pytest.mark.parametrize("shape", [(), (5,), (0,), (2, 3)])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16])
 def test_tensors_of_positions(make, shape, dtype):
-    sched, pos = make(1.0, 0.1), torch.rand(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(dtype)
+    sched, pos = (
+        make(1.0, 0.1),
+        torch.rand(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(
+            dtype
+        ),
+    )
     values = sched(pos)
     assert values.shape == pos.shape
     assert values.dtype == dtype
@@ -63,7 +107,9 @@ def test_tensors_of_positions(make, shape, dtype):
 
 
 @every_maker
-@pytest.mark.parametrize("kind", [torch.tensor, np.float32, np.float64, int], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize(
+    "kind", [torch.tensor, np.float32, np.float64, int], ids=lambda kind: kind.__name__
+)
 def test_other_numbers_as_positions(make, kind):
     sched = make(1.0, 0.1)
     assert float(sched(kind(0))) == 1.0
@@ -71,7 +117,9 @@ def test_other_numbers_as_positions(make, kind):
 
 
 @every_maker
-@pytest.mark.parametrize("pos", [-1e-9, 1 + 1e-9, 17, -1, math.nan, math.inf, torch.tensor([0.5, 1.5])], ids=str)
+@pytest.mark.parametrize(
+    "pos", [-1e-9, 1 + 1e-9, 17, -1, math.nan, math.inf, torch.tensor([0.5, 1.5])], ids=str
+)
 def test_positions_outside_are_refused(make, pos):
     with pytest.raises(ValueError, match="from 0 to 1"):
         make(1.0, 0.1)(pos)
@@ -95,8 +143,12 @@ def test_constant_by_factors(a, pos):
     assert sched_exp(a, a)(pos) == a
 
 
-FORMULAS = {"lin": (sched_lin, lambda a, b, p: a + (b - a) * p), "cos": (sched_cos, lambda a, b, p: b + (a - b) * (1 + math.cos(math.pi * p)) / 2),
-            "exp": (sched_exp, lambda a, b, p: math.exp(math.log(a) * (1 - p) + math.log(b) * p)), "poly": (partial(sched_poly, power=3), lambda a, b, p: b + (a - b) * (1 - p) ** 3)}
+FORMULAS = {
+    "lin": (sched_lin, lambda a, b, p: a + (b - a) * p),
+    "cos": (sched_cos, lambda a, b, p: b + (a - b) * (1 + math.cos(math.pi * p)) / 2),
+    "exp": (sched_exp, lambda a, b, p: math.exp(math.log(a) * (1 - p) + math.log(b) * p)),
+    "poly": (partial(sched_poly, power=3), lambda a, b, p: b + (a - b) * (1 - p) ** 3),
+}
 
 
 @pytest.mark.parametrize("make, formula", FORMULAS.values(), ids=FORMULAS)
@@ -105,7 +157,16 @@ def test_formulas(make, formula, a, b, pos):
     assert make(a, b)(pos) == pytest.approx(formula(a, b, pos), rel=1e-9, abs=1e-12)
 
 
-@pytest.mark.parametrize("wrong, message", [(lambda: sched_exp(0, 1), "above 0"), (lambda: sched_exp(1, -1), "above 0"), (lambda: sched_poly(1, 0, 0), "above 0"), (lambda: sched_poly(1, 0, -2), "above 0"), (lambda: sched_poly(1, 0, math.nan), "above 0")])
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        (lambda: sched_exp(0, 1), "above 0"),
+        (lambda: sched_exp(1, -1), "above 0"),
+        (lambda: sched_poly(1, 0, 0), "above 0"),
+        (lambda: sched_poly(1, 0, -2), "above 0"),
+        (lambda: sched_poly(1, 0, math.nan), "above 0"),
+    ],
+)
 def test_annealers_refuse(wrong, message):
     with pytest.raises(ValueError, match=message):
         wrong()
@@ -114,14 +175,16 @@ def test_annealers_refuse(wrong, message):
 def test_schedule_decorates():
     @schedule
     def half(pos):
-        "Half of it."
+        """Half of it."""
         return pos / 2
+
     assert half(1) == 0.5
     assert half.__name__ == "half"
     assert half.__doc__ == "Half of it."
 
 
-# --- phases -----------------------------------------------------------------------------------------------------------
+# --- phases ---------------------------------------------------------------------------------------
+
 
 def traced(n):
     return [lambda p, i=i: 10.0 * i + p for i in range(n)]
@@ -140,7 +203,8 @@ def test_any_number_of_phases_in_whole_steps(lengths):
 @given(st.lists(st.floats(0.01, 1), min_size=1, max_size=10), st.floats(0, 1))
 def test_phases_see_positions_of_their_own(weights, pos):
     fractions = [w / sum(weights) for w in weights]
-    value = combine_scheds(fractions, [schedule(lambda p: p) for _ in fractions])(pos)  # refuses what is outside
+    # Refuses what is outside.
+    value = combine_scheds(fractions, [schedule(lambda p: p) for _ in fractions])(pos)
     assert 0 <= value <= 1
 
 
@@ -151,33 +215,58 @@ def test_any_fractions_reach_the_end():
         assert combine_scheds((weights / weights.sum()).tolist(), [sched_lin(0, 1)] * 4)(1.0) == 1
 
 
-@pytest.mark.parametrize("fractions", [[0.1, 0.2, 0.7], [0.1] * 10, [0.01, 0.05, 0.94], [1 / 3] * 3, [1 / 7, 2 / 7, 4 / 7]])
+@pytest.mark.parametrize(
+    "fractions",
+    [[0.1, 0.2, 0.7], [0.1] * 10, [0.01, 0.05, 0.94], [1 / 3] * 3, [1 / 7, 2 / 7, 4 / 7]],
+)
 def test_boundaries_belong_to_the_phase_that_begins(fractions):
-    steps = {10: 100, 3: 300, 7: 700}[10 if fractions[0] in (0.1, 0.01) else 3 if len(fractions) == 3 and fractions[0] == 1 / 3 else 7]
+    steps = {10: 100, 3: 300, 7: 700}[
+        10
+        if fractions[0] in (0.1, 0.01)
+        else 3
+        if len(fractions) == 3 and fractions[0] == 1 / 3
+        else 7
+    ]
     begins = [round(b * steps) for b in [0, *accumulate(fractions)]]
     sched = combine_scheds(fractions, traced(len(fractions)))
     for i, begin in enumerate(begins[:-1]):
         assert sched(begin / steps) == 10.0 * i
-        assert begin == 0 or sched((begin - 1) / steps) < 10.0 * i - 8  # the step before is still in the phase before
+        # The step before is still in the phase before.
+        assert begin == 0 or sched((begin - 1) / steps) < 10.0 * i - 8
 
 
 def test_the_famous_patch_fails_here():
-    "Three phases: the third is reached, and 1.0 is its end."
+    """Three phases: the third is reached, and 1.0 is its end."""
     sched = combine_scheds([0.3, 0.4, 0.3], traced(3))
     assert 20 <= sched(0.7) < 20.01
     assert sched(0.999) > 20.9
     assert sched(1.0) == 21
 
 
-@pytest.mark.parametrize("fractions, count, message", [
-    ([0.5, 0.5], 3, "2 fractions for 3"), ([0.5, 0.3, 0.2], 2, "3 fractions for 2"), ([], 0, "at least one"), ([0.3, 0.3], 2, "sum to 0.6"), ([0.6, 0.6], 2, "sum to 1.2"), ([1.2, -0.2], 2, "above 0"),
-    ([0.5, 0.5, 1e-10], 3, "too short"), ([0.5, 0.5000005, 1e-7], 3, "too short"), ([1e-10, 0.5, 0.5], 3, "too short"), ([1.0, 0.0], 2, "above 0"), ([math.nan, 0.5], 2, "above 0"), ([0.333, 0.333, 0.333], 3, "sum to 0.999")])
+@pytest.mark.parametrize(
+    "fractions, count, message",
+    [
+        ([0.5, 0.5], 3, "2 fractions for 3"),
+        ([0.5, 0.3, 0.2], 2, "3 fractions for 2"),
+        ([], 0, "at least one"),
+        ([0.3, 0.3], 2, "sum to 0.6"),
+        ([0.6, 0.6], 2, "sum to 1.2"),
+        ([1.2, -0.2], 2, "above 0"),
+        ([0.5, 0.5, 1e-10], 3, "too short"),
+        ([0.5, 0.5000005, 1e-7], 3, "too short"),
+        ([1e-10, 0.5, 0.5], 3, "too short"),
+        ([1.0, 0.0], 2, "above 0"),
+        ([math.nan, 0.5], 2, "above 0"),
+        ([0.333, 0.333, 0.333], 3, "sum to 0.999"),
+    ],
+)
 def test_combine_refuses(fractions, count, message):
     with pytest.raises(ValueError, match=message):
         combine_scheds(fractions, [sched_lin(1, 0)] * count)
 
 
-# --- a tiny training, and what the optimizer has in each of its steps ----------------------------------------------------
+# --- a tiny training run, and what the optimizer has in each of its steps -------------------------
+
 
 class Listen(Callback):
     order = 50
@@ -186,17 +275,35 @@ class Listen(Callback):
         self.heard = []
 
     def before_step(self):
-        self.heard.append([{k: g["betas"][0] if k == "momentum" and "betas" in g else g.get(k) for k in ("lr", "momentum", "weight_decay", "alpha")} for g in self.learn.opt.param_groups])
+        self.heard.append(
+            [
+                {
+                    k: g["betas"][0] if k == "momentum" and "betas" in g else g.get(k)
+                    for k in ("lr", "momentum", "weight_decay", "alpha")
+                }
+                for g in self.learn.opt.param_groups
+            ]
+        )
 
     def of(self, name, group=0):
         return torch.tensor([float(step[group][name]) for step in self.heard], dtype=torch.float64)
 
 
-def learner(opt_func=partial(SGD, momentum=0.9), lr=0.1, batches=6, valid=True, seed=0, **options):
+def learner(opt_func=MOMENTUM, lr=0.1, batches=6, valid=True, seed=0, **options):
     torch.manual_seed(seed)
     x = torch.randn(batches * 4, 3, generator=torch.Generator().manual_seed(1))
-    data = DataBunch(DataLoader(TensorDataset(x, x[:, :1].tanh()), 4, shuffle=True, generator=torch.Generator().manual_seed(2)), [(x, x[:, :1].tanh())] if valid else None)
-    net = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.25), nn.Linear(8, 1))
+    data = DataBunch(
+        DataLoader(
+            TensorDataset(x, x[:, :1].tanh()),
+            4,
+            shuffle=True,
+            generator=torch.Generator().manual_seed(2),
+        ),
+        [(x, x[:, :1].tanh())] if valid else None,
+    )
+    net = nn.Sequential(
+        nn.Linear(3, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.25), nn.Linear(8, 1)
+    )
     net[1].weight.data.uniform_(0.5, 1.5)
     return Learner(net, data, nn.functional.mse_loss, opt_func, lr=lr, default_cbs=False, **options)
 
@@ -207,7 +314,7 @@ def heard(*cbs, n_epochs=5, **options):
     return listen
 
 
-def theirs(make, steps, name="lr", kind=partial(SGD, momentum=0.9), lr=0.1):
+def theirs(make, steps, name="lr", kind=MOMENTUM, lr=0.1):
     opt = kind([nn.Parameter(torch.zeros(1))], lr=lr)
     scheduler, values = make(opt), []
     for _ in range(steps):
@@ -219,14 +326,38 @@ def theirs(make, steps, name="lr", kind=partial(SGD, momentum=0.9), lr=0.1):
 
 
 COUNTERPARTS = {
-    "LinearLR": (lambda o, n: lr_scheduler.LinearLR(o, 1.0, 0.25, n), lambda n: sched_lin(0.1, 0.025)),
-    "LinearLR up": (lambda o, n: lr_scheduler.LinearLR(o, 0.25, 1.0, n), lambda n: sched_lin(0.025, 0.1)),
-    "CosineAnnealingLR": (lambda o, n: lr_scheduler.CosineAnnealingLR(o, n), lambda n: sched_cos(0.1, 0)),
-    "CosineAnnealingLR to 0.02": (lambda o, n: lr_scheduler.CosineAnnealingLR(o, n, 0.02), lambda n: sched_cos(0.1, 0.02)),
-    "PolynomialLR 1": (lambda o, n: lr_scheduler.PolynomialLR(o, n), lambda n: sched_poly(0.1, 0, 1)),
-    "PolynomialLR 3": (lambda o, n: lr_scheduler.PolynomialLR(o, n, 3), lambda n: sched_poly(0.1, 0, 3)),
-    "ExponentialLR": (lambda o, n: lr_scheduler.ExponentialLR(o, 0.9), lambda n: sched_exp(0.1, 0.1 * 0.9**n)),
-    "MultiStepLR": (lambda o, n: lr_scheduler.MultiStepLR(o, [n // 2]), lambda n: combine_scheds([0.5, 0.5], [sched_lin(0.1, 0.1), sched_lin(0.01, 0.01)])),
+    "LinearLR": (
+        lambda o, n: lr_scheduler.LinearLR(o, 1.0, 0.25, n),
+        lambda n: sched_lin(0.1, 0.025),
+    ),
+    "LinearLR up": (
+        lambda o, n: lr_scheduler.LinearLR(o, 0.25, 1.0, n),
+        lambda n: sched_lin(0.025, 0.1),
+    ),
+    "CosineAnnealingLR": (
+        lambda o, n: lr_scheduler.CosineAnnealingLR(o, n),
+        lambda n: sched_cos(0.1, 0),
+    ),
+    "CosineAnnealingLR to 0.02": (
+        lambda o, n: lr_scheduler.CosineAnnealingLR(o, n, 0.02),
+        lambda n: sched_cos(0.1, 0.02),
+    ),
+    "PolynomialLR 1": (
+        lambda o, n: lr_scheduler.PolynomialLR(o, n),
+        lambda n: sched_poly(0.1, 0, 1),
+    ),
+    "PolynomialLR 3": (
+        lambda o, n: lr_scheduler.PolynomialLR(o, n, 3),
+        lambda n: sched_poly(0.1, 0, 3),
+    ),
+    "ExponentialLR": (
+        lambda o, n: lr_scheduler.ExponentialLR(o, 0.9),
+        lambda n: sched_exp(0.1, 0.1 * 0.9**n),
+    ),
+    "MultiStepLR": (
+        lambda o, n: lr_scheduler.MultiStepLR(o, [n // 2]),
+        lambda n: combine_scheds([0.5, 0.5], [sched_lin(0.1, 0.1), sched_lin(0.01, 0.01)]),
+    ),
 }
 
 
@@ -239,13 +370,34 @@ def test_equal_to_torch_step_by_step(make, sched, batches, n_epochs):
     assert torch.allclose(ours, theirs(partial(make, n=n), n), rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("kind", [partial(SGD, momentum=0.9), Adam, AdamW, partial(RMSprop, momentum=0.5)])
+@pytest.mark.parametrize(
+    "kind", [partial(SGD, momentum=0.9), Adam, AdamW, partial(RMSprop, momentum=0.5)]
+)
 @pytest.mark.parametrize("share", [0.3, 0.5, 0.1])
 @pytest.mark.parametrize("name", ["lr", "momentum"])
 def test_one_cycle_is_torch(kind, share, name):
     n = 30
-    ours = heard(*one_cycle(0.4, pct_start=share, div_factor=10, final_div_factor=100, base_momentum=0.7, max_momentum=0.99), opt_func=kind).of(name)
-    make = partial(lr_scheduler.OneCycleLR, max_lr=0.4, total_steps=n + 1, pct_start=(share * n + 1) / (n + 1), div_factor=10, final_div_factor=100, base_momentum=0.7, max_momentum=0.99)
+    ours = heard(
+        *one_cycle(
+            0.4,
+            pct_start=share,
+            div_factor=10,
+            final_div_factor=100,
+            base_momentum=0.7,
+            max_momentum=0.99,
+        ),
+        opt_func=kind,
+    ).of(name)
+    make = partial(
+        lr_scheduler.OneCycleLR,
+        max_lr=0.4,
+        total_steps=n + 1,
+        pct_start=(share * n + 1) / (n + 1),
+        div_factor=10,
+        final_div_factor=100,
+        base_momentum=0.7,
+        max_momentum=0.99,
+    )
     assert torch.allclose(ours, theirs(make, n, name, kind), rtol=1e-9, atol=1e-12)
 
 
@@ -264,18 +416,31 @@ def test_one_cycle_names_what_is_wrong(share):
         one_cycle(0.1, pct_start=share)
 
 
-@pytest.mark.parametrize("length, mult, n_epochs", [(1, 1, 4), (2, 1, 4), (1, 2, 7), (1, 3, 4), (2, 2, 6), (3, 1, 3)])
+@pytest.mark.parametrize(
+    "length, mult, n_epochs", [(1, 1, 4), (2, 1, 4), (1, 2, 7), (1, 3, 4), (2, 2, 6), (3, 1, 3)]
+)
 def test_restarts_are_torch(length, mult, n_epochs):
-    ours = heard(SGDR(0.3, min_lr=0.01, cycle_len=length, cycle_mult=mult), n_epochs=n_epochs).of("lr")
-    reference = theirs(lambda o: lr_scheduler.CosineAnnealingWarmRestarts(o, 6 * length, mult, 0.01), 6 * n_epochs, lr=0.3)
+    ours = heard(SGDR(0.3, min_lr=0.01, cycle_len=length, cycle_mult=mult), n_epochs=n_epochs).of(
+        "lr"
+    )
+    reference = theirs(
+        lambda o: lr_scheduler.CosineAnnealingWarmRestarts(o, 6 * length, mult, 0.01),
+        6 * n_epochs,
+        lr=0.3,
+    )
     assert torch.allclose(ours, reference, rtol=1e-9, atol=1e-12)
 
 
-# --- ParamScheduler ---------------------------------------------------------------------------------------------------
+# --- ParamScheduler -------------------------------------------------------------------------------
+
 
 def groups(params, lr):
     params = list(params)
-    return SGD([{"params": params[:2], "lr": lr}, {"params": params[2:], "lr": lr / 10}], lr=lr, momentum=0.9)
+    return SGD(
+        [{"params": params[:2], "lr": lr}, {"params": params[2:], "lr": lr / 10}],
+        lr=lr,
+        momentum=0.9,
+    )
 
 
 def test_groups():
@@ -295,13 +460,16 @@ def test_groups():
 
 def test_other_settings_and_tensors():
     assert heard(ParamScheduler("weight_decay", sched_lin(0, 0.3))).of("weight_decay")[15] == 0.15
-    assert heard(ParamScheduler("alpha", sched_lin(0.9, 0.5)), opt_func=RMSprop).of("alpha")[15] == pytest.approx(0.7)
+    assert heard(ParamScheduler("alpha", sched_lin(0.9, 0.5)), opt_func=RMSprop).of("alpha")[
+        15
+    ] == pytest.approx(0.7)
     learn = learner(opt_func=lambda params, lr: Adam(params, lr=torch.tensor(lr)))
     kept = []
 
     class Look(Callback):
         def before_step(self):
             kept.append(self.learn.opt.param_groups[0]["lr"])
+
     learn.fit(1, cbs=[ParamScheduler("lr", sched_lin(0.4, 0.1)), Look()])
     assert all(t is kept[0] for t in kept)
     assert kept[0].item() == pytest.approx(0.15)
@@ -311,19 +479,28 @@ def test_groups_that_share_one_tensor():
     def shared(params, lr):
         params, lr = list(params), torch.tensor(lr)
         return Adam([{"params": params[:2], "lr": lr}, {"params": params[2:], "lr": lr}], lr=lr)
+
     listen = heard(ParamScheduler("lr", [sched_lin(1, 0), sched_lin(2, 1)]), opt_func=shared)
-    assert listen.heard[15][0]["lr"].item() == listen.heard[-1][0]["lr"].item()  # the tensor itself, which was changed in place
+    # The tensor itself, which was changed in place.
+    assert listen.heard[15][0]["lr"].item() == listen.heard[-1][0]["lr"].item()
     kept = []
 
     class Look(Callback):
         def before_step(self):
             kept.append([float(g["lr"]) for g in self.learn.opt.param_groups])
-    learner(opt_func=shared).fit(1, cbs=[ParamScheduler("lr", [sched_lin(1, 0), sched_lin(2, 1)]), Look()])
+
+    learner(opt_func=shared).fit(
+        1, cbs=[ParamScheduler("lr", [sched_lin(1, 0), sched_lin(2, 1)]), Look()]
+    )
     assert kept[0] == [1, 2]
     assert kept[3] == [0.5, 1.5]
 
 
-@pytest.mark.parametrize("sched", [0.1, "cos", [0.1, 0.2], [sched_lin(1, 0), 3]], ids=["a number", "a word", "numbers", "not all schedules"])
+@pytest.mark.parametrize(
+    "sched",
+    [0.1, "cos", [0.1, 0.2], [sched_lin(1, 0), 3]],
+    ids=["a number", "a word", "numbers", "not all schedules"],
+)
 def test_a_number_is_no_schedule(sched):
     with pytest.raises(TypeError, match="expected a function of the position"):
         ParamScheduler("lr", sched)
@@ -337,7 +514,10 @@ def test_beta_two_stays():
 
 
 def test_validation_does_not_move_it():
-    assert torch.equal(heard(ParamScheduler("lr", sched_cos(1, 0))).of("lr"), heard(ParamScheduler("lr", sched_cos(1, 0)), valid=False).of("lr"))
+    assert torch.equal(
+        heard(ParamScheduler("lr", sched_cos(1, 0))).of("lr"),
+        heard(ParamScheduler("lr", sched_cos(1, 0)), valid=False).of("lr"),
+    )
 
 
 def test_a_second_fit_begins_anew():
@@ -351,8 +531,17 @@ def test_a_second_fit_begins_anew():
     assert (listen.of("lr") == 0.1).all()
 
 
-@pytest.mark.parametrize("opt, name, known", [(partial(SGD, momentum=0.9), "momentun", "lr, momentum, dampening, weight_decay"), (Adam, "beta", "lr, eps, weight_decay, momentum"), (Adam, "betas", "momentum"),
-                                              (SGD, "nesterov", "momentum"), (SGD, "params", "lr"), (Adagrad, "momentum", "lr_decay")])
+@pytest.mark.parametrize(
+    "opt, name, known",
+    [
+        (partial(SGD, momentum=0.9), "momentun", "lr, momentum, dampening, weight_decay"),
+        (Adam, "beta", "lr, eps, weight_decay, momentum"),
+        (Adam, "betas", "momentum"),
+        (SGD, "nesterov", "momentum"),
+        (SGD, "params", "lr"),
+        (Adagrad, "momentum", "lr_decay"),
+    ],
+)
 @pytest.mark.parametrize("default_cbs", [False, True])
 def test_unknown_settings(opt, name, known, default_cbs):
     learn = learner(opt)
@@ -361,14 +550,31 @@ def test_unknown_settings(opt, name, known, default_cbs):
         learn.fit(1, cbs=[ParamScheduler(name, sched_lin(1, 0))])
 
 
-@pytest.mark.parametrize("pair", [
-    lambda: [ParamScheduler("lr", sched_lin(1, 0)), ParamScheduler("lr", sched_cos(1, 0))], lambda: [*one_cycle(0.1), *one_cycle(0.2)], lambda: [SGDR(0.1), ParamScheduler("lr", sched_lin(1, 0))],
-    lambda: [TorchScheduler(partial(lr_scheduler.StepLR, step_size=2), per="epoch"), *one_cycle(0.1)], lambda: [*one_cycle(0.1), ParamScheduler("momentum", sched_lin(0.9, 0.8))]])
+@pytest.mark.parametrize(
+    "pair",
+    [
+        lambda: [ParamScheduler("lr", sched_lin(1, 0)), ParamScheduler("lr", sched_cos(1, 0))],
+        lambda: [*one_cycle(0.1), *one_cycle(0.2)],
+        lambda: [SGDR(0.1), ParamScheduler("lr", sched_lin(1, 0))],
+        lambda: [
+            TorchScheduler(partial(lr_scheduler.StepLR, step_size=2), per="epoch"),
+            *one_cycle(0.1),
+        ],
+        lambda: [*one_cycle(0.1), ParamScheduler("momentum", sched_lin(0.9, 0.8))],
+    ],
+)
 def test_two_masters(pair):
     learn = learner()
     with pytest.raises(ValueError, match="both own '(lr|momentum)'"):
         learn.fit(1, cbs=pair())
-    learn.fit(1, cbs=[ParamScheduler("lr", sched_lin(1, 0)), ParamScheduler("momentum", sched_lin(0.9, 0.8))])  # different settings agree
+    # Different settings agree.
+    learn.fit(
+        1,
+        cbs=[
+            ParamScheduler("lr", sched_lin(1, 0)),
+            ParamScheduler("momentum", sched_lin(0.9, 0.8)),
+        ],
+    )
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
@@ -381,6 +587,7 @@ def test_a_loader_without_length():
     class Stream:
         def __iter__(self):
             return iter([(torch.ones(2, 3), torch.ones(2, 1))] * 3)
+
     learn = Learner(nn.Linear(3, 1), DataBunch(Stream()), nn.functional.mse_loss, default_cbs=False)
     with pytest.raises(ValueError, match="length of an epoch"):
         learn.fit(1, cbs=[ParamScheduler("lr", sched_lin(1, 0))])
@@ -390,18 +597,32 @@ def test_a_loader_that_gives_more_than_it_said():
     class Long(list):
         def __len__(self):
             return 2
-    learn = Learner(nn.Linear(3, 1), DataBunch(Long([(torch.ones(2, 3), torch.ones(2, 1))] * 3)), nn.functional.mse_loss, default_cbs=False)
+
+    learn = Learner(
+        nn.Linear(3, 1),
+        DataBunch(Long([(torch.ones(2, 3), torch.ones(2, 1))] * 3)),
+        nn.functional.mse_loss,
+        default_cbs=False,
+    )
     with pytest.raises(ValueError, match="more than the 2 batches"):
         learn.fit(1, cbs=[ParamScheduler("lr", sched_lin(1, 0))])
 
 
-# --- TorchScheduler -----------------------------------------------------------------------------------------------------
+# --- TorchScheduler -------------------------------------------------------------------------------
 
 EVERY = {
-    "step": partial(lr_scheduler.StepLR, step_size=3), "multi": partial(lr_scheduler.MultiStepLR, milestones=[3, 8]), "cosine": partial(lr_scheduler.CosineAnnealingLR, T_max=9), "constant": partial(lr_scheduler.ConstantLR, total_iters=4),
-    "lambda": partial(lr_scheduler.LambdaLR, lr_lambda=lambda k: 1 / (1 + k)), "exponential": partial(lr_scheduler.ExponentialLR, gamma=0.9), "restarts": partial(lr_scheduler.CosineAnnealingWarmRestarts, T_0=4),
-    "cyclic": partial(lr_scheduler.CyclicLR, base_lr=0.01, max_lr=0.1, step_size_up=4), "one cycle": partial(lr_scheduler.OneCycleLR, max_lr=0.2, total_steps=50),
-    "two in a row": lambda o: lr_scheduler.SequentialLR(o, [lr_scheduler.ConstantLR(o, 0.1, 3), lr_scheduler.ExponentialLR(o, 0.9)], [3]),
+    "step": partial(lr_scheduler.StepLR, step_size=3),
+    "multi": partial(lr_scheduler.MultiStepLR, milestones=[3, 8]),
+    "cosine": partial(lr_scheduler.CosineAnnealingLR, T_max=9),
+    "constant": partial(lr_scheduler.ConstantLR, total_iters=4),
+    "lambda": partial(lr_scheduler.LambdaLR, lr_lambda=lambda k: 1 / (1 + k)),
+    "exponential": partial(lr_scheduler.ExponentialLR, gamma=0.9),
+    "restarts": partial(lr_scheduler.CosineAnnealingWarmRestarts, T_0=4),
+    "cyclic": partial(lr_scheduler.CyclicLR, base_lr=0.01, max_lr=0.1, step_size_up=4),
+    "one cycle": partial(lr_scheduler.OneCycleLR, max_lr=0.2, total_steps=50),
+    "two in a row": lambda o: lr_scheduler.SequentialLR(
+        o, [lr_scheduler.ConstantLR(o, 0.1, 3), lr_scheduler.ExponentialLR(o, 0.9)], [3]
+    ),
 }
 every_scheduler = pytest.mark.parametrize("make", EVERY.values(), ids=EVERY)
 
@@ -417,7 +638,8 @@ def test_any_torch_scheduler(make, per):
 
 
 def test_plateau_follows_the_validation_loss():
-    make = partial(lr_scheduler.ReduceLROnPlateau, patience=0, factor=0.5, threshold=1e9)  # nothing is ever an improvement on that scale
+    # Nothing is ever an improvement on that scale.
+    make = partial(lr_scheduler.ReduceLROnPlateau, patience=0, factor=0.5, threshold=1e9)
     listen = heard(TorchScheduler(make, per="epoch"), n_epochs=4)
     assert listen.of("lr")[::6].tolist() == pytest.approx([0.1, 0.05, 0.025, 0.0125])
     for wrong, options in ((dict(per="batch"), {}), (dict(per="epoch"), dict(valid=False))):
@@ -428,7 +650,10 @@ def test_plateau_follows_the_validation_loss():
 @pytest.mark.parametrize("name", ["one cycle", "cyclic"])
 @pytest.mark.parametrize("swap", [False, True])
 def test_two_masters_of_momentum(name, swap):
-    pair = [TorchScheduler(EVERY[name], per="batch"), ParamScheduler("momentum", sched_lin(0.9, 0.8))]
+    pair = [
+        TorchScheduler(EVERY[name], per="batch"),
+        ParamScheduler("momentum", sched_lin(0.9, 0.8)),
+    ]
     with pytest.raises(ValueError, match="both own 'momentum'.*cycle_momentum=False"):
         learner().fit(1, cbs=pair[::-1] if swap else pair)
     heard(TorchScheduler(partial(EVERY[name], cycle_momentum=False), per="batch"), pair[1])
@@ -441,9 +666,12 @@ def test_a_validation_loader_without_length():
 
         def __bool__(self):
             raise TypeError("how should I know")
+
     learn = learner()
     learn.data.valid_dl = Stream()
-    learn.fit(2, cbs=[TorchScheduler(partial(lr_scheduler.ReduceLROnPlateau, patience=0), per="epoch")])
+    learn.fit(
+        2, cbs=[TorchScheduler(partial(lr_scheduler.ReduceLROnPlateau, patience=0), per="epoch")]
+    )
 
 
 class SkipEpoch(Callback):
@@ -458,10 +686,14 @@ class StopFit(Callback):
 
 @pytest.mark.parametrize("stop, steps", [(SkipEpoch, 2), (StopFit, 0)])
 def test_stepped_after_whole_epochs(stop, steps):
-    for make, expected in ((EVERY["exponential"], steps), (partial(lr_scheduler.ReduceLROnPlateau, patience=0), 0)):
+    for make, expected in (
+        (EVERY["exponential"], steps),
+        (partial(lr_scheduler.ReduceLROnPlateau, patience=0), 0),
+    ):
         cb, learn = TorchScheduler(make, per="epoch"), learner()
         learn.fit(2, cbs=[cb, stop()])
-        assert cb.scheduler.last_epoch == expected  # a plateau of what was not measured is no plateau
+        # What was not measured has no plateau.
+        assert cb.scheduler.last_epoch == expected
 
 
 def test_per_must_be_said():
@@ -471,7 +703,8 @@ def test_per_must_be_said():
         TorchScheduler(EVERY["step"])
 
 
-# --- stopped and resumed --------------------------------------------------------------------------------------------------
+# --- stopped and resumed --------------------------------------------------------------------------
+
 
 class PowerCut(Callback):
     def __init__(self, epoch, step):
@@ -482,10 +715,28 @@ class PowerCut(Callback):
             raise ZeroDivisionError("the power is cut")
 
 
-KINDS = {"param": lambda: [ParamScheduler("lr", sched_cos(0.2, 0)), ParamScheduler("momentum", sched_lin(0.95, 0.5))], "one cycle": lambda: one_cycle(0.2),
-         "scaled": lambda: [ParamScheduler("lr", sched_cos(1, 0.1), scale=True)], "SGDR": lambda: [SGDR(0.2, cycle_mult=2)],
-         "plateau": lambda: [TorchScheduler(partial(lr_scheduler.ReduceLROnPlateau, patience=0, factor=0.5, threshold=1e9), per="epoch")],
-         **{f"torch {name}, {per}": partial(lambda make, per: [TorchScheduler(make, per=per)], make, per) for name, make in EVERY.items() for per in ("batch", "epoch")}}
+KINDS = {
+    "param": lambda: [
+        ParamScheduler("lr", sched_cos(0.2, 0)),
+        ParamScheduler("momentum", sched_lin(0.95, 0.5)),
+    ],
+    "one cycle": lambda: one_cycle(0.2),
+    "scaled": lambda: [ParamScheduler("lr", sched_cos(1, 0.1), scale=True)],
+    "SGDR": lambda: [SGDR(0.2, cycle_mult=2)],
+    "plateau": lambda: [
+        TorchScheduler(
+            partial(lr_scheduler.ReduceLROnPlateau, patience=0, factor=0.5, threshold=1e9),
+            per="epoch",
+        )
+    ],
+    **{
+        f"torch {name}, {per}": partial(
+            lambda make, per: [TorchScheduler(make, per=per)], make, per
+        )
+        for name, make in EVERY.items()
+        for per in ("batch", "epoch")
+    },
+}
 
 
 @pytest.mark.slow
@@ -494,7 +745,11 @@ KINDS = {"param": lambda: [ParamScheduler("lr", sched_cos(0.2, 0)), ParamSchedul
 @pytest.mark.parametrize("cut", [(1, 0), (3, 4)])
 def test_resumed_in_every_bit(kind, cut, tmp_path):
     runs = []
-    for cbs, seed in (((), 0), ((Checkpoint(tmp_path / "run"), PowerCut(*cut)), 0), ((Checkpoint(tmp_path / "run"),), 5)):
+    for cbs, seed in (
+        ((), 0),
+        ((Checkpoint(tmp_path / "run"), PowerCut(*cut)), 0),
+        ((Checkpoint(tmp_path / "run"),), 5),
+    ):
         learn, mine = learner(seed=seed), kind()
         try:
             learn.fit(7, cbs=[*mine, *cbs, listen := Listen()])
@@ -503,18 +758,31 @@ def test_resumed_in_every_bit(kind, cut, tmp_path):
         runs.append((learn, listen, mine))
     (whole, every, one), (resumed, rest, other) = runs
     assert len(rest.heard) == 6 * (7 - cut[0])
-    assert rest.heard == every.heard[6 * cut[0]:]
-    assert all(torch.equal(a, b) for a, b in zip(whole.model.state_dict().values(), resumed.model.state_dict().values()))
+    assert rest.heard == every.heard[6 * cut[0] :]
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(
+            whole.model.state_dict().values(), resumed.model.state_dict().values(), strict=True
+        )
+    )
     if isinstance(one[0], SGDR):
         assert len(one[0].snapshots) == len(other[0].snapshots) == 3
-        assert all(torch.equal(a[k], b[k]) for a, b in zip(one[0].snapshots, other[0].snapshots) for k in a)
+        assert all(
+            torch.equal(a[k], b[k])
+            for a, b in zip(one[0].snapshots, other[0].snapshots, strict=True)
+            for k in a
+        )
 
 
 def test_resumed_with_another_length(tmp_path):
     for n_epochs in (3, 5, 3):
         learn = learner()
         try:
-            learn.fit(n_epochs, cbs=[ParamScheduler("lr", sched_cos(0.2, 0)), Checkpoint(tmp_path / "run")] + [PowerCut(1, 2)] * (not (tmp_path / "run").exists()))
+            learn.fit(
+                n_epochs,
+                cbs=[ParamScheduler("lr", sched_cos(0.2, 0)), Checkpoint(tmp_path / "run")]
+                + [PowerCut(1, 2)] * (not (tmp_path / "run").exists()),
+            )
         except ZeroDivisionError:
             pass
         except ValueError as error:
@@ -525,13 +793,21 @@ def test_resumed_with_another_length(tmp_path):
             assert n_epochs == 3
     for n_epochs in (1, 3):  # restarts are the same in a longer training
         learn = learner()
-        learn.fit(n_epochs, cbs=[cb := SGDR(0.2, cycle_mult=2), Checkpoint(tmp_path / "cycles"), listen := Listen()])
+        learn.fit(
+            n_epochs,
+            cbs=[
+                cb := SGDR(0.2, cycle_mult=2),
+                Checkpoint(tmp_path / "cycles"),
+                listen := Listen(),
+            ],
+        )
     assert len(cb.snapshots) == 2
     assert len(listen.heard) == 12
     assert listen.of("lr")[0] == 0.2
 
 
-# --- SGDR -------------------------------------------------------------------------------------------------------------------
+# --- SGDR -----------------------------------------------------------------------------------------
+
 
 class Keep(Callback):
     order = -5
@@ -545,16 +821,24 @@ class Keep(Callback):
 
 @pytest.mark.parametrize("to_files", [False, True])
 def test_snapshots(to_files, tmp_path):
-    learn, cb, keep = learner(), SGDR(0.2, cycle_mult=2, folder=tmp_path / "new" / "folder" if to_files else None), Keep()
+    learn, cb, keep = (
+        learner(),
+        SGDR(0.2, cycle_mult=2, folder=tmp_path / "new" / "folder" if to_files else None),
+        Keep(),
+    )
     learn.fit(7, cbs=[cb, keep])
     snapshots = [load(path) for path in cb.snapshots] if to_files else cb.snapshots
     assert cb.ends == [1, 3, 7]
     assert len(snapshots) == 3
-    for state, epoch in zip(snapshots, cb.ends):
+    for state, epoch in zip(snapshots, cb.ends, strict=True):
         assert all(torch.equal(state[k], v) for k, v in keep.states[epoch - 1].items())
         learn.model.load_state_dict(state)  # usable
     if to_files:
-        assert sorted(p.name for p in (tmp_path / "new" / "folder").iterdir()) == ["cycle-1.safetensors", "cycle-2.safetensors", "cycle-3.safetensors"]
+        assert sorted(p.name for p in (tmp_path / "new" / "folder").iterdir()) == [
+            "cycle-1.safetensors",
+            "cycle-2.safetensors",
+            "cycle-3.safetensors",
+        ]
     learn.fit(3, cbs=[cb])
     assert len(cb.snapshots) == 2
 
@@ -563,11 +847,16 @@ def test_snapshots_in_a_folder_are_resumed(tmp_path):
     for cut in (True, False):
         learn, cb = learner(), SGDR(2.0, cycle_mult=2, folder=tmp_path / "cycles", scale=True)
         try:
-            learn.fit(3, cbs=[cb, Checkpoint(tmp_path / "run"), listen := Listen()] + [PowerCut(1, 2)] * cut)
+            learn.fit(
+                3,
+                cbs=[cb, Checkpoint(tmp_path / "run"), listen := Listen()] + [PowerCut(1, 2)] * cut,
+            )
         except ZeroDivisionError:
             assert listen.of("lr")[0] == listen.of("lr")[6] == 0.2
     assert cb.snapshots == [str(tmp_path / "cycles" / f"cycle-{k}.safetensors") for k in (1, 2)]
-    assert all(torch.equal(load(cb.snapshots[1])[k], v) for k, v in learn.model.state_dict().items())
+    assert all(
+        torch.equal(load(cb.snapshots[1])[k], v) for k, v in learn.model.state_dict().items()
+    )
 
 
 def test_no_epochs_no_cycles():
@@ -587,12 +876,15 @@ def test_snapshots_are_copies():
     assert not torch.equal(second["0.weight"], learn.model[0].weight)
 
 
-@pytest.mark.parametrize("error, count", [(CancelFitException, 1), (ZeroDivisionError, 1), (CancelEpochException, 2)])
+@pytest.mark.parametrize(
+    "error, count", [(CancelFitException, 1), (ZeroDivisionError, 1), (CancelEpochException, 2)]
+)
 def test_no_snapshot_of_a_broken_cycle(error, count):
     class Stop(Callback):
         def before_step(self):
             if (self.learn.epoch, self.learn.step) == (1, 3):
                 raise error
+
     learn, cb = learner(), SGDR(0.2)
     try:
         learn.fit(2, cbs=[cb, Stop()])
@@ -601,7 +893,15 @@ def test_no_snapshot_of_a_broken_cycle(error, count):
     assert len(cb.snapshots) == count
 
 
-@pytest.mark.parametrize("options, n_epochs, message", [(dict(cycle_mult=2), 5, "1, 3, 7 epochs"), (dict(cycle_len=3), 4, "3, 6 epochs"), (dict(cycle_len=3), 2, "after 3 epochs"), (dict(cycle_len=2, cycle_mult=3), 3, "2, 8")])
+@pytest.mark.parametrize(
+    "options, n_epochs, message",
+    [
+        (dict(cycle_mult=2), 5, "1, 3, 7 epochs"),
+        (dict(cycle_len=3), 4, "3, 6 epochs"),
+        (dict(cycle_len=3), 2, "after 3 epochs"),
+        (dict(cycle_len=2, cycle_mult=3), 3, "2, 8"),
+    ],
+)
 def test_a_cut_cycle_is_refused(options, n_epochs, message):
     learn = learner()
     before = {k: v.clone() for k, v in learn.model.state_dict().items()}
@@ -610,26 +910,39 @@ def test_a_cut_cycle_is_refused(options, n_epochs, message):
     assert all(torch.equal(before[k], v) for k, v in learn.model.state_dict().items())
 
 
-@pytest.mark.parametrize("options", [dict(cycle_len=0), dict(cycle_mult=0), dict(cycle_mult=1.5), dict(cycle_len=-1)])
+@pytest.mark.parametrize(
+    "options", [dict(cycle_len=0), dict(cycle_mult=0), dict(cycle_mult=1.5), dict(cycle_len=-1)]
+)
 def test_cycles_are_whole(options):
     with pytest.raises(ValueError, match="whole numbers above 0"):
         SGDR(0.1, **options)
 
 
-# --- the range test ---------------------------------------------------------------------------------------------------------
+# --- the range test -------------------------------------------------------------------------------
+
 
 def as_loader(kind):
     x = torch.randn(24, 3, generator=torch.Generator().manual_seed(1))
     data, generator = TensorDataset(x, x[:, :1]), torch.Generator().manual_seed(4)
-    return {"shuffle": lambda: DataLoader(data, 4, shuffle=True, generator=generator), "global": lambda: DataLoader(data, 4, shuffle=True),
-            "sampler": lambda: DataLoader(data, 4, sampler=RandomSampler(data, generator=generator)),
-            "whole batches": lambda: DataLoader(data, batch_size=None, sampler=BatchSampler(RandomSampler(data, generator=generator), 4, False)),
-            "batch sampler": lambda: DataLoader(data, batch_sampler=BatchSampler(RandomSampler(data, generator=generator), 4, False)),
-            "list": lambda: list(zip(x.split(4), x[:, :1].split(4)))}[kind]()
+    return {
+        "shuffle": lambda: DataLoader(data, 4, shuffle=True, generator=generator),
+        "global": lambda: DataLoader(data, 4, shuffle=True),
+        "sampler": lambda: DataLoader(data, 4, sampler=RandomSampler(data, generator=generator)),
+        "whole batches": lambda: DataLoader(
+            data,
+            batch_size=None,
+            sampler=BatchSampler(RandomSampler(data, generator=generator), 4, False),
+        ),
+        "batch sampler": lambda: DataLoader(
+            data, batch_sampler=BatchSampler(RandomSampler(data, generator=generator), 4, False)
+        ),
+        "list": lambda: list(zip(x.split(4), x[:, :1].split(4), strict=True)),
+    }[kind]()
 
 
 class Noise(nn.Module):
-    "Draws from everything, and exchanges a buffer instead of changing it."
+    """Draws from everything, and exchanges a buffer instead of changing it."""
+
     def __init__(self):
         super().__init__()
         self.register_buffer("seen", torch.zeros(3))
@@ -637,28 +950,69 @@ class Noise(nn.Module):
         self.register_buffer("empty", None)
 
     def forward(self, x):
-        self.seen, self.transient, self.empty = self.seen + x.detach().sum(0), self.transient + 1, torch.ones(1)
+        self.seen, self.transient, self.empty = (
+            self.seen + x.detach().sum(0),
+            self.transient + 1,
+            torch.ones(1),
+        )
         return x + 0.01 * (torch.rand(()) + np.random.rand() + random.random())
 
 
 def everything(learn):
     model, loader = learn.model, learn.data.train_dl
-    sampler, batch_sampler = getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)
-    generators = [g for part in (loader, sampler, batch_sampler, getattr(sampler, "sampler", None), getattr(batch_sampler, "sampler", None)) if isinstance(g := getattr(part, "generator", None), torch.Generator)]
-    tensors = [*model.parameters(), *model.buffers(), *(p.grad for p in model.parameters() if p.grad is not None), torch.get_rng_state(), *(g.get_state() for g in generators)]
-    optimizer = [] if learn.opt is None else [t for state in learn.opt.state_dict()["state"].values() for t in state.values()]
-    return [t.detach().clone() for t in tensors + optimizer], [str(np.random.get_state()), str(random.getstate()), [m.training for m in model.modules()], [id(p) for p in model.parameters()], list(model.state_dict())]
+    sampler, batch_sampler = (
+        getattr(loader, "sampler", None),
+        getattr(loader, "batch_sampler", None),
+    )
+    generators = [
+        g
+        for part in (
+            loader,
+            sampler,
+            batch_sampler,
+            getattr(sampler, "sampler", None),
+            getattr(batch_sampler, "sampler", None),
+        )
+        if isinstance(g := getattr(part, "generator", None), torch.Generator)
+    ]
+    tensors = [
+        *model.parameters(),
+        *model.buffers(),
+        *(p.grad for p in model.parameters() if p.grad is not None),
+        torch.get_rng_state(),
+        *(g.get_state() for g in generators),
+    ]
+    optimizer = (
+        []
+        if learn.opt is None
+        else [t for state in learn.opt.state_dict()["state"].values() for t in state.values()]
+    )
+    return [t.detach().clone() for t in tensors + optimizer], [
+        str(np.random.get_state()),
+        str(random.getstate()),
+        [m.training for m in model.modules()],
+        [id(p) for p in model.parameters()],
+        list(model.state_dict()),
+    ]
 
 
 def same(before, after):
-    return len(before[0]) == len(after[0]) and all(torch.equal(a, b) for a, b in zip(before[0], after[0])) and before[1] == after[1]
+    return (
+        len(before[0]) == len(after[0])
+        and all(torch.equal(a, b) for a, b in zip(before[0], after[0], strict=True))
+        and before[1] == after[1]
+    )
 
 
 def noisy(kind="shuffle", opt=Adam):
     torch.manual_seed(0)
-    net = nn.Sequential(Noise(), nn.Linear(3, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 1))
+    net = nn.Sequential(
+        Noise(), nn.Linear(3, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 1)
+    )
     net[2].weight.data.uniform_(0.5, 1.5)
-    return Learner(net, DataBunch(as_loader(kind)), nn.functional.mse_loss, opt, lr=0.01, default_cbs=False)
+    return Learner(
+        net, DataBunch(as_loader(kind)), nn.functional.mse_loss, opt, lr=0.01, default_cbs=False
+    )
 
 
 class Raises(Callback):
@@ -672,7 +1026,9 @@ class Raises(Callback):
             raise self.error
 
 
-@pytest.mark.parametrize("kind", ["shuffle", "global", "sampler", "whole batches", "batch sampler", "list"])
+@pytest.mark.parametrize(
+    "kind", ["shuffle", "global", "sampler", "whole batches", "batch sampler", "list"]
+)
 @pytest.mark.parametrize("trained, gradients", [(False, False), (True, False), (True, True)])
 @pytest.mark.parametrize("error", [None, ZeroDivisionError, KeyboardInterrupt])
 def test_the_range_test_leaves_no_trace(kind, trained, gradients, error):
@@ -698,8 +1054,16 @@ def test_the_range_test_leaves_no_trace(kind, trained, gradients, error):
 
 def test_the_comparison_can_fail():
     learn = noisy()
-    for change in (lambda: torch.rand(1), lambda: np.random.rand(), lambda: random.random(), lambda: next(iter(learn.data.train_dl)), lambda: learn.model[1].weight.data.mul_(2), lambda: learn.model[0].seen.add_(1),
-                   lambda: learn.model.eval(), lambda: learn.model(torch.ones(2, 3))):
+    for change in (
+        lambda: torch.rand(1),
+        lambda: np.random.rand(),
+        lambda: random.random(),
+        lambda: next(iter(learn.data.train_dl)),
+        lambda: learn.model[1].weight.data.mul_(2),
+        lambda: learn.model[0].seen.add_(1),
+        lambda: learn.model.eval(),
+        lambda: learn.model(torch.ones(2, 3)),
+    ):
         before = everything(learn)
         change()
         assert not same(before, everything(learn))
@@ -748,7 +1112,9 @@ def test_the_sweep():
 def falls(loss=nn.functional.mse_loss):
     x = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
     torch.manual_seed(0)
-    return Learner(nn.Linear(3, 1), DataBunch([(x, x[:, :1] + 5)]), loss, SGD, lr=0.1, default_cbs=False)
+    return Learner(
+        nn.Linear(3, 1), DataBunch([(x, x[:, :1] + 5)]), loss, SGD, lr=0.1, default_cbs=False
+    )
 
 
 @pytest.mark.parametrize("shift", [0.0, -50.0])
@@ -761,13 +1127,19 @@ def test_the_suggestion(shift):
     assert finder.averages[-1] - min(finder.averages) > 3 * abs(min(finder.averages))
 
 
-@pytest.mark.parametrize("finder, loss, message", [
-    (LRFinder(1e-6, 1e-3), nn.functional.mse_loss, "raise max_lr"), (LRFinder(5.0, 50.0), nn.functional.mse_loss, "begin lower"), (LRFinder(), lambda pred, y: (pred - y).square().mean() * math.nan, "first loss is nan"),
-    (LRFinder(), lambda pred, y: (pred - y).square().mean() * math.inf, "first loss is inf")])
+@pytest.mark.parametrize(
+    "finder, loss, message",
+    [
+        (LRFinder(1e-6, 1e-3), nn.functional.mse_loss, "raise max_lr"),
+        (LRFinder(5.0, 50.0), nn.functional.mse_loss, "begin lower"),
+        (LRFinder(), lambda pred, y: (pred - y).square().mean() * math.nan, "first loss is nan"),
+        (LRFinder(), lambda pred, y: (pred - y).square().mean() * math.inf, "first loss is inf"),
+    ],
+)
 def test_nothing_to_suggest(finder, loss, message):
     finder.run(falls(loss))
     with pytest.raises(ValueError, match=message):
-        finder.suggestion
+        _ = finder.suggestion
     assert len(finder.plot().fig.axes[0].lines) == 1  # the curve without a suggestion
 
 
@@ -802,11 +1174,14 @@ def test_nothing_is_left_behind():
 
 def test_an_interrupted_test_says_so(capsys):
     LRFinder().run(falls(), cbs=[Raises(KeyboardInterrupt, "before_step")])
-    assert capsys.readouterr().out == "LRFinder: interrupted; the model is as it was before the test\n"
+    assert (
+        capsys.readouterr().out == "LRFinder: interrupted; the model is as it was before the test\n"
+    )
 
 
 class Late(nn.Module):
-    "Makes a buffer in its first forward."
+    """Makes a buffer in its first forward."""
+
     def forward(self, x):
         if not hasattr(self, "first"):
             self.register_buffer("first", x.detach().mean(0))
@@ -843,17 +1218,27 @@ def test_lazy_layers_are_refused():
 
 
 def test_it_stops_at_the_cliff_and_at_nan():
-    learn = Learner(nn.Linear(3, 1), DataBunch([(torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), torch.ones(4, 1))]), nn.functional.mse_loss, lr=0.1, default_cbs=False)
+    learn = Learner(
+        nn.Linear(3, 1),
+        DataBunch(
+            [(torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), torch.ones(4, 1))]
+        ),
+        nn.functional.mse_loss,
+        lr=0.1,
+        default_cbs=False,
+    )
     finder = LRFinder(1e-2, 1e6, steps=100).run(learn)
     assert len(finder.lrs) < 100
     assert finder.averages[-1] > 4 * min(finder.averages)
-    assert all(a <= 4 * min(finder.averages[:k + 1]) for k, a in enumerate(finder.averages[:-1]))
+    assert all(a <= 4 * min(finder.averages[: k + 1]) for k, a in enumerate(finder.averages[:-1]))
     learn.loss_func = lambda pred, y: (pred - y).square().mean() * math.nan
     assert len(LRFinder().run(learn).lrs) == 1
 
 
 def test_a_loss_that_stays_zero_is_no_cliff():
-    assert len(LRFinder(steps=5).run(falls(lambda pred, y: 0 * (pred - y).square().mean())).lrs) == 5
+    assert (
+        len(LRFinder(steps=5).run(falls(lambda pred, y: 0 * (pred - y).square().mean())).lrs) == 5
+    )
 
 
 def test_it_takes_callbacks_of_training_only():
@@ -865,7 +1250,9 @@ def test_it_takes_callbacks_of_training_only():
     assert len(finder.lrs) == 20
 
 
-@pytest.mark.parametrize("wrong", [lambda: LRFinder(steps=1), lambda: LRFinder(0.0, 1.0), lambda: LRFinder().suggestion])
+@pytest.mark.parametrize(
+    "wrong", [lambda: LRFinder(steps=1), lambda: LRFinder(0.0, 1.0), lambda: LRFinder().suggestion]
+)
 def test_finder_refuses(wrong):
     with pytest.raises(ValueError):
         wrong()
@@ -879,13 +1266,22 @@ def test_the_plot():
     assert list(ax.lines[0].get_ydata()) == finder.averages
 
 
-# --- the checks of the exercises -----------------------------------------------------------------------------------------
+# --- the checks of the exercises ------------------------------------------------------------------
 
-@pytest.mark.parametrize("answer", [None, 3, "abc", [1, 2], [], [0.5, 0.6], [0.5, 0.5, 0.0], [float("nan"), 0.5]], ids=str)
+
+@pytest.mark.parametrize(
+    "answer",
+    [None, 3, "abc", [1, 2], [], [0.5, 0.6], [0.5, 0.5, 0.0], [float("nan"), 0.5]],
+    ids=str,
+)
 def test_fractions_that_are_no_answer(answer):
     assert not exercises.ex_5a_4.judge(answer).passed
 
 
 def test_other_answers_that_are_right():
     assert exercises.ex_5a_4.judge([0.01, 0.05, 0.94]).passed
-    assert exercises.ex_5a_3.judge(lambda pos, f: next((i, (pos - sum(f[:i])) / f[i]) for i in reversed(range(len(f))) if pos >= sum(f[:i]))).passed
+    assert exercises.ex_5a_3.judge(
+        lambda pos, f: next(
+            (i, (pos - sum(f[:i])) / f[i]) for i in reversed(range(len(f))) if pos >= sum(f[:i])
+        )
+    ).passed

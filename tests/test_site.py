@@ -50,7 +50,10 @@ def parsed(html: Path) -> site.Site:
 def browser() -> Iterator[Browser]:
     program = find()
     if program is None:
-        pytest.skip("no Chromium on this machine: the files of the site were checked, how a browser shows them was not")
+        pytest.skip(
+            "no Chromium on this machine: the files of the site were checked, how a browser "
+            "shows them was not"
+        )
     one = Browser(program)
     yield one
     one.close()
@@ -60,28 +63,79 @@ def browser() -> Iterator[Browser]:
 def small(tmp_path: Path) -> Path:
     """A tree with the real extension and one chapter, into which a test plants its fault."""
     root = tmp_path / "tree"
-    shutil.copytree(site.ROOT / "book", root / "book", ignore=shutil.ignore_patterns("__pycache__", "intro.md"))
+    left_out = shutil.ignore_patterns("__pycache__", "intro.md", "redirects.yml")
+    shutil.copytree(site.ROOT / "book", root / "book", ignore=left_out)
     shutil.copy(site.ROOT / "settings.ini", root)
-    (root / "book" / "claims.md").write_text("# Claims\n\n## He2015Delving\n\n**Says** that depth wants variance.\n\n**Here** <!-- v x -->2<!-- /v --> layers.\n", encoding="utf-8")
+    (root / "book" / "claims.md").write_text(
+        (
+            "# Claims\n\n"
+            "## He2015Delving\n\n"
+            "**Says** that depth wants variance.\n\n"
+            "**Here** <!-- v x -->2<!-- /v --> layers.\n"
+        ),
+        encoding="utf-8",
+    )
     (root / "book" / "intro.md").write_text("# A small book\n", encoding="utf-8")
-    (root / "_toc.yml").write_text("format: jb-book\nroot: book/intro\nchapters:\n- file: nbs/01_small\n- file: book/papers\n- file: book/results\n- file: book/api\n  sections:\n  - glob: book/api/*\n", encoding="utf-8")
-    write_chapter(root, "The point is an ordinary citation, [He et al., 2015](https://arxiv.org/abs/1502.01852).")
+    (root / "_toc.yml").write_text(
+        (
+            "format: jb-book\n"
+            "root: book/intro\n"
+            "chapters:\n"
+            "- file: nbs/01_small\n"
+            "- file: book/papers\n"
+            "- file: book/results\n"
+            "- file: book/api\n"
+            "  sections:\n"
+            "  - glob: book/api/*\n"
+        ),
+        encoding="utf-8",
+    )
+    write_chapter(
+        root,
+        "The point is an ordinary citation, [He et al., 2015](https://arxiv.org/abs/1502.01852).",
+    )
     return root
 
 
-def write_chapter(root: Path, text: str, docstring: str = "Twice `x`.\n\n    Source: torch.add", alt: str = "#| fig-alt: One dot in the middle of a square\n") -> None:
+def write_chapter(
+    root: Path,
+    text: str,
+    docstring: str = "Twice `x`.\n\n    Source: torch.add",
+    alt: str = "#| fig-alt: One dot in the middle of a square\n",
+) -> None:
     """A chapter with one exported function and one figure."""
     cell = nbformat.v4
-    dot = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9"><circle cx="4" cy="4" r="2"/></svg>'
-    drawn = cell.new_code_cell(f"{alt}draw()", outputs=[cell.new_output("display_data", {"image/svg+xml": dot, "text/plain": "a dot"})])
-    code = f'#| export\ndef double(x: float) -> float:\n    """{docstring}\n    """\n    return 2 * x'
-    cells = [cell.new_markdown_cell(f"# A small chapter\n\n{text}"), cell.new_code_cell("#| default_exp small"), cell.new_code_cell(code), drawn]
+    dot = (
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9">'
+        '<circle cx="4" cy="4" r="2"/></svg>'
+    )
+    drawn = cell.new_code_cell(
+        f"{alt}draw()",
+        outputs=[cell.new_output("display_data", {"image/svg+xml": dot, "text/plain": "a dot"})],
+    )
+    code = (
+        f'#| export\ndef double(x: float) -> float:\n    """{docstring}\n    """\n    return 2 * x'
+    )
+    cells = [
+        cell.new_markdown_cell(f"# A small chapter\n\n{text}"),
+        cell.new_code_cell("#| default_exp small"),
+        cell.new_code_cell(code),
+        drawn,
+    ]
     path = root / "nbs" / "01_small.ipynb"
     path.parent.mkdir(exist_ok=True)
-    nbformat.write(cell.new_notebook(cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}}), path)
+    nbformat.write(
+        cell.new_notebook(
+            cells=cells,
+            metadata={
+                "kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}
+            },
+        ),
+        path,
+    )
 
 
-# --- the files ----------------------------------------------------------------------------------------------------------
+# --- the files ------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -100,7 +154,9 @@ def test_what_differs_from_machine_to_machine_says_so(parsed: site.Site, html: P
     for path in sorted((site.ROOT / "nbs").glob("*.ipynb")):
         cells = nbformat.read(path, as_version=4).cells
         shown = [c for c in cells if c.cell_type == "code" and marked.search(c.source)]
-        seen = [c for c in shown if any(QUOTE not in output.get("data", {}) for output in c.outputs)]
+        seen = [
+            c for c in shown if any(QUOTE not in output.get("data", {}) for output in c.outputs)
+        ]
         page = parsed.pages[html / "nbs" / f"{path.stem}.html"]
         assert len(page.select("div.cell p.kind")) == len(seen), path.name
 
@@ -110,12 +166,21 @@ def test_directives_and_machine_outputs_are_not_printed(parsed: site.Site) -> No
     for path, page in parsed.pages.items():
         code = "\n".join(block.get_text() for block in page.select("div.cell pre"))
         assert not re.search(r"^#\|", code, re.M), f"{path.name} prints a directive"
-        assert "vnd.fromfound.quote" not in "".join(block.get_text() for block in page.select("div.cell_output")), f"{path.name} prints a quote"
+        assert "vnd.fromfound.quote" not in "".join(
+            block.get_text() for block in page.select("div.cell_output")
+        ), f"{path.name} prints a quote"
 
 
 @pytest.mark.slow
 def test_imports_and_drawing_helpers_are_folded(html: Path) -> None:
-    folds = {f for page in (html / "nbs").glob("0*.html") for f in re.findall(r"<details><summary>(The (?:imports|code).*?)</summary>", page.read_text(encoding="utf-8"))}
+    folds = {
+        f
+        for page in (html / "nbs").glob("0*.html")
+        for f in re.findall(
+            r"<details><summary>(The (?:imports|code).*?)</summary>",
+            page.read_text(encoding="utf-8"),
+        )
+    }
     assert {"The imports of this module", "The code of <code>_draw_ladder</code>"} <= folds
     assert not {f for f in folds if "_Registry" in f}, "a private class that teaches is folded"
 
@@ -124,7 +189,11 @@ def test_imports_and_drawing_helpers_are_folded(html: Path) -> None:
 def test_recorded_runs_are_tables(html: Path) -> None:
     page = (html / "nbs" / "00a_data.html").read_text(encoding="utf-8")
     assert re.search(r"<table.*?cnn_real.*?</table>", page, re.DOTALL)
-    assert not [page.name for page in html.rglob("*.html") if re.search(r"^(<p>)?\| .* \|$", page.read_text(encoding="utf-8"), re.MULTILINE)]
+    assert not [
+        page.name
+        for page in html.rglob("*.html")
+        if re.search(r"^(<p>)?\| .* \|$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    ]
 
 
 @pytest.mark.slow
@@ -136,13 +205,20 @@ def test_chapter_card_and_addresses_come_from_settings(parsed: site.Site) -> Non
     assert pages
     for path, page in pages.items():
         ways = {a.get_text(): a["href"] for a in page.select("aside.card p.ways a")}
-        assert ways["Open in Colab"] == f"https://colab.research.google.com/github/{s['user']}/{s['repo']}/blob/{s['branch']}/nbs/{path.stem}.ipynb"
-        assert (path.parent / ways["Download notebook"]).read_bytes() == (site.ROOT / "nbs" / f"{path.stem}.ipynb").read_bytes()
+        assert ways["Open in Colab"] == (
+            "https://colab.research.google.com/github/"
+            f"{s['user']}/{s['repo']}/blob/{s['branch']}/nbs/{path.stem}.ipynb"
+        )
+        assert (path.parent / ways["Download notebook"]).read_bytes() == (
+            site.ROOT / "nbs" / f"{path.stem}.ipynb"
+        ).read_bytes()
         report = page.select_one("p.page-footer a")["href"]
         assert report.startswith(f"{s['git_url']}/issues/new?")
         assert path.stem in report
         assert "Commit" in report
-    assert f"git clone {s['git_url']}\n" in (site.ROOT / "book" / "intro.md").read_text(encoding="utf-8"), "book/intro.md names another repository than settings.ini"
+    assert f"git clone {s['git_url']}\n" in (site.ROOT / "book" / "intro.md").read_text(
+        encoding="utf-8"
+    ), "book/intro.md names another repository than settings.ini"
 
 
 @pytest.mark.slow
@@ -152,7 +228,9 @@ def test_symbols_lead_to_their_cell_and_back(html: Path, parsed: site.Site) -> N
     for symbol in listed:
         for address in (symbol["defined_in"], symbol["page"]):
             path, anchor = address.split("#")
-            assert anchor in parsed.anchors[(html / path).resolve()], f"{symbol['name']} is not at {address}"
+            assert anchor in parsed.anchors[(html / path).resolve()], (
+                f"{symbol['name']} is not at {address}"
+            )
 
 
 @pytest.mark.slow
@@ -161,44 +239,93 @@ def test_twins_and_index_for_machines(html: Path, parsed: site.Site) -> None:
     assert all(path.with_suffix(".md").is_file() for path in pages)
     index = (html / "llms.txt").read_text(encoding="utf-8")
     assert index.startswith("# ")
-    assert all(f"({path.relative_to(html.resolve()).with_suffix('.md').as_posix()})" in index for path in pages if path.parent.name == "nbs")
-    assert {"key", "title", "links", "cited_in", "implemented_by"} <= set(json.loads((html / "papers.json").read_text(encoding="utf-8"))[0])
+    assert all(
+        f"({path.relative_to(html.resolve()).with_suffix('.md').as_posix()})" in index
+        for path in pages
+        if path.parent.name == "nbs"
+    )
+    assert {"key", "title", "links", "cited_in", "implemented_by"} <= set(
+        json.loads((html / "papers.json").read_text(encoding="utf-8"))[0]
+    )
 
 
 def test_addresses_of_one_paper_are_one(tmp_path: Path) -> None:
-    from booksite.bib import Bibliography, UnknownPaper
+    from booksite.bib import Bibliography, UnknownPaperError
 
     papers = Bibliography(site.ROOT / "book" / "references.bib")
     he = papers["He2015Delving"]
-    for url in ("https://arxiv.org/abs/1502.01852", "http://arxiv.org/pdf/1502.01852v1.pdf", "https://www.arxiv.org/abs/1502.01852#page"):
+    for url in (
+        "https://arxiv.org/abs/1502.01852",
+        "http://arxiv.org/pdf/1502.01852v1.pdf",
+        "https://www.arxiv.org/abs/1502.01852#page",
+    ):
         assert papers.find(url) is he
     assert papers.find("https://DOI.org/10.1038/323533A0") is papers["Rumelhart1986"]
     assert papers.find("https://pytorch.org") is None
-    with pytest.raises(UnknownPaper, match="references.bib"):
+    with pytest.raises(UnknownPaperError, match="references.bib"):
         papers.find("https://arxiv.org/abs/0000.00000")
     twice = tmp_path / "twice.bib"
-    twice.write_text("".join(f"@misc{{{key}, author = {{Doe, Jo}}, title = {{T}}, year = {{2000}}, doi = {{10.1/x}}}}\n" for key in ("A", "B")), encoding="utf-8")
+    twice.write_text(
+        "".join(
+            (
+                f"@misc{{{key}, author = {{Doe, Jo}}, title = {{T}}, year = {{2000}}, doi = "
+                "{10.1/x}}\n"
+            )
+            for key in ("A", "B")
+        ),
+        encoding="utf-8",
+    )
     with pytest.raises(ValueError, match="A and B are one paper"):
         Bibliography(twice)
 
 
 def test_signatures_are_read_as_python_reads_them() -> None:
-    code = 'def f(a, /, b: int = 1, *rest, c: str, d="x", **more) -> None:\n    "Doc."\n\n@dataclass\nclass P(Base):\n    "A point."\n    x: int\n    y: int = 0\n\n    @property\n    def size(self) -> int:\n        "How far."\n\nLIMIT: int = 3\n_hidden = 1\n\nclass _Half:\n    def __init__(self, n: int): ...\n    def go(self): ...\n\nclass Whole(_Half):\n    "All."'
+    code = (
+        'def f(a, /, b: int = 1, *rest, c: str, d="x", **more) -> None:\n'
+        '    "Doc."\n\n'
+        "@dataclass\n"
+        "class P(Base):\n"
+        '    "A point."\n'
+        "    x: int\n"
+        "    y: int = 0\n\n"
+        "    @property\n"
+        "    def size(self) -> int:\n"
+        '        "How far."\n\n'
+        "LIMIT: int = 3\n"
+        "_hidden = 1\n\n"
+        "class _Half:\n"
+        "    def __init__(self, n: int): ...\n"
+        "    def go(self): ...\n\n"
+        "class Whole(_Half):\n"
+        '    "All."'
+    )
     f, p, limit, whole = symbols.exported(code, "m", "page", {})
     assert f.signature == "def f(a, /, b: int = 1, *rest, c: str, d='x', **more) -> None"
-    assert (p.signature, p.bases, p.methods[0].signature) == ("class P(x: int, y: int = 0)", ("Base",), "size: int")
+    assert (p.signature, p.bases, p.methods[0].signature) == (
+        "class P(x: int, y: int = 0)",
+        ("Base",),
+        "size: int",
+    )
     assert (limit.signature, limit.kind) == ("LIMIT: int", "data")
-    assert (whole.signature, whole.bases, whole.methods[0].name) == ("class Whole(n: int)", (), "Whole.go")
+    assert (whole.signature, whole.bases, whole.methods[0].name) == (
+        "class Whole(n: int)",
+        (),
+        "Whole.go",
+    )
 
 
-# --- colors -------------------------------------------------------------------------------------------------------------
+# --- colors ---------------------------------------------------------------------------------------
 
 
 def palettes() -> dict[str, dict[str, str]]:
     """The named colors of the style sheet, light and dark."""
     text = (site.ROOT / "book" / "_static" / "fromfound.css").read_text(encoding="utf-8")
     blocks = re.findall(r'^html\[data-theme="(light|dark)"\][^{]*\{([^}]*)\}', text, re.M)
-    return {theme: dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6});", body)) for theme, body in blocks if "--ground" in body}
+    return {
+        theme: dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6});", body))
+        for theme, body in blocks
+        if "--ground" in body
+    }
 
 
 def contrast(a: str, b: str) -> float:
@@ -206,7 +333,10 @@ def contrast(a: str, b: str) -> float:
 
     def luminance(color: str) -> float:
         channels = (int(color[i : i + 2], 16) / 255 for i in (1, 3, 5))
-        return sum(w * (c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4) for w, c in zip((0.2126, 0.7152, 0.0722), channels))
+        return sum(
+            w * (c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4)
+            for w, c in zip((0.2126, 0.7152, 0.0722), channels, strict=True)
+        )
 
     light, dark = sorted((luminance(a), luminance(b)), reverse=True)
     return (light + 0.05) / (dark + 0.05)
@@ -215,9 +345,18 @@ def contrast(a: str, b: str) -> float:
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_colors_of_text_stand_out(theme: str) -> None:
     colors = palettes()[theme]
-    texts = [name for name in colors if name in ("ink", "quiet", "link", "accent") or name.startswith("code-")]
+    texts = [
+        name
+        for name in colors
+        if name in ("ink", "quiet", "link", "accent") or name.startswith("code-")
+    ]
     assert len(texts) == 9
-    weak = [f"{text} on {ground}: {contrast(colors[text], colors[ground]):.2f}" for text in texts for ground in ("ground", "surface", "raised") if contrast(colors[text], colors[ground]) < 4.5]
+    weak = [
+        f"{text} on {ground}: {contrast(colors[text], colors[ground]):.2f}"
+        for text in texts
+        for ground in ("ground", "surface", "raised")
+        if contrast(colors[text], colors[ground]) < 4.5
+    ]
     assert weak == []
 
 
@@ -226,26 +365,43 @@ def test_contrast_is_measured_right() -> None:
     assert contrast("#777777", "#ffffff") < 4.5 < contrast("#767676", "#ffffff")
 
 
-# --- in a browser -------------------------------------------------------------------------------------------------------
+# --- in a browser ---------------------------------------------------------------------------------
 
 
 def troubles(browser: Browser, page: Path) -> list[str]:
     """Visit a page; what its console said, and what it asked of other hosts."""
     browser.visit(page.as_uri())
-    return [f"{page.name}: {c}" for c in browser.complaints] + [f"{page.name}: asked for {r}" for r in browser.requests if not r.startswith(LOCAL)]
+    return [f"{page.name}: {c}" for c in browser.complaints] + [
+        f"{page.name}: asked for {r}" for r in browser.requests if not r.startswith(LOCAL)
+    ]
 
 
 @pytest.mark.slow
 def test_no_console_error_and_no_other_host(parsed: site.Site, browser: Browser) -> None:
     browser.show(1280)
-    assert [t for page in parsed.pages if page.name != "index.html" for t in troubles(browser, page)] == []
+    assert [
+        t for page in parsed.pages if page.name != "index.html" for t in troubles(browser, page)
+    ] == []
 
 
 def colors_of_code(browser: Browser) -> set[str]:
-    """The colors of all code on a page, as `#rrggbb`, and of what it stands on where that has one of its own."""
-    found = browser.run("""[...new Set([...document.querySelectorAll('.highlight pre, .highlight pre span')].flatMap(e =>
-        [getComputedStyle(e).color, getComputedStyle(e).backgroundColor]))].filter(c => c !== 'rgba(0, 0, 0, 0)')""")
-    return {"#" + "".join(f"{int(channel):02x}" for channel in re.findall(r"\d+", color)) for color in found}
+    """The colors of all code on a page, as `#rrggbb`.
+
+    With them, what the code stands on where that has its own color.
+    """
+    found = browser.run(
+        """
+        [...new Set(
+            [...document.querySelectorAll('.highlight pre, .highlight pre span')].flatMap(
+                e => [getComputedStyle(e).color, getComputedStyle(e).backgroundColor]
+            )
+        )].filter(c => c !== 'rgba(0, 0, 0, 0)')
+        """
+    )
+    return {
+        "#" + "".join(f"{int(channel):02x}" for channel in re.findall(r"\d+", color))
+        for color in found
+    }
 
 
 @pytest.mark.slow
@@ -262,13 +418,30 @@ def test_phone_and_accessibility(parsed: site.Site, browser: Browser, dark: bool
         if (width := browser.run("document.documentElement.scrollWidth")) > 390:
             found.append(f"{page.name}: {width} pixels wide on a phone of 390")
         browser.show(1280, dark=dark)
-        if cut := browser.run("[...document.querySelectorAll('.cell_input pre')].filter(p => p.scrollWidth > p.clientWidth && p.clientWidth).length"):
+        if cut := browser.run(
+            "[...document.querySelectorAll('.cell_input pre')]"
+            ".filter(p => p.scrollWidth > p.clientWidth && p.clientWidth).length"
+        ):
             found.append(f"{page.name}: {cut} cells of code are wider than their column")
         browser.run(axe + "; true")
-        if strange := colors_of_code(browser) - set(palettes()["dark" if dark else "light"].values()):
-            found.append(f"{page.name}: code in {strange}, which are not in the palette whose contrast is tested")
-        # ten thousand spans of code would take axe minutes: their colors are compared with the palette above
-        report = browser.run("axe.run({exclude: [['.highlight pre']]}, {runOnly: RULES, resultTypes: ['violations']}).then(r => r.violations.map(v => v.id + ': ' + v.nodes.map(n => n.target.join(' ') + ' ' + n.failureSummary.split('\\n')[1]).slice(0, 3).join(' | ')))".replace("RULES", json.dumps(rules)))
+        if strange := colors_of_code(browser) - set(
+            palettes()["dark" if dark else "light"].values()
+        ):
+            found.append(
+                f"{page.name}: code in {strange}, which are not in the palette whose "
+                "contrast is tested"
+            )
+        # Ten thousand spans of code would take axe minutes: their colors are compared with the
+        # palette above.
+        report = browser.run(
+            (
+                "axe.run({exclude: [['.highlight pre']]}, "
+                "{runOnly: RULES, resultTypes: ['violations']})"
+                ".then(r => r.violations.map(v => v.id + ': ' + v.nodes.map("
+                "n => n.target.join(' ') + ' ' + n.failureSummary.split('\\n')[1])"
+                ".slice(0, 3).join(' | ')))"
+            ).replace("RULES", json.dumps(rules))
+        )
         found += [f"{page.name}: {line}" for line in report]
     assert found == []
 
@@ -278,7 +451,12 @@ def test_menu_opens_on_a_phone(html: Path, browser: Browser) -> None:
     browser.show(390)
     browser.visit((html / "book" / "intro.html").as_uri())
     browser.run("document.querySelector('button.primary-toggle').click()")
-    assert browser.run("document.querySelector('dialog[open] nav.bd-links a').getBoundingClientRect().width") > 0
+    assert (
+        browser.run(
+            "document.querySelector('dialog[open] nav.bd-links a').getBoundingClientRect().width"
+        )
+        > 0
+    )
     assert browser.run("document.querySelectorAll('.search-button-field').length") == 1
 
 
@@ -295,12 +473,17 @@ def test_arrow_keys_turn_the_pages(html: Path, browser: Browser) -> None:
 
 @pytest.mark.slow
 def test_preview_search_and_mathematics(small: Path, browser: Browser) -> None:
-    write_chapter(small, r"See [He et al., 2015](https://arxiv.org/abs/1502.01852) on $\operatorname{Var}[x]$.")
+    write_chapter(
+        small,
+        r"See [He et al., 2015](https://arxiv.org/abs/1502.01852) on $\operatorname{Var}[x]$.",
+    )
     html = site.build(small, small.parent)
     browser.show(1280)
     browser.visit((html / "nbs" / "01_small.html").as_uri())
     browser.run("document.querySelector('article p a.cite').focus()")
-    assert "Delving Deep into Rectifiers" in browser.run("document.querySelector('.preview').textContent")
+    assert "Delving Deep into Rectifiers" in browser.run(
+        "document.querySelector('.preview').textContent"
+    )
     browser.press("Escape")
     assert browser.run("document.querySelector('.preview') === null")
     assert browser.run("document.querySelectorAll('mjx-container').length") == 1
@@ -312,39 +495,59 @@ def test_preview_search_and_mathematics(small: Path, browser: Browser) -> None:
     assert browser.complaints == []
 
 
-# --- planted faults -----------------------------------------------------------------------------------------------------
+# --- planted faults -------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
 def test_a_faulty_chapter_stops_the_build(small: Path) -> None:
     write_chapter(
         small,
-        "It cites [nobody](https://arxiv.org/abs/9999.99999) and leads [nowhere](02_missing.ipynb).",
+        (
+            "It cites [nobody](https://arxiv.org/abs/9999.99999) and leads "
+            "[nowhere](02_missing.ipynb)."
+        ),
         docstring="Twice `x`.\n\n    Source: Nobody1900 §1",
         alt="",
     )
-    with pytest.raises(site.BuildFailed) as failure:
+    with pytest.raises(site.BuildError) as failure:
         site.build(small, small.parent)
     said = str(failure.value)
-    for part in ("9999.99999 is cited, and no entry of book/references.bib", "02_missing", "Source: Nobody1900 §1", "a figure without alt text"):
+    for part in (
+        "9999.99999 is cited, and no entry of book/references.bib",
+        "02_missing",
+        "Source: Nobody1900 §1",
+        "a figure without alt text",
+    ):
         assert part in said
 
 
 @pytest.mark.slow
 def test_every_cited_paper_has_its_claim(small: Path) -> None:
     html = site.build(small, small.parent)
-    assert "<strong>Says</strong> that depth wants variance." in (html / "book" / "papers.html").read_text(encoding="utf-8")
-    [he] = [p for p in json.loads((html / "papers.json").read_text(encoding="utf-8")) if p["key"] == "He2015Delving"]
+    assert "<strong>Says</strong> that depth wants variance." in (
+        html / "book" / "papers.html"
+    ).read_text(encoding="utf-8")
+    [he] = [
+        p
+        for p in json.loads((html / "papers.json").read_text(encoding="utf-8"))
+        if p["key"] == "He2015Delving"
+    ]
     assert (he["says"], he["here"]) == ("that depth wants variance.", "2 layers.")
     claims = small / "book" / "claims.md"
     good = claims.read_text(encoding="utf-8")
     planted = {
-        good.replace("He2015Delving", "Ioffe2015"): ["does not say what He2015Delving claims, which nbs/01_small cites", "speaks of Ioffe2015, which nobody cites"],
-        good + "\n## Nobody1900\n\n**Says** nothing.\n": ["speaks of Nobody1900, which is no key", "the section Nobody1900 lacks a paragraph that begins with **Here**"],
+        good.replace("He2015Delving", "Ioffe2015"): [
+            "does not say what He2015Delving claims, which nbs/01_small cites",
+            "speaks of Ioffe2015, which nobody cites",
+        ],
+        good + "\n## Nobody1900\n\n**Says** nothing.\n": [
+            "speaks of Nobody1900, which is no key",
+            "the section Nobody1900 lacks a paragraph that begins with **Here**",
+        ],
     }
     for text, said in planted.items():
         claims.write_text(text, encoding="utf-8")
-        with pytest.raises(site.BuildFailed) as failure:
+        with pytest.raises(site.BuildError) as failure:
             site.build(small, small.parent)
         assert all(part in str(failure.value) for part in said)
 
@@ -368,8 +571,12 @@ def test_a_fault_in_a_page_is_seen(small: Path) -> None:
         '<a href="#gone">x</a>': "the link #gone leads to no place",
         '<img src="../_static/favicon.svg">': "has no alt text but ''",
         '<img src="../_static/favicon.svg" alt="favicon.svg">': "has no alt text but 'favicon.svg'",
-        '<script src="https://host.invalid/x.js"></script>': "<script> asks another host for https://host.invalid/x.js",
-        '<link rel="stylesheet" href="//host.invalid/x.css">': "<link> asks another host for //host.invalid/x.css",
+        '<script src="https://host.invalid/x.js"></script>': (
+            "<script> asks another host for https://host.invalid/x.js"
+        ),
+        '<link rel="stylesheet" href="//host.invalid/x.css">': (
+            "<link> asks another host for //host.invalid/x.css"
+        ),
         '<p id="references"></p>': "two elements have the id references",
     }
     for fault, said in planted.items():
@@ -387,22 +594,31 @@ def test_a_browser_sees_what_a_script_does(small: Path, browser: Browser) -> Non
     page = site.build(small, small.parent) / "nbs" / "01_small.html"
     good = page.read_text(encoding="utf-8")
     assert troubles(browser, page) == []
-    for script, said in {'fetch("https://host.invalid/data")': "asked for https://host.invalid/data", "undefined_name()": "undefined_name is not defined"}.items():
-        page.write_text(good.replace("</article>", f"<script>{script}</script></article>"), encoding="utf-8")
+    for script, said in {
+        'fetch("https://host.invalid/data")': "asked for https://host.invalid/data",
+        "undefined_name()": "undefined_name is not defined",
+    }.items():
+        page.write_text(
+            good.replace("</article>", f"<script>{script}</script></article>"), encoding="utf-8"
+        )
         assert any(said in trouble for trouble in troubles(browser, page)), f"{script} was not seen"
     assert colors_of_code(browser)
     assert colors_of_code(browser) <= set(palettes()["light"].values())
-    page.write_text(good.replace("<pre>", '<pre><span style="color: #abcdef">x</span>', 1), encoding="utf-8")
+    page.write_text(
+        good.replace("<pre>", '<pre><span style="color: #abcdef">x</span>', 1), encoding="utf-8"
+    )
     browser.visit(page.as_uri())
     assert colors_of_code(browser) - set(palettes()["light"].values()) == {"#abcdef"}
 
 
-# --- pages that have moved ----------------------------------------------------------------------------------------------
+# --- pages that have moved ------------------------------------------------------------------------
 
 
 def test_an_old_address_leads_to_the_new_page_and_section(tmp_path: Path) -> None:
     (tmp_path / "nbs").mkdir()
-    (tmp_path / "nbs" / "02_new.html").write_text("<html><body><h2 id='why'>Why</h2></body></html>", encoding="utf-8")
+    (tmp_path / "nbs" / "02_new.html").write_text(
+        "<html><body><h2 id='why'>Why</h2></body></html>", encoding="utf-8"
+    )
     site.write_redirect(tmp_path, "nbs/01_old", "nbs/02_new")
     site.write_redirect(tmp_path, "nbs/01_lost", "nbs/03_gone")
     found = site.Site(tmp_path)
@@ -411,7 +627,10 @@ def test_an_old_address_leads_to_the_new_page_and_section(tmp_path: Path) -> Non
     problems = [p for path, page in found.moved.items() for p in found._links(path, page)]
     assert problems
     assert all("03_gone.html leads to no file" in p for p in problems)
-    assert 'location.replace("02_new.html" + location.hash)' in (tmp_path / "nbs" / "01_old.html").read_text()
+    assert (
+        'location.replace("02_new.html" + location.hash)'
+        in (tmp_path / "nbs" / "01_old.html").read_text()
+    )
 
 
 def test_pages_that_have_moved_are_pages_no_more() -> None:

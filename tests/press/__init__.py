@@ -1,0 +1,1 @@
+"""The press: programs that prove, check and prepare the book."""

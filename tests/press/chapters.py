@@ -19,7 +19,9 @@ ALL_SECONDS = 30 * 60  # all chapters together
 REASONS: dict[str, str] = {}
 
 IMPORT = re.compile(
-    r"^[ \t]*(?:from[ \t]+(fromfound[\w.]*)[ \t]+import[ \t]+(\([^)]*\)|[^\n#;]*)|import[ \t]+(fromfound[\w.]*))", re.M
+    r"^[ \t]*(?:from[ \t]+(fromfound[\w.]*)[ \t]+import[ \t]+(\([^)]*\)|[^\n#;]*)"
+    r"|import[ \t]+(fromfound[\w.]*))",
+    re.M,
 )
 
 
@@ -45,7 +47,10 @@ def code_cells(path: Path) -> list[dict]:
 
 
 def imported_modules(code: str) -> set[str]:
-    """Return the modules of the package that `code` imports, by dotted name without `fromfound.`."""
+    """Return the modules of the package that `code` imports.
+
+    They are dotted names without `fromfound.`.
+    """
     found = set()
     for package, names, plain in IMPORT.findall(code):
         parts = [name.split()[0] for name in names.strip("() \n").split(",") if name.strip()]
@@ -70,14 +75,24 @@ def closure(code: str) -> set[str]:
 
 
 def fingerprint(path: Path) -> str:
-    """Return a hash of all that a notebook's outputs depend on: its cells, the modules it uses, recorded runs."""
+    """Return a hash of all that a notebook's outputs depend on.
+
+    These are its cells, the modules it uses, and recorded runs.
+    """
     cells = code_cells(path)
     code = "\n".join("".join(cell["source"]) for cell in cells)
     parts = [json.dumps([[cell["source"], cell["outputs"]] for cell in cells], sort_keys=True)]
     # The syntax tree leaves out comments: nbdev writes some of its own.
-    parts += [ast.dump(ast.parse(module_path(name).read_text(encoding="utf-8"))) for name in sorted(closure(code))]
+    parts += [
+        ast.dump(ast.parse(module_path(name).read_text(encoding="utf-8")))
+        for name in sorted(closure(code))
+    ]
     if "show_run" in code:
-        parts += [run.read_text(encoding="utf-8") for run in sorted(RUNS.glob("*.json")) if run.name != "chapters.json"]
+        parts += [
+            run.read_text(encoding="utf-8")
+            for run in sorted(RUNS.glob("*.json"))
+            if run.name != "chapters.json"
+        ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
@@ -91,5 +106,8 @@ def peak_mb(pid: int) -> float:
 
 
 def runs_elsewhere(env: dict) -> dict:
-    """Return `env` without what would let a kernel find the package anywhere but in its own environment."""
+    """Return `env` without paths by which a kernel could find another package.
+
+    What remains is the one in its own environment.
+    """
     return {name: value for name, value in env.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}

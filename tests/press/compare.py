@@ -1,7 +1,7 @@
 """Compare an output with the stored one: numbers by their kind, the rest exactly.
 
-The four kinds (nbs/00d_record.ipynb): exact numbers within a tolerance, spreads ("0.974 ± 0.003 (n=5)") by their
-standard errors, and numbers of cells marked `varies` or `timing` not at all.
+The four kinds (nbs/00d_record.ipynb): exact numbers within a tolerance, spreads ("0.974 ± 0.003
+(n=5)") by their standard errors, and numbers of cells marked `varies` or `timing` not at all.
 """
 
 import math
@@ -14,13 +14,19 @@ from fromfound.check import Spread
 RELATIVE = 1e-3  # what a float may differ by
 LAST_DIGITS = 1.5  # or this many units of its last printed digit, where that is more
 
-NUMBER = re.compile(r"(?<![\w.])[-+]?(?:(?:\d{1,3}(?:,\d{3})+(?:\.\d*)?|\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|(?:nan|inf)\b)")
-UNIT = r"(?:[ ]?(?:ns|µs|μs|us|ms|s|min|h)\b)?"  # units of time: which one is printed depends on the number
+NUMBER = re.compile(
+    r"(?<![\w.])[-+]?(?:(?:\d{1,3}(?:,\d{3})+(?:\.\d*)?|\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+    r"|(?:nan|inf)\b)"
+)
+# Units of time: which one is printed depends on the number.
+UNIT = r"(?:[ ]?(?:ns|µs|μs|us|ms|s|min|h)\b)?"
 SPREAD = re.compile(
     rf"(?P<mean>{NUMBER.pattern})(?P<percent>%?) ± (?P<sd>{NUMBER.pattern})%? \(n=(?P<n>\d+)\)"
 )
 SUMMARY = {"mean", "n", "sd"}  # the keys of a quoted spread
-DIRECTIVE = re.compile(r"^#\|[ ]*(tolerance:[ ]*(?P<tolerance>\S+)|(?P<shown>timing|varies))[ ]*$", re.M)
+DIRECTIVE = re.compile(
+    r"^#\|[ ]*(tolerance:[ ]*(?P<tolerance>\S+)|(?P<shown>timing|varies))[ ]*$", re.M
+)
 NOISE = (
     (re.compile(r"\x1b\[[\d;]*m"), ""),  # colors
     (re.compile(r"\b0x[0-9a-fA-F]+"), "0x"),  # addresses of objects
@@ -30,7 +36,10 @@ NOISE = (
 
 @dataclass(frozen=True)
 class Rules:
-    """How the numbers of one cell are compared: `tolerance` is relative, `masked` leaves them out."""
+    """How the numbers of one cell are compared.
+
+    `tolerance` is relative, `masked` leaves them out.
+    """
 
     tolerance: float | None = None
     masked: bool = False
@@ -49,7 +58,9 @@ class Tally:
     shown: int = 0
 
     def __add__(self, other: "Tally") -> "Tally":
-        return Tally(self.numbers + other.numbers, self.spreads + other.spreads, self.shown + other.shown)
+        return Tally(
+            self.numbers + other.numbers, self.spreads + other.spreads, self.shown + other.shown
+        )
 
 
 def rules_of(source: str, mode: str) -> Rules:
@@ -67,7 +78,10 @@ def is_timed(source: str) -> bool:
 
 
 def parts_of(outputs: list) -> dict[tuple, object]:
-    """Return outputs as a dict: ("stdout", 0) -> text, ("text/plain", 2) -> text of the second displayed output."""
+    """Return outputs as a dictionary from parts to texts.
+
+    The keys are as ("stdout", 0), or ("text/plain", 2) for the second displayed output.
+    """
     parts, number = {}, 0
     for output in outputs:
         if output.output_type == "stream":
@@ -99,7 +113,10 @@ def mask(text: str) -> str:
 
 
 def value_and_unit(text: str) -> tuple[float, float | None]:
-    """Return a printed number and the worth of one unit of its last digit (None without decimals or exponent)."""
+    """Return a printed number and the value of one unit of its last digit.
+
+    The unit is None without decimals or exponent.
+    """
     value = float(text.replace(",", ""))
     mantissa, _, exponent = text.lower().partition("e")
     decimals = mantissa.partition(".")[2]
@@ -126,7 +143,7 @@ def compare_numbers(stored: str, got: str, rules: Rules) -> str | None:
 
 
 def is_whole(text: str) -> bool:
-    """Return whether a printed number is an int: torch prints a float 3.0 as `3.`"""
+    """Return whether a printed number is an int; torch prints a float 3.0 as `3.`."""
     return text.lstrip("+-").replace(",", "").isdigit()
 
 
@@ -142,7 +159,7 @@ def compare_text(stored: str, got: str, rules: Rules) -> tuple[str | None, Tally
     if left[::2] != right[::2]:
         return first_difference(stored, got), Tally()
     tally = Tally()
-    for position, (a, b) in enumerate(zip(left[1::2], right[1::2])):
+    for position, (a, b) in enumerate(zip(left[1::2], right[1::2], strict=True)):
         spreads = SPREAD.fullmatch(a), SPREAD.fullmatch(b)
         if all(spreads):
             wrong = compare_spreads(*map(spread_of, spreads))
@@ -170,7 +187,10 @@ def spread_of(found: re.Match) -> tuple[Spread, float]:
 
 
 def compare_spreads(stored: tuple[Spread, float], got: tuple[Spread, float]) -> str | None:
-    """Return what is wrong with the second of two printed spreads, or None; standard deviations may differ."""
+    """Return what is wrong with the second of two printed spreads, or None.
+
+    Standard deviations may differ.
+    """
     (expected, unit), (value, other) = stored, got
     if expected.n != value.n:
         return f"stored {expected}, got {value}: the number of runs must agree"
@@ -180,7 +200,10 @@ def compare_spreads(stored: tuple[Spread, float], got: tuple[Spread, float]) -> 
 
 
 def line_of(text: str, pattern: re.Pattern, position: int) -> str:
-    """Return the line of `text` that holds the match of `pattern` at `position`, as an error shows it."""
+    """Return the line of `text` that holds the match of `pattern` at `position`.
+
+    It is printed as an error shows it.
+    """
     before = text[: list(pattern.finditer(text))[position].start(1)].count("\n")
     return f"  in line {before + 1}  {shown(text.splitlines()[before])}"
 
@@ -190,7 +213,11 @@ def first_difference(stored: str, got: str) -> str | None:
     for number, (a, b) in enumerate(zip_longest(stored.splitlines(), got.splitlines()), 1):
         if a != b:
             return f"line {number}:\n  stored  {shown(a)}\n  got     {shown(b)}"
-    return None if stored == got else "they differ in how they end: one ends a line, the other does not"
+    return (
+        None
+        if stored == got
+        else "they differ in how they end: one ends a line, the other does not"
+    )
 
 
 def shown(line: str | None) -> str:
@@ -198,20 +225,32 @@ def shown(line: str | None) -> str:
     return "(no such line)" if line is None else line if len(line) <= 200 else line[:200] + " …"
 
 
-def compare_json(stored: object, got: object, rules: Rules, place: str = "") -> tuple[str | None, Tally]:
-    """Compare two JSON values: keys and types exactly, numbers by the rules; return as `compare_text` does."""
+def compare_json(
+    stored: object, got: object, rules: Rules, place: str = ""
+) -> tuple[str | None, Tally]:
+    """Compare two JSON values: keys and types exactly, numbers by the rules.
+
+    It returns what `compare_text` does.
+    """
     where = place or "the value"
     if isinstance(stored, dict) and isinstance(got, dict):
         if stored.keys() != got.keys():
             return f"{where} has the keys {sorted(got)}, stored are {sorted(stored)}", Tally()
         if stored.keys() == SUMMARY and not rules.masked:
-            wrong = compare_spreads(*((Spread(v["mean"], v["sd"], v["n"]), 0.0) for v in (stored, got)))
+            wrong = compare_spreads(
+                *((Spread(v["mean"], v["sd"], v["n"]), 0.0) for v in (stored, got))
+            )
             return wrong and f"{where}: {wrong}", Tally(spreads=1)
-        return compare_items([(stored[key], got[key], f"{place}.{key}".lstrip(".")) for key in stored], rules)
+        return compare_items(
+            [(stored[key], got[key], f"{place}.{key}".lstrip(".")) for key in stored], rules
+        )
     if isinstance(stored, list) and isinstance(got, list):
         if len(stored) != len(got):
             return f"{where} has {len(got)} items, stored are {len(stored)}", Tally()
-        return compare_items([(a, b, f"{place}[{i}]") for i, (a, b) in enumerate(zip(stored, got))], rules)
+        return compare_items(
+            [(a, b, f"{place}[{i}]") for i, (a, b) in enumerate(zip(stored, got, strict=True))],
+            rules,
+        )
     if isinstance(stored, str) and isinstance(got, str):
         wrong, tally = compare_text(stored, got, rules)
         return wrong and f"{where}: {wrong}", tally
@@ -220,7 +259,11 @@ def compare_json(stored: object, got: object, rules: Rules, place: str = "") -> 
             return None, Tally(shown=1)
         wrong = compare_values(stored, got, rules)
         return wrong and f"{where}: {wrong}", Tally(numbers=1)
-    return (None if stored == got and type(stored) is type(got) else f"{where}: stored {stored!r}, got {got!r}"), Tally()
+    return (
+        None
+        if stored == got and type(stored) is type(got)
+        else f"{where}: stored {stored!r}, got {got!r}"
+    ), Tally()
 
 
 def compare_items(items: list[tuple], rules: Rules) -> tuple[str | None, Tally]:
@@ -235,13 +278,20 @@ def compare_items(items: list[tuple], rules: Rules) -> tuple[str | None, Tally]:
 
 
 def compare_values(stored: float, got: float, rules: Rules) -> str | None:
-    """Return what is wrong with the number `got`, or None: whole numbers agree exactly unless a tolerance is given."""
+    """Return what is wrong with the number `got`, or None.
+
+    Whole numbers agree exactly unless a tolerance is given.
+    """
     if stored == got or (stored != stored and got != got):
         return None
     if isinstance(stored, int) and isinstance(got, int) and rules.tolerance is None:
         return f"stored {stored}, got {got}: whole numbers must agree"
     allowed = rules.allowed(stored, 0.0)
-    return None if abs(got - stored) <= allowed else f"stored {stored:.6g}, got {got:.6g}, allowed ±{allowed:.3g}"
+    return (
+        None
+        if abs(got - stored) <= allowed
+        else f"stored {stored:.6g}, got {got:.6g}, allowed ±{allowed:.3g}"
+    )
 
 
 def is_number(value: object) -> bool:

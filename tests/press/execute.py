@@ -13,7 +13,16 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
-from tests.press.chapters import NOTEBOOKS, PACKAGE, ROOT, closure, code_cells, name_of, notebooks, peak_mb
+from tests.press.chapters import (
+    NOTEBOOKS,
+    PACKAGE,
+    ROOT,
+    closure,
+    code_cells,
+    name_of,
+    notebooks,
+    peak_mb,
+)
 from tests.press.machines import USUAL, run_under
 from tests.press.rerun import COSTS, copy_chapters, costs, tree_environment
 
@@ -25,7 +34,10 @@ def chosen(number: str) -> list[Path]:
     paths = sorted(NOTEBOOKS.glob(f"{number}_*.ipynb"))
     if not number or not paths:
         known = ", ".join(name_of(path) for path in notebooks())
-        raise SystemExit(f"no notebook starts with {number!r}; name one like this: make chapter N=02. There are {known}")
+        raise SystemExit(
+            f"no notebook starts with {number!r}; name one like this: make chapter N=02. "
+            f"There are {known}"
+        )
     return paths
 
 
@@ -36,12 +48,28 @@ def needs_data(path: Path) -> bool:
 
 
 def execute(notebook: nbformat.NotebookNode, folder: Path) -> tuple[float, float]:
-    """Execute `notebook` in place, with a line for each cell; return seconds and peak memory in MB."""
+    """Execute `notebook` in place, with a line for each cell.
+
+    Returns:
+        Seconds, and peak memory in MB.
+    """
     cost = {"seconds": 0.0, "mb": 0.0}
-    client = NotebookClient(notebook, timeout=TIMEOUT, kernel_name="python3", resources={"metadata": {"path": str(folder)}})
+    client = NotebookClient(
+        notebook,
+        timeout=TIMEOUT,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(folder)}},
+    )
 
     def before(cell, cell_index):
-        first = next((line for line in cell.source.splitlines() if line.strip() and not line.startswith("#|")), "")
+        first = next(
+            (
+                line
+                for line in cell.source.splitlines()
+                if line.strip() and not line.startswith("#|")
+            ),
+            "",
+        )
         print(f"  cell {cell_index + 1:3}  {first[:60]:60}", end="", flush=True)
         cost["start"] = time.perf_counter()
 
@@ -61,7 +89,10 @@ def refuse_stderr(notebook: nbformat.NotebookNode, name: str) -> None:
     for index, cell in enumerate(notebook.cells, 1):
         for output in cell.get("outputs", []):
             if output.get("name") == "stderr":
-                raise SystemExit(f"{name}, cell {index} wrote to stderr; mend its cause, then run it again:\n{output.text}")
+                raise SystemExit(
+                    f"{name}, cell {index} wrote to stderr; mend its cause, then run it again:"
+                    f"\n{output.text}"
+                )
 
 
 def refuse_what_does_not_hold(notebook: nbformat.NotebookNode, path: Path) -> None:
@@ -76,7 +107,17 @@ def refuse_what_does_not_hold(notebook: nbformat.NotebookNode, path: Path) -> No
         kept = ROOT / "_build" / "refused" / path.name
         kept.parent.mkdir(parents=True, exist_ok=True)
         nbformat.write(notebook, kept)
-        raise SystemExit("\n\n".join([*wrong, f"{name_of(path)} holds on this machine only, and its file was left as it was; see {kept.relative_to(ROOT)}"]))
+        raise SystemExit(
+            "\n\n".join(
+                [
+                    *wrong,
+                    (
+                        f"{name_of(path)} holds on this machine only, and its file was left as "
+                        f"it was; see {kept.relative_to(ROOT)}"
+                    ),
+                ]
+            )
+        )
 
 
 def run_tool(name: str, *args: str) -> None:
@@ -95,10 +136,12 @@ def store_cost(name: str, seconds: float, mb: float) -> None:
 def rewrite(path: Path) -> None:
     """Execute one notebook and store its outputs; the file stays as it was if a cell fails."""
     name = name_of(path)
-    if os.environ.get("FROMFOUND_DATA") == "standin" and needs_data(path):  # where it is unset, fetch warns of a stand-in
+    # Where it is unset, fetch warns of a stand-in.
+    if os.environ.get("FROMFOUND_DATA") == "standin" and needs_data(path):
         raise SystemExit(
             f"{name} uses data, and stored outputs come from real data only: "
-            "set FROMFOUND_DATA to a folder that holds the data sets (nbs/00a_data.ipynb says which), then run this again"
+            "set FROMFOUND_DATA to a folder that holds the data sets (nbs/00a_data.ipynb "
+            "says which), then run this again"
         )
     print(name)
     notebook = nbformat.read(path, as_version=4)

@@ -1,8 +1,9 @@
 """`make machines`: do the stored outputs hold on other processors?
 
-Processors round differently. A few settings of PyTorch's libraries make one machine round like others; under each of
-them the chapters are executed again and compared with what is stored. A ledger remembers what held, so that a run can
-go on after a stop, and only chapters that changed since are executed.
+Processors round differently. A few settings of PyTorch's libraries make one machine round like
+others; under each of them the chapters are executed again and compared with what is stored. A
+ledger remembers what held, so that a run can resume after it was stopped, and only chapters that
+changed since are executed.
 """
 
 import argparse
@@ -23,7 +24,7 @@ SETTINGS = {
         "ATEN_CPU_CAPABILITY": "avx2",
         "OMP_NUM_THREADS": "2",
         "MKL_NUM_THREADS": "2",
-        "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin would wait for each other on a busy machine
+        "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads would wait for each other
     },
     "mkl": {"MKL_CBWR": "COMPATIBLE"},
     "onednn": {"ONEDNN_MAX_CPU_ISA": "AVX2"},
@@ -40,13 +41,19 @@ def held(ledger: Path = LEDGER) -> set[tuple[str, str, str]]:
 
 
 def run_under(setting: str, place: Path, paths: list[Path]) -> list[str]:
-    """Re-execute chapters copied under `place` as on the machine `setting`; return what does not hold."""
+    """Re-execute chapters copied under `place` as on the machine `setting`.
+
+    Return what does not hold.
+    """
     environment = tree_environment() | SETTINGS[setting]
     options = ["--mode", "real"]  # the same data on both sides: numbers agree
-    options += ["--ledger", LEDGER, "--label", setting, "--budget-seconds", 1200]  # a simulated machine may be slow
+    # A simulated machine may be slow.
+    options += ["--ledger", LEDGER, "--label", setting, "--budget-seconds", 1200]
     threads = int(environment["OMP_NUM_THREADS"])
     chapters, code = rerun(place, paths, environment, *options, count=max(1, LANES // threads))
-    wrong = [f"{setting}: {f['message']}" for chapter in chapters.values() for f in chapter["failures"]]
+    wrong = [
+        f"{setting}: {f['message']}" for chapter in chapters.values() for f in chapter["failures"]
+    ]
     if code and not wrong:
         wrong = [f"{setting}: pytest stopped (exit code {code})"]
     return wrong
@@ -59,14 +66,21 @@ def due(settings: tuple[str, ...], paths: list[Path]) -> dict[str, list[Path]]:
 
 
 def downloaded() -> Path:
-    """Return the cache, with the real data sets of the chapters in it: outputs stored from real data are compared."""
-    from fromfound.data import fetch, is_real  # here alone: where a folder is named, nothing is fetched
+    """Return the cache, with the real datasets of the chapters in it.
+
+    Outputs stored from real data are compared.
+    """
+    # Here alone: where a folder is named, nothing is fetched.
+    from fromfound.data import fetch, is_real
     from fromfound.files import cache_dir
 
     os.environ.pop("FROMFOUND_DATA", None)
     for name in ("mnist", "fashion_mnist"):
         if not is_real(fetch(name)):
-            raise SystemExit(f"make machines compares numbers of real data, and {name} cannot be had: set FROMFOUND_DATA to a folder that holds it")
+            raise SystemExit(
+                f"make machines compares numbers of real data, and {name} cannot be had: set "
+                "FROMFOUND_DATA to a folder that holds it"
+            )
     return cache_dir()
 
 
@@ -81,14 +95,20 @@ def main() -> int:
     settings = (options.setting,) if options.setting else tuple(SETTINGS) if options.all else USUAL
     started, wrong, ran = time.perf_counter(), [], 0
     for setting, paths in due(settings, notebooks()).items():
-        print(f"\n== {setting}: {' '.join(f'{k}={v}' for k, v in SETTINGS[setting].items())}", flush=True)
+        print(
+            f"\n== {setting}: {' '.join(f'{k}={v}' for k, v in SETTINGS[setting].items())}",
+            flush=True,
+        )
         with tempfile.TemporaryDirectory(prefix="fromfound-") as folder:
             copy_chapters(Path(folder), paths)
             wrong += run_under(setting, Path(folder), paths) if paths else []
         ran += len(paths)
     print("\n\n".join(["", *wrong]))
     verdict = f"{len(wrong)} cells do not hold" if wrong else "everything holds"
-    print(f"make machines: {verdict} under {', '.join(settings)}; {ran} executions in {time.perf_counter() - started:.0f} s on {os.uname().machine}")
+    print(
+        f"make machines: {verdict} under {', '.join(settings)}; {ran} executions in "
+        f"{time.perf_counter() - started:.0f} s on {os.uname().machine}"
+    )
     return 1 if wrong else 0
 
 

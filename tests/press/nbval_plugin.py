@@ -1,8 +1,9 @@
-"""The nbval plugin of the book: `pytest -p tests.press.nbval_plugin nbs` re-executes chapters and compares outputs.
+"""The nbval plugin of the book: it re-executes chapters and compares outputs.
 
-nbval runs the cells and collects what they put out. This plugin replaces its exact comparison by that of
-`compare.py`, stops a chapter at its first error, holds it to its budget, and counts what was compared.
-With `--turns FOLDER` two runs share the machine: a cell marked `timing` waits until it has it alone.
+It is used as `pytest -p tests.press.nbval_plugin nbs`. nbval runs the cells and collects their
+outputs. This plugin replaces its exact comparison by that of `compare.py`, stops a chapter at its
+first error, holds it to its budget, and counts what was compared. With `--turns FOLDER` two runs
+share the machine: a cell marked `timing` waits until it has it alone.
 """
 
 import argparse
@@ -35,11 +36,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--report", help="write what was run and compared into this JSON file")
     group.addoption("--ledger", help="append a line for each chapter to this file")
     group.addoption("--label", help="what the ledger calls this run")
-    group.addoption("--mode", choices=["real", "standin"], default=mode(), help="with stand-ins numbers are masked")
-    group.addoption("--budget-seconds", type=float, default=BUDGET_SECONDS, help="time a chapter may take")
+    group.addoption(
+        "--mode",
+        choices=["real", "standin"],
+        default=mode(),
+        help="with stand-ins numbers are masked",
+    )
+    group.addoption(
+        "--budget-seconds", type=float, default=BUDGET_SECONDS, help="time a chapter may take"
+    )
     group.addoption("--turns", help="folder whose locks give a timing cell the machine alone")
-    group.addoption("--lane", type=int, default=0, help="which of the runs that share it this one is")
-    group.addoption("--budget-mb", type=float, default=BUDGET_MB, help="memory a chapter may hold at its peak")
+    group.addoption(
+        "--lane", type=int, default=0, help="which of the runs that share it this one is"
+    )
+    group.addoption(
+        "--budget-mb", type=float, default=BUDGET_MB, help="memory a chapter may hold at its peak"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -56,7 +68,9 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Write the report."""
     if path := session.config.option.report:
-        Path(path).write_text(json.dumps(session.config.stash[REPORT], indent=1, sort_keys=True), encoding="utf-8")
+        Path(path).write_text(
+            json.dumps(session.config.stash[REPORT], indent=1, sort_keys=True), encoding="utf-8"
+        )
 
 
 def note_in_ledger(option: argparse.Namespace, chapter: "Chapter") -> None:
@@ -77,7 +91,9 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None):
         item.parent.tally["ok"] = item.parent.unproved == 0
         if item.config.option.ledger:
             note_in_ledger(item.config.option, item.parent)
-        item.config.pluginmanager.get_plugin("terminalreporter").write_line(" " + item.parent.summary())
+        item.config.pluginmanager.get_plugin("terminalreporter").write_line(
+            " " + item.parent.summary()
+        )
     return result
 
 
@@ -86,7 +102,9 @@ class Kernel(RunningKernel):
 
     def execute_cell_input(self, cell_input: str, allow_stdin: bool | None = None) -> str:
         """Send a cell; with history a trailing `;` suppresses its output."""
-        return self.kc.execute(cell_input, store_history=True, allow_stdin=allow_stdin, stop_on_error=False)
+        return self.kc.execute(
+            cell_input, store_history=True, allow_stdin=allow_stdin, stop_on_error=False
+        )
 
     def await_reply(self, msg_id: str, timeout: float | None = None) -> None:
         """Wait for the reply to a cell, in short steps."""
@@ -96,7 +114,10 @@ class Kernel(RunningKernel):
                 return super().await_reply(msg_id, timeout=1)
             except Empty:
                 if not self.is_alive():
-                    raise RuntimeError("the kernel died while it ran this cell (out of memory, or a crash in native code)") from None
+                    raise RuntimeError(
+                        "the kernel died while it ran this cell (out of memory, or a crash "
+                        "in native code)"
+                    ) from None
                 if time.monotonic() > deadline:
                     raise
 
@@ -105,19 +126,31 @@ class Chapter(IPyNbFile):
     """One notebook: a kernel, and a tally of what was run and compared in it."""
 
     def collect(self):
-        """Yield the code cells that hold code; their numbers count all cells of the notebook, from 1."""
+        """Yield the code cells that hold code.
+
+        Their numbers count all cells of the notebook, from 1.
+        """
         notebook = nbformat.read(self.path, as_version=4)
-        name = self.path.relative_to(self.config.rootpath).with_suffix("").as_posix().removeprefix("nbs/")
+        name = (
+            self.path.relative_to(self.config.rootpath)
+            .with_suffix("")
+            .as_posix()
+            .removeprefix("nbs/")
+        )
         self.tally = {"cells": 0, "comparisons": 0, "numbers": 0, "spreads": 0, "shown": 0}
         self.tally |= {"failures": [], "ok": False, "peak_mb": 0.0, "seconds": 0.0}
         self.config.stash[REPORT]["chapters"][name] = self.tally
         self.chapter, self.stopped, self.unproved = name, None, 0
         for index, cell in enumerate(notebook.cells, 1):
             if cell.cell_type == "code" and cell.source.strip():
-                cell.execution_count = 1  # nbdev cleans it away, and nbval then takes the cell as never run
+                cell.execution_count = (
+                    1  # nbdev cleans it away, and nbval then takes the cell as never run
+                )
                 options = defaultdict(bool, check=True)
                 self.unproved += 1
-                yield Cell.from_parent(self, name=f"cell {index}", cell_num=index, cell=cell, options=options)
+                yield Cell.from_parent(
+                    self, name=f"cell {index}", cell_num=index, cell=cell, options=options
+                )
 
     def setup(self) -> None:
         """Start the kernel in the folder of the notebook."""
@@ -130,18 +163,24 @@ class Chapter(IPyNbFile):
 
     def summary(self) -> str:
         """Return in a line what was run and what it cost."""
-        line = "{cells} cells, {comparisons} comparisons, {numbers} numbers, {spreads} spreads, {shown} only shown".format(**self.tally)
+        line = (
+            "{cells} cells, {comparisons} comparisons, {numbers} numbers, {spreads} spreads, "
+            "{shown} only shown"
+        ).format(**self.tally)
         line += ", {seconds:.1f} s, {peak_mb:.0f} MB".format(**self.tally)
         failed = len(self.tally["failures"])
         return f"{self.chapter}: {line}" + (f", {failed} failed" if failed else "")
 
 
-class Failure(Exception):
+class CheckError(Exception):
     """What a cell did wrong, as a reader of the log wants it."""
 
 
 class Cell(IPyNbCell):
-    """One code cell: a test that passes if it runs, and puts out what is stored, within its chapter's budget."""
+    """One code cell as a test.
+
+    It passes if it runs and gives the stored outputs, within its chapter's budget.
+    """
 
     def runtest(self) -> None:
         """Run the cell, unless an earlier one stopped the chapter."""
@@ -151,12 +190,12 @@ class Cell(IPyNbCell):
             with self.config.stash[TURNS].turn(alone=is_timed(self.cell.source)):
                 self.execute()
             self.parent.unproved -= 1
-        except Failure as failure:
+        except CheckError as failure:
             self.parent.tally["failures"].append({"cell": self.cell_num, "message": str(failure)})
             raise
 
     def execute(self) -> None:
-        """Run the cell and turn what went wrong into a `Failure`."""
+        """Run the cell and turn what went wrong into a `CheckError`."""
         option, tally = self.config.option, self.parent.tally
         option.nbval_cell_timeout = max(option.budget_seconds - tally["seconds"], 0) + GRACE
         self.output_timeout = 30
@@ -165,7 +204,8 @@ class Cell(IPyNbCell):
         try:
             super().runtest()
         except (NbCellError, RuntimeError) as error:
-            if not self.complaints:  # not a matter of outputs: what follows would fail for no reason of its own
+            # Not a matter of outputs: the cells that follow would fail only because of this one.
+            if not self.complaints:
                 self.parent.stopped = self.name
                 wrong = f"{error}\n{getattr(error, 'inner_traceback', None) or ''}".rstrip()
         tally["cells"] += 1
@@ -176,38 +216,63 @@ class Cell(IPyNbCell):
             self.parent.stopped = self.name
             wrong = f"{wrong}\n{over}" if wrong else over
         if wrong or self.complaints:
-            raise Failure(self.message(wrong))
+            raise CheckError(self.message(wrong))
 
     def over_budget(self) -> str | None:
         """Return what the chapter has spent beyond its budget, or None."""
         option, tally = self.config.option, self.parent.tally
         advice = "do less here, or record the run (nbs/00d_record.ipynb)"
         if tally["seconds"] > option.budget_seconds:
-            return f"the chapter took {tally['seconds']:.1f} s up to here; its budget is {option.budget_seconds:g} s: {advice}"
+            return (
+                f"the chapter took {tally['seconds']:.1f} s up to here; its budget is "
+                f"{option.budget_seconds:g} s: {advice}"
+            )
         if tally["peak_mb"] > option.budget_mb:
-            return f"the chapter held {tally['peak_mb']:.0f} MB; its budget is {option.budget_mb:g} MB: {advice}"
+            return (
+                f"the chapter held {tally['peak_mb']:.0f} MB; its budget is {option.budget_mb:g} "
+                f"MB: {advice}"
+            )
         return None
 
     def message(self, wrong: str | None) -> str:
         """Return the text of a failure: where, what, and what to do."""
-        head = f"{self.parent.chapter}, cell {self.cell_num}:\n" + "\n".join(f"  | {line}" for line in self.cell.source.splitlines()[:6])
+        head = f"{self.parent.chapter}, cell {self.cell_num}:\n" + "\n".join(
+            f"  | {line}" for line in self.cell.source.splitlines()[:6]
+        )
         if wrong:
             return f"{head}\n{wrong}"
         rules = rules_of(self.cell.source, self.config.option.mode)
         number = re.match(r"(exercises/)?[^_]*", self.parent.chapter).group()
         advice = f"if the new output is right, store it: make chapter N={number}"
         if not rules.masked:
-            tolerance = f"{rules.tolerance:g}, as the cell says" if rules.tolerance else f"{RELATIVE:g}, the default"
-            advice += "\nif its numbers vary between machines, measure over seeds and print a spread, or say so in the cell: "
-            advice += f"`#| tolerance: 0.02` (now {tolerance}), `#| varies` for one training run, `#| timing` for times"
+            tolerance = (
+                f"{rules.tolerance:g}, as the cell says"
+                if rules.tolerance
+                else f"{RELATIVE:g}, the default"
+            )
+            advice += (
+                "\nif its numbers vary between machines, measure over seeds and print a spread, "
+                "or say so in the cell: "
+            )
+            advice += (
+                f"`#| tolerance: 0.02` (now {tolerance}), `#| varies` for one training run, "
+                "`#| timing` for times"
+            )
         return "\n".join([head, *self.complaints, advice])
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo) -> str:
         """Show a failure by its message alone."""
-        return str(excinfo.value) if excinfo.errisinstance(Failure) else super().repr_failure(excinfo)
+        return (
+            str(excinfo.value)
+            if excinfo.errisinstance(CheckError)
+            else super().repr_failure(excinfo)
+        )
 
     def compare_outputs(self, test: list, ref: list, skip_compare: tuple | None = None) -> bool:
-        """Compare the outputs of a run with the stored ones, part by part; note complaints and counts."""
+        """Compare the outputs of a run with the stored ones, part by part.
+
+        Note complaints and counts.
+        """
         rules = rules_of(self.cell.source, self.config.option.mode)
         got, stored = parts_of(test), parts_of(ref)
         for key in dict.fromkeys([*stored, *got]):
@@ -217,14 +282,22 @@ class Cell(IPyNbCell):
         return not self.complaints
 
     def compare_part(self, key: tuple, stored: object, got: object, rules: Rules) -> str | None:
-        """Compare one part of the outputs, say `text/plain` of the second one; return what is wrong, or None."""
+        """Compare one part of the outputs, say `text/plain` of the second one.
+
+        Return what is wrong, or None.
+        """
         kind, number = key
         what = f"{kind} of output {number}" if number else kind
         if got is None:
-            return f"missing output: {what} is stored, but the run has none:\n{excerpt(kind, stored)}"
+            return (
+                f"missing output: {what} is stored, but the run has none:\n{excerpt(kind, stored)}"
+            )
         if stored is None:
             if kind == "stderr":
-                return f"the cell wrote to stderr; mend the cause of the warning:\n{excerpt(kind, got)}"
+                return (
+                    "the cell wrote to stderr; mend the cause of the warning:\n"
+                    f"{excerpt(kind, got)}"
+                )
             return f"new output: the run has {what}, but none is stored:\n{excerpt(kind, got)}"
         self.parent.tally["comparisons"] += 1
         wrong, tally = compare_part(kind, stored, got, rules)

@@ -1,7 +1,7 @@
 """`make new N=08_data_block`: a new chapter that passes every rule, to be filled with its content.
 
-It makes the notebook, its exercises and its test, and enters the chapter in the table of contents and on the front
-page; then it exports and executes both, so that outputs and costs are stored.
+It makes the notebook, its exercises and its test, and enters the chapter in the table of contents
+and on the front page. Then it exports and executes both, so that outputs and costs are stored.
 """
 
 import re
@@ -18,7 +18,10 @@ from tests.press.chapters import NOTEBOOKS, ROOT
 from tests.press.lint_cells import COLAB_CELL
 
 KERNEL = {"display_name": "python3", "language": "python", "name": "python3"}
-PROMISE = "At the end of this chapter stands one function, compared with PyTorch's own. Replace this by what yours builds."
+PROMISE = (
+    "At the end of this chapter stands one function, compared with PyTorch's own. Replace this "
+    "by what yours builds."
+)
 
 CARD = """### Exercise {number} · {title}
 *kind: {kind} · difficulty 1/5 · importance 2/5 · 5 minutes · needs: multiplication*
@@ -84,7 +87,9 @@ def _negated(x: float) -> float:
 
 _CASES = [(1.5,), (-3.0,)]
 _WRONG = {{"you square": _squared, "the sign is wrong": _negated}}
-ex_{key}_1 = Prediction("{number}.1", right=6, wrong={{"That is the square.": 9}}, because="2 times 3 is 6.")
+ex_{key}_1 = Prediction(
+    "{number}.1", right=6, wrong={{"That is the square.": 9}}, because="2 times 3 is 6."
+)
 ex_{key}_2 = Exercise("{number}.2", _twice, _CASES, _WRONG)
 ex_{key}_3 = Exercise("{number}.3", _twice, _CASES, _WRONG)
 ex_{key}_4 = MutantHunt("{number}.4", _twice, _WRONG)"""
@@ -115,9 +120,15 @@ def parts(name: str) -> tuple[str, str]:
     if not found:
         raise SystemExit(f"make new expected a name like N=08_data_block, got {name!r}")
     number, letter, stem = found.groups()
-    taken = [p for p in NOTEBOOKS.glob("*.ipynb") if p.stem.startswith(f"{number}{letter}_") or p.stem.partition("_")[2] == stem]
+    taken = [
+        p
+        for p in NOTEBOOKS.glob("*.ipynb")
+        if p.stem.startswith(f"{number}{letter}_") or p.stem.partition("_")[2] == stem
+    ]
     if taken:
-        raise SystemExit(f"make new: {taken[0].name} has that number or that name; choose another one")
+        raise SystemExit(
+            f"make new: {taken[0].name} has that number or that name; choose another one"
+        )
     return f"{int(number)}{letter}", stem
 
 
@@ -126,9 +137,27 @@ def chapter_cells(name: str, number: str, stem: str, title: str) -> list:
     key = number.replace(".", "_")
     solution = "def twice(x):\n    return 2 * x"
     statements = [
-        ("Predict", "predict", "What is twice 3?", f"answer_{key}_1 = 9\ncheck.ex_{key}_1(answer_{key}_1)", f"answer_{key}_1 = 6"),
-        ("Double", "complete", "Write `twice(x)`; twice 3 is 6.", f"def twice(x):\n    return x * x\n\ncheck.ex_{key}_2(twice)", solution),
-        ("Double again", "repair", "Mend `twice(x)`; twice -1 is -2.", f"def twice(x):\n    return -2 * x\n\ncheck.ex_{key}_3(twice)", solution),
+        (
+            "Predict",
+            "predict",
+            "What is twice 3?",
+            f"answer_{key}_1 = 9\ncheck.ex_{key}_1(answer_{key}_1)",
+            f"answer_{key}_1 = 6",
+        ),
+        (
+            "Double",
+            "complete",
+            "Write `twice(x)`; twice 3 is 6.",
+            f"def twice(x):\n    return x * x\n\ncheck.ex_{key}_2(twice)",
+            solution,
+        ),
+        (
+            "Double again",
+            "repair",
+            "Mend `twice(x)`; twice -1 is -2.",
+            f"def twice(x):\n    return -2 * x\n\ncheck.ex_{key}_3(twice)",
+            solution,
+        ),
         (
             "Kill the mutants",
             "kill the mutants",
@@ -142,27 +171,47 @@ def chapter_cells(name: str, number: str, stem: str, title: str) -> list:
         new_code_cell(COLAB_CELL.format(git_url=git_url(ROOT))),
         new_code_cell(f"#| default_exp {stem}"),
         new_code_cell("#| export\nimport torch\nfrom torch import Tensor"),
-        new_markdown_cell("## The question\n\nWhat is twice a tensor? The simplest code that answers it:"),
+        new_markdown_cell(
+            "## The question\n\nWhat is twice a tensor? The simplest code that answers it:"
+        ),
         new_code_cell(FUNCTION.format(stem=stem)),
         new_markdown_cell("PyTorch has addition, and both ways agree."),
-        new_code_cell(f"from fromfound.check import same_as\n\nsame_as({stem}_twice, lambda x: x + x, torch.randn(3, 4))"),
-        new_markdown_cell("## From the papers\n\nWhat does the paper claim, and what do we measure?"),
+        new_code_cell(
+            "from fromfound.check import same_as\n\n"
+            f"same_as({stem}_twice, lambda x: x + x, torch.randn(3, 4))"
+        ),
+        new_markdown_cell(
+            "## From the papers\n\nWhat does the paper claim, and what do we measure?"
+        ),
         new_markdown_cell("## What goes wrong\n\nBreak the code on purpose: symptom, check, cure."),
         new_markdown_cell("## Exercises\n\nPredict before you run."),
         new_code_cell(f"from fromfound.exercises import {stem} as check"),
     ]
     for count, (heading, kind, statement, stub, answer) in enumerate(statements, 1):
-        card = CARD.format(number=f"{number}.{count}", title=heading, kind=kind, statement=statement)
-        cells += [new_markdown_cell(card), new_code_cell(stub), new_markdown_cell(FOLDS.format(solution=answer))]
-    built = f"## What we built\n\n- `{stem}_twice` doubles a tensor.\n\nWhat is missing, and which chapter builds it?"
+        card = CARD.format(
+            number=f"{number}.{count}", title=heading, kind=kind, statement=statement
+        )
+        cells += [
+            new_markdown_cell(card),
+            new_code_cell(stub),
+            new_markdown_cell(FOLDS.format(solution=answer)),
+        ]
+    built = (
+        "## What we built\n\n"
+        f"- `{stem}_twice` doubles a tensor.\n\n"
+        "What is missing, and which chapter builds it?"
+    )
     return [*cells, new_markdown_cell(built)]
 
 
 def exercise_cells(name: str, number: str, stem: str, title: str) -> list:
     """Return the cells of the notebook that holds the answers to a chapter's exercises."""
     said = (
-        f"# Exercise checks for chapter {number}\n\nWhat [{title}](../{name}.ipynb) calls as `check.ex_{number}_1(...)`: right answers, "
-        "inputs on which mistakes show, and the mistakes that the checks can name. Do the exercises first."
+        f"# Exercise checks for chapter {number}\n\n"
+        f"What [{title}](../{name}.ipynb) calls as `check.ex_{number}_1(...)`: right "
+        "answers, "
+        "inputs on which mistakes show, and the mistakes that the checks can name. Do the "
+        "exercises first."
     )
     return [
         new_markdown_cell(said),
@@ -181,20 +230,42 @@ def write(path: Path, cells: list) -> None:
 def enter_in_contents(name: str, number: str, title: str) -> None:
     """Enter a chapter into _toc.yml, after the chapter before it."""
     path = ROOT / "_toc.yml"
-    listed = [file for part in yaml.safe_load(path.read_text(encoding="utf-8"))["parts"] for file in part["chapters"] if "file" in file]
-    before = [f["file"] for f in listed if f["file"].startswith("nbs/") and order(Path(f["file"]).name) < order(name)][-1]
+    listed = [
+        file
+        for part in yaml.safe_load(path.read_text(encoding="utf-8"))["parts"]
+        for file in part["chapters"]
+        if "file" in file
+    ]
+    before = [
+        f["file"]
+        for f in listed
+        if f["file"].startswith("nbs/") and order(Path(f["file"]).name) < order(name)
+    ][-1]
     entry = rf"(      - file: {re.escape(before)}\n(?:        title: [^\n]*\n)?)"
     text = path.read_text(encoding="utf-8")
-    path.write_text(re.sub(entry, rf"\g<1>      - file: nbs/{name}\n        title: {number} {title}\n", text), encoding="utf-8")
+    path.write_text(
+        re.sub(entry, rf"\g<1>      - file: nbs/{name}\n        title: {number} {title}\n", text),
+        encoding="utf-8",
+    )
 
 
 def enter_on_front_page(name: str, number: str, title: str) -> None:
-    """Enter a chapter into the list of the front page, after the last chapter that comes before it."""
+    """Enter a chapter into the list of the front page.
+
+    It follows the last chapter that comes before it.
+    """
     path = ROOT / "book" / "intro.md"
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    entries = [(i, found[1]) for i, line in enumerate(lines) if (found := re.match(r"- Chapter .*\(\.\./nbs/(\w+)\.ipynb\)", line))]
+    entries = [
+        (i, found[1])
+        for i, line in enumerate(lines)
+        if (found := re.match(r"- Chapter .*\(\.\./nbs/(\w+)\.ipynb\)", line))
+    ]
     at = [i for i, stem in entries if order(stem) < order(name)][-1]
-    lines.insert(at + 1, f"- Chapter {number}, [{title}](../nbs/{name}.ipynb): what it builds, in one line.\n")
+    lines.insert(
+        at + 1,
+        f"- Chapter {number}, [{title}](../nbs/{name}.ipynb): what it builds, in one line.\n",
+    )
     path.write_text("".join(lines), encoding="utf-8")
 
 
@@ -205,13 +276,19 @@ def main() -> None:
     title = stem.replace("_", " ").capitalize()
     write(NOTEBOOKS / f"{name}.ipynb", chapter_cells(name, number, stem, title))
     write(NOTEBOOKS / "exercises" / f"{name}.ipynb", exercise_cells(name, number, stem, title))
-    (ROOT / "tests" / f"test_{stem}.py").write_text(TEST.format(title=title, stem=stem), encoding="utf-8")
+    (ROOT / "tests" / f"test_{stem}.py").write_text(
+        TEST.format(title=title, stem=stem), encoding="utf-8"
+    )
     enter_in_contents(name, number, title)
     enter_on_front_page(name, number, title)
     prefix = name.partition("_")[0]
     for chapter in (f"exercises/{prefix}", prefix):
         subprocess.run([sys.executable, "-m", "tests.press.execute", chapter], cwd=ROOT, check=True)
-    print(f"\nnbs/{name}.ipynb stands, with its exercises, its test and its entries. Write, then: make chapter N={prefix}")
+    print(
+        "\n"
+        f"nbs/{name}.ipynb stands, with its exercises, its test and its entries. Write, "
+        f"then: make chapter N={prefix}"
+    )
 
 
 if __name__ == "__main__":

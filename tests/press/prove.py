@@ -24,13 +24,15 @@ COUNTED = ("cells", "comparisons", "numbers", "spreads", "shown")
 PROVED = ROOT / env.FOLDERS["run"] / "proved.json"  # what passed last, for the fast tier
 
 
-class Failed(Exception):
+class StageError(Exception):
     """What a stage found wrong."""
 
 
 def git(*args: str) -> list[str]:
     """Return what git prints about the tree, split at its NULs."""
-    done = subprocess.run(["git", *args, "-z"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    done = subprocess.run(
+        ["git", *args, "-z"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     if done.returncode:
         raise SystemExit(f"{done.stderr}make test needs git and a clone of the book")
     return [name for name in done.stdout.split("\0") if name]
@@ -38,10 +40,18 @@ def git(*args: str) -> list[str]:
 
 def tree() -> dict[str, str]:
     """Return the hash of every file of the working tree, and the ignored files that are there."""
-    files = {name: ROOT / name for name in git("ls-files", "--cached", "--others", "--exclude-standard")}
-    hashes = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items() if path.is_file()}
+    files = {
+        name: ROOT / name for name in git("ls-files", "--cached", "--others", "--exclude-standard")
+    }
+    hashes = {
+        name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for name, path in files.items()
+        if path.is_file()
+    }
     ignored = git("ls-files", "--others", "--ignored", "--exclude-standard", "--directory")
-    return hashes | {name: "ignored" for name in ignored if not name.startswith(tuple(env.FOLDERS.values()))}
+    return hashes | {
+        name: "ignored" for name in ignored if not name.startswith(tuple(env.FOLDERS.values()))
+    }
 
 
 class Proof:
@@ -49,7 +59,8 @@ class Proof:
 
     def __init__(self, folder: Path, fast: bool) -> None:
         self.folder, self.fast, self.lines, self.ok = folder, fast, [], True
-        self.environment = dict(os.environ, FROMFOUND_DATA=data_folder(), CI="true")  # nobody watches: no progress bars
+        # No progress bars.
+        self.environment = dict(os.environ, FROMFOUND_DATA=data_folder(), CI="true")
 
     def stage(self, name: str, run: Callable[[], str]) -> bool:
         """Run one stage and note how it ended; return whether it passed."""
@@ -57,28 +68,43 @@ class Proof:
         started = time.perf_counter()
         try:
             passed, note = True, run()
-        except (Failed, SystemExit) as error:
+        except (StageError, SystemExit) as error:
             passed, note = False, str(error)
             print(note, flush=True)
         self.ok &= passed
-        self.lines.append(f"{'passed' if passed else 'FAILED'}  {name:9} {time.perf_counter() - started:6.0f} s  {note.splitlines()[-1]}")
+        self.lines.append(
+            f"{'passed' if passed else 'FAILED'}  {name:9} "
+            f"{time.perf_counter() - started:6.0f} s  {note.splitlines()[-1]}"
+        )
         return passed
 
     def set_up(self) -> str:
         """Make the environments of the chapters and of the website where they are missing."""
-        return f"{env.ensure('run').parents[1].name} and {env.ensure('book').parents[1].name} are ready"
+        return (
+            f"{env.ensure('run').parents[1].name} and {env.ensure('book').parents[1].name} are "
+            "ready"
+        )
 
     def package(self) -> str:
-        """Build the wheel and the sdist from a copy of the tree, and install the wheel where the chapters run."""
+        """Build the wheel and the sdist from a copy of the tree.
+
+        Install the wheel where the chapters run.
+        """
         copy, dist = self.folder / "tree", self.folder / "dist"
         for name in git("ls-files", "--cached", "--others", "--exclude-standard"):
             if (ROOT / name).is_file():
                 (copy / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(ROOT / name, copy / name)
-        env.run_quietly([sys.executable, "-m", "build", "--outdir", dist, copy], "building the wheel and the sdist")
+        env.run_quietly(
+            [sys.executable, "-m", "build", "--outdir", dist, copy],
+            "building the wheel and the sdist",
+        )
         [wheel] = dist.glob("*.whl")
         python = env.ensure("run")
-        env.run_quietly([python, "-m", "pip", "install", "--force-reinstall", "--no-deps", "--no-index", wheel], "installing the wheel")
+        env.run_quietly(
+            [python, "-m", "pip", "install", "--force-reinstall", "--no-deps", "--no-index", wheel],
+            "installing the wheel",
+        )
         env.run_quietly([python, "-m", "pip", "check"], "pip check")
         self.check_origin(python)
         return f"wheel and sdist build, pip check is clean, the chapters will import {wheel.name}"
@@ -87,81 +113,140 @@ class Proof:
         """Make sure that a kernel outside the tree imports the package from the wheel."""
         code = "import fromfound; print(fromfound.__file__)"
         environment = runs_elsewhere(self.environment)
-        done = subprocess.run([str(python), "-c", code], cwd=self.folder, env=environment, stdout=subprocess.PIPE, text=True)
+        done = subprocess.run(
+            [str(python), "-c", code],
+            cwd=self.folder,
+            env=environment,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         origin = done.stdout.strip()
         if not Path(origin).resolve().is_relative_to(ROOT / env.FOLDERS["run"]):
-            raise Failed(f"chapters would import fromfound from {origin or 'nowhere'}, not from the wheel in {env.FOLDERS['run']}")
+            raise StageError(
+                f"chapters would import fromfound from {origin or 'nowhere'}, not from the "
+                f"wheel in {env.FOLDERS['run']}"
+            )
 
     def chapters(self, paths: list[Path]) -> str:
-        """Re-execute chapters outside the tree against the wheel; compare outputs, and how much was compared."""
+        """Re-execute chapters outside the tree against the wheel.
+
+        Compare outputs, and how much was compared.
+        """
         marks = {name_of(path): fingerprint(path) for path in paths}
         place = self.folder / "chapters"
         copy_chapters(place, paths)
-        report, code = rerun(place, paths, self.kernel_environment(), "--nbval-kernel-name", "fromfound")
+        report, code = rerun(
+            place, paths, self.kernel_environment(), "--nbval-kernel-name", "fromfound"
+        )
         if not report:
-            raise Failed(f"pytest stopped before it ran a chapter (exit code {code})")
+            raise StageError(f"pytest stopped before it ran a chapter (exit code {code})")
         remember({name: mark for name, mark in marks.items() if report.get(name, {}).get("ok")})
         totals = {key: sum(chapter[key] for chapter in report.values()) for key in COUNTED}
         done = ", ".join(f"{total} {key}" for key, total in totals.items())
         note = f"{len(report)} chapters, {done} ({mode()} data)"
         if code:
             bad = [name for name, chapter in report.items() if not chapter["ok"]]
-            raise Failed(f"{note}; failures in {', '.join(bad) or 'the run itself'}")
+            raise StageError(f"{note}; failures in {', '.join(bad) or 'the run itself'}")
         if lines := shortfall({name_of(path): owed(path, mode()) for path in paths}, report):
-            raise Failed("\n".join([*lines, f"{note}; less was proved than is stored, in {len(lines)} places"]))
+            raise StageError(
+                "\n".join(
+                    [*lines, f"{note}; less was proved than is stored, in {len(lines)} places"]
+                )
+            )
         return note
 
     def kernel_environment(self) -> dict:
-        """Register the kernel of .venv-run in the temporary folder; return the environment that finds it."""
+        """Register the kernel of .venv-run in the temporary folder.
+
+        Return the environment that finds it.
+        """
         prefix = self.folder / "kernel"
         python = env.ensure("run")
-        env.run_quietly([python, "-m", "ipykernel", "install", "--prefix", prefix, "--name", "fromfound"], "registering the kernel")
-        return runs_elsewhere(self.environment) | ONE_THREAD | {
-            "JUPYTER_PATH": str(prefix / "share" / "jupyter"),
-            "IPYTHONDIR": str(self.folder / "ipython"),  # nobody's own start-up files
-        }
+        env.run_quietly(
+            [python, "-m", "ipykernel", "install", "--prefix", prefix, "--name", "fromfound"],
+            "registering the kernel",
+        )
+        return (
+            runs_elsewhere(self.environment)
+            | ONE_THREAD
+            | {
+                "JUPYTER_PATH": str(prefix / "share" / "jupyter"),
+                "IPYTHONDIR": str(self.folder / "ipython"),  # nobody's own start-up files
+            }
+        )
 
     def website(self) -> str:
-        """Build the website as `make book` does, in its own environment without PyTorch, but outside the tree."""
-        command = [env.ensure("book"), "-m", "booksite.build", "build", "--out", self.folder / "site"]
+        """Build the website as `make book` does, but outside the tree.
+
+        It has its own environment without PyTorch.
+        """
+        command = [
+            env.ensure("book"),
+            "-m",
+            "booksite.build",
+            "build",
+            "--out",
+            self.folder / "site",
+        ]
         code, last = stream(command, cwd=ROOT, env=env.variables("book"))
         if code:
-            raise Failed(last)
+            raise StageError(last)
         return last
 
     def suite(self) -> str:
         """Run the tests."""
         quick = ["-m", "not slow"] if self.fast else []
         both = ["-n", str(LANES), "--dist", "loadgroup"]
-        if seed := os.environ.get("SEED"):  # make test SEED=7: in a random order, the same each time
+        # Make test SEED=7: in a random order, the same each time.
+        if seed := os.environ.get("SEED"):
             both += ["-p", "randomly", "--randomly-dont-reset-seed", f"--randomly-seed={seed}"]
-        command = [sys.executable, "-m", "pytest", "-rs", *both, *quick, "--durations=5", "--durations-min=10", "tests"]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-rs",
+            *both,
+            *quick,
+            "--durations=5",
+            "--durations-min=10",
+            "tests",
+        ]
         code, last = stream(command, cwd=ROOT, env=self.environment)
         if code:
-            raise Failed(last)
+            raise StageError(last)
         return last
 
     def tree(self, before: dict[str, str]) -> str:
         """Make sure that the run left the working tree as it was."""
         after = tree()
-        changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+        changed = sorted(
+            name for name in before.keys() | after.keys() if before.get(name) != after.get(name)
+        )
         if changed:
-            raise Failed(f"the run changed the tree: {', '.join(changed[:10])}")
+            raise StageError(f"the run changed the tree: {', '.join(changed[:10])}")
         return "as it was before"
 
 
 def data_folder() -> str:
-    """Return what FROMFOUND_DATA is for this run, so that its mode is known and nothing is downloaded."""
+    """Return what FROMFOUND_DATA is for this run.
+
+    So its mode is known and nothing is downloaded.
+    """
     if mode() == "standin":
         return "standin"
     folder = Path(os.environ["FROMFOUND_DATA"]).resolve()
     if not folder.is_dir():
-        raise SystemExit(f"FROMFOUND_DATA names {folder}, which is not a folder; unset it to use stand-ins")
+        raise SystemExit(
+            f"FROMFOUND_DATA names {folder}, which is not a folder; unset it to use stand-ins"
+        )
     return str(folder)
 
 
 def owed(path: Path, mode: str) -> dict[str, int]:
-    """Return how much re-executing a chapter has to prove in a mode ("real", "standin"), from its stored outputs."""
+    """Return how much re-executing a chapter has to prove, from its stored outputs.
+
+    The mode is "real" or "standin".
+    """
     counts = dict.fromkeys(COUNTED, 0)
     for cell in nbformat.read(path, as_version=4).cells:
         if cell.cell_type != "code" or not cell.source.strip():
@@ -204,7 +289,11 @@ def proved() -> dict[str, str]:
 def run_stages(proof: Proof, what: str, before: dict[str, str]) -> None:
     """Run the stages of "test" or "check" in order; a stage that needs a failed one is left out."""
     proof.stage("set-up", proof.set_up)
-    paths = [path for path in notebooks() if not proof.fast or proved().get(name_of(path)) != fingerprint(path)]
+    paths = [
+        path
+        for path in notebooks()
+        if not proof.fast or proved().get(name_of(path)) != fingerprint(path)
+    ]
     if paths and proof.ok and proof.stage("package", proof.package):
         proof.stage("chapters", lambda: proof.chapters(paths))
     if what == "test":
@@ -223,7 +312,10 @@ def main() -> int:
         proof = Proof(Path(folder).resolve(), fast=what == "check")
         run_stages(proof, what, before)
     print("\n" + "\n".join(proof.lines))
-    print(f"make {what}: {'everything passed' if proof.ok else 'FAILED'} in {time.perf_counter() - started:.0f} s ({mode()} data)")
+    print(
+        f"make {what}: {'everything passed' if proof.ok else 'FAILED'} in "
+        f"{time.perf_counter() - started:.0f} s ({mode()} data)"
+    )
     return 0 if proof.ok else 1
 
 

@@ -30,7 +30,10 @@ def lanes(paths: list[Path], count: int = LANES) -> list[list[Path]]:
 
 
 def copy_chapters(place: Path, paths: list[Path]) -> list[Path]:
-    """Copy notebooks of the tree and the recorded runs under `place`; return the copies of the notebooks."""
+    """Copy notebooks of the tree and the recorded runs under `place`.
+
+    Return the copies of the notebooks.
+    """
     for run in sorted(RUNS.glob("*.json")):
         copy_to(place, run)
     return [copy_to(place, path) for path in paths]
@@ -66,9 +69,29 @@ def rerun(
         report.unlink(missing_ok=True)
         copies = [place / path.relative_to(ROOT) for path in lane]
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:nbval", "-p", "no:cacheprovider"]
-        command += ["-p", "no:randomly", "-p", "tests.press.nbval_plugin", "-c", place / "pytest.ini"]
-        command += ["--rootdir", place, "--report", report, "--turns", place, "--lane", number, *options, *copies]
-        run = threading.Thread(target=lambda c=command: codes.append(stream(c, cwd=ROOT, env=environment)[0]))
+        command += [
+            "-p",
+            "no:randomly",
+            "-p",
+            "tests.press.nbval_plugin",
+            "-c",
+            place / "pytest.ini",
+        ]
+        command += [
+            "--rootdir",
+            place,
+            "--report",
+            report,
+            "--turns",
+            place,
+            "--lane",
+            number,
+            *options,
+            *copies,
+        ]
+        run = threading.Thread(
+            target=lambda c=command: codes.append(stream(c, cwd=ROOT, env=environment)[0])
+        )
         run.start()
         reports.append(report)
         threads.append(run)
@@ -93,10 +116,11 @@ def stream(command: list, **options: object) -> tuple[int, str]:
 
 
 def tree_environment() -> dict:
-    """Return the environment of a kernel that imports the package from the tree, one thread, nobody watching."""
+    """Return the environment of a kernel that imports the package from the tree.
+
+    It has one thread and no progress bars.
+    """
     environment = dict(os.environ, PYTHONPATH=str(ROOT), CI="true") | ONE_THREAD
     data = environment.get("FROMFOUND_DATA", "standin")
     environment["FROMFOUND_DATA"] = data if data in ("", "standin") else str(Path(data).resolve())
     return environment
-
-

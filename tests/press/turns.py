@@ -10,7 +10,10 @@ LANES = 2  # runs that share the machine
 
 
 class Turns:
-    """One of the runs that share a machine through locks in `folder`; without a folder it has the machine for itself."""
+    """One of the runs that share a machine through locks in `folder`.
+
+    Without a folder it has the machine for itself.
+    """
 
     def __init__(self, folder: str | None, lane: int) -> None:
         self.folder, self.lane = folder, lane
@@ -23,8 +26,8 @@ class Turns:
     def turn(self, alone: bool) -> Iterator[None]:
         """Hold the machine for one cell, with the others unless it is to be `alone`.
 
-        A run holds its own lane while a cell runs, and every lane to be alone. Whoever waits keeps the gate, so that
-        no other run can start its next cell in the meantime.
+        A run holds its own lane while a cell runs, and every lane to be alone. A run that waits
+        keeps the gate, so that no other run can start its next cell in the meantime.
         """
         if self.folder is None:
             yield

@@ -1,4 +1,4 @@
-"""The Sphinx extension of this book: it reads notebooks and the bibliography, and makes the site of them."""
+"""The Sphinx extension of this book: it makes the site of notebooks and the bibliography."""
 
 import json
 from pathlib import Path
@@ -29,9 +29,14 @@ def read_book(app: Sphinx, config: Config) -> None:
 
 
 def without_thebe(app: Sphinx, config: Config) -> None:
-    """Jupyter Book always loads sphinx_thebe, which names a remote script on each page and declares it twice."""
+    """Take out sphinx_thebe, which Jupyter Book always loads.
+
+    It names a remote script on each page and declares it twice.
+    """
     for listeners in app.events.listeners.values():
-        listeners[:] = [one for one in listeners if not one.handler.__module__.startswith("sphinx_thebe")]
+        listeners[:] = [
+            one for one in listeners if not one.handler.__module__.startswith("sphinx_thebe")
+        ]
 
 
 class ProjectWithPages(Project):
@@ -40,6 +45,7 @@ class ProjectWithPages(Project):
     written: dict[str, str] = {}
 
     def discover(self, *args: object, **kwargs: object) -> set[str]:
+        """Find the pages on disk, and add those that are written in memory."""
         found = super().discover(*args, **kwargs)
         self._docname_to_path.update(self.written)
         found.update(self.written)
@@ -47,7 +53,10 @@ class ProjectWithPages(Project):
 
 
 def write_api_pages(app: Sphinx) -> None:
-    """One page a module, shown to Sphinx as if it lay in `book/api/`: a build writes nothing into the tree."""
+    """Write one page per module, shown to Sphinx as if it lay in `book/api/`.
+
+    A build writes nothing into the tree.
+    """
     folder = Path(app.doctreedir).parent / "api"
     folder.mkdir(parents=True, exist_ok=True)
     app.project.__class__ = ProjectWithPages
@@ -68,21 +77,30 @@ def edit_source(app: Sphinx, docname: str, source: list[str]) -> None:
 
 
 def report_problems(app: Sphinx, env: BuildEnvironment) -> None:
+    """Warn of each problem found while the book was read."""
     for problem in app.book.problems:
         log.warning(problem)
 
 
-def always_stale(app: Sphinx, env: BuildEnvironment, added: set[str], changed: set[str], removed: set[str]) -> list[str]:
-    """Every page shows facts of others (citations, symbols, recorded runs), so none outlives a build."""
+def always_stale(
+    app: Sphinx, env: BuildEnvironment, added: set[str], changed: set[str], removed: set[str]
+) -> list[str]:
+    """Rebuild every page, every time.
+
+    Each shows facts of others: citations, symbols, recorded runs.
+    """
     return sorted(env.found_docs)
 
 
 def dress(app: Sphinx, doctree: nodes.document, docname: str) -> None:
+    """Decorate a page, and note its images for its Markdown twin."""
     decorate.Page(app, doctree, docname).dress()
     twins.note_images(app, doctree, docname)
 
 
-def page_context(app: Sphinx, docname: str, template: str, context: dict, doctree: nodes.document | None) -> None:
+def page_context(
+    app: Sphinx, docname: str, template: str, context: dict, doctree: nodes.document | None
+) -> None:
     """What the footer of each page needs."""
     context["css_files"] = [css for css in context["css_files"] if "thebe" not in str(css.filename)]
     context["book_settings"], context["book_commit"] = app.book.settings, app.book.commit
@@ -90,10 +108,13 @@ def page_context(app: Sphinx, docname: str, template: str, context: dict, doctre
         context["body"] = decorate.kept_together(decorate.hanging(context["body"]))
         context["report_url"] = decorate.report_link(app.book, docname, context["title"])
         context["twin"] = docname.split("/")[-1] + ".md"
-        context["metatags"] += f'<link rel="alternate" type="text/markdown" href="{context["twin"]}" />'
+        context["metatags"] += (
+            f'<link rel="alternate" type="text/markdown" href="{context["twin"]}" />'
+        )
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
+    """Connect the extension to Sphinx."""
     app.connect("config-inited", without_thebe)
     app.connect("config-inited", read_book)
     app.connect("builder-inited", write_api_pages)

@@ -8,11 +8,15 @@ from pathlib import Path
 from pybtex.database import Entry, parse_file
 from pybtex.richtext import Text
 
-ARXIV = re.compile(r"^https?://(?:www\.)?arxiv\.org/(?:abs|pdf|html)/([\w.-]+?/?\d+(?:\.\d+)?)(?:v\d+)?(?:\.pdf)?/?(?:#.*)?$", re.I)
+ARXIV = re.compile(
+    r"^https?://(?:www\.)?arxiv\.org/(?:abs|pdf|html)/"
+    r"([\w.-]+?/?\d+(?:\.\d+)?)(?:v\d+)?(?:\.pdf)?/?(?:#.*)?$",
+    re.I,
+)
 DOI = re.compile(r"^https?://(?:dx\.)?doi\.org/(.+?)/?$", re.I)
 
 
-class UnknownPaper(LookupError):
+class UnknownPaperError(LookupError):
     """A link to arXiv or a DOI that no entry of `references.bib` has."""
 
 
@@ -41,13 +45,18 @@ class Paper:
 
     @classmethod
     def of(cls, key: str, entry: Entry) -> "Paper":
+        """Read a paper from an entry of the bibliography."""
         people = entry.persons.get("author", [])
         field = {k.lower(): plain(v) for k, v in entry.fields.items()}
         venue = field.get("booktitle") or field.get("journal") or field.get("howpublished", "")
         if field.get("volume") and field.get("journal"):
             venue += f" {field['volume']}" + (f"({field['number']})" if field.get("number") else "")
         if field.get("pages"):
-            venue += f", pages {field['pages']}" if "\N{EN DASH}" in field["pages"] else f", {field['pages']}"
+            venue += (
+                f", pages {field['pages']}"
+                if "\N{EN DASH}" in field["pages"]
+                else f", {field['pages']}"
+            )
         raw = entry.fields  # addresses keep their underscores and percent signs
         links = []
         if raw.get("eprint"):
@@ -56,9 +65,19 @@ class Paper:
             links.append((f"doi:{raw['doi']}", f"https://doi.org/{raw['doi']}"))
         if raw.get("url"):
             links.append((re.sub(r"^https?://(www\.)?([^/]+).*$", r"\2", raw["url"]), raw["url"]))
-        return cls(key, tuple(plain(" ".join([*p.first_names, *p.middle_names, *p.prelast_names, *p.last_names])) for p in people),
-                   tuple(plain(" ".join([*p.prelast_names, *p.last_names])) for p in people),
-                   field["title"], field["year"], venue, field.get("note", ""), tuple(links))
+        return cls(
+            key,
+            tuple(
+                plain(" ".join([*p.first_names, *p.middle_names, *p.prelast_names, *p.last_names]))
+                for p in people
+            ),
+            tuple(plain(" ".join([*p.prelast_names, *p.last_names])) for p in people),
+            field["title"],
+            field["year"],
+            venue,
+            field.get("note", ""),
+            tuple(links),
+        )
 
     @property
     def short(self) -> str:
@@ -82,22 +101,30 @@ class Bibliography(dict[str, Paper]):
     """Papers by key; `find` looks one up by its address."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__({key: Paper.of(key, entry) for key, entry in parse_file(str(path)).entries.items()})
+        super().__init__(
+            {key: Paper.of(key, entry) for key, entry in parse_file(str(path)).entries.items()}
+        )
         self._by_address: dict[str, Paper] = {}
         for paper in self.values():
             for _, url in paper.links:
                 if (other := self._by_address.setdefault(address(url), paper)) is not paper:
-                    raise ValueError(f"{path.name}: {other.key} and {paper.key} are one paper, {url}; keep one entry")
+                    raise ValueError(
+                        f"{path.name}: {other.key} and {paper.key} are one paper, {url}; "
+                        "keep one entry"
+                    )
 
     def find(self, url: str) -> Paper | None:
         """The paper a link points to, or None for a link that is no citation.
 
         Raises:
-            UnknownPaper: the link is one to arXiv or a DOI, and no entry has it.
+            UnknownPaperError: the link is one to arXiv or a DOI, and no entry has it.
         """
         paper = self._by_address.get(address(url))
         if paper is None and (ARXIV.match(url) or DOI.match(url)):
-            raise UnknownPaper(f"{url} is cited, and no entry of book/references.bib has that eprint or doi; add the entry or mend the link")
+            raise UnknownPaperError(
+                f"{url} is cited, and no entry of book/references.bib has that eprint or "
+                "doi; add the entry or mend the link"
+            )
         return paper
 
 

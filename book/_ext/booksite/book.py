@@ -1,4 +1,7 @@
-"""The whole book as data: settings, chapters, papers, symbols, recorded runs. Nothing is imported or run to read it."""
+"""The whole book as data: settings, chapters, papers, symbols, recorded runs.
+
+Nothing is imported or run to read it.
+"""
 
 import configparser
 import json
@@ -12,7 +15,7 @@ from pathlib import Path
 import yaml
 from markdown_it import MarkdownIt
 
-from .bib import Bibliography, UnknownPaper
+from .bib import Bibliography, UnknownPaperError
 from .symbols import LIBRARY, PAPER_KEY, Symbol, directives, exported
 
 QUOTE = "application/vnd.fromfound.quote+json"
@@ -45,6 +48,7 @@ class Chapter:
 
     @property
     def stem(self) -> str:
+        """The name of its notebook, as `05_learner`."""
         return self.docname.split("/")[-1]
 
     @property
@@ -55,6 +59,7 @@ class Chapter:
 
     @property
     def named(self) -> str:
+        """Number and title, as the site shows them."""
         return f"{self.number} {self.title}".strip()
 
 
@@ -70,9 +75,14 @@ class Book:
         self.chapters = {}
         for docname in _files(yaml.safe_load(toc.read_text(encoding="utf-8"))):
             if (path := root / f"{docname}.ipynb").is_file():
-                self.chapters[docname] = self._chapter(docname, json.loads(path.read_text(encoding="utf-8")))
+                self.chapters[docname] = self._chapter(
+                    docname, json.loads(path.read_text(encoding="utf-8"))
+                )
         self.symbols = {s.full: s for c in self.chapters.values() for s in c.symbols}
-        self.claims = {key: text.strip() for key, text in CLAIM.findall((root / CLAIMS).read_text(encoding="utf-8"))}
+        self.claims = {
+            key: text.strip()
+            for key, text in CLAIM.findall((root / CLAIMS).read_text(encoding="utf-8"))
+        }
         for symbol in self._with_methods():
             self._check_sources(symbol)
         self._check_claims()
@@ -87,7 +97,11 @@ class Book:
                 self._note_citations(chapter, text)
             elif cell["cell_type"] == "code":
                 marks, code = directives(text)
-                chapter.imported |= {f"{module}.{name}" for module, names in IMPORT.findall(code) for name in re.findall(r"\w+", names)}
+                chapter.imported |= {
+                    f"{module}.{name}"
+                    for module, names in IMPORT.findall(code)
+                    for name in re.findall(r"\w+", names)
+                }
                 if "default_exp" in marks:
                     chapter.module = f"{self.settings['lib_name']}.{marks['default_exp']}"
                 elif "export" in marks:
@@ -98,7 +112,7 @@ class Book:
         for url in links(text):
             try:
                 paper = self.papers.find(url)
-            except UnknownPaper:
+            except UnknownPaperError:
                 continue  # reported where the page is written, with its line
             if paper and paper.key not in chapter.cited:
                 chapter.cited.append(paper.key)
@@ -112,14 +126,31 @@ class Book:
         for source in symbol.sources:
             key = PAPER_KEY.match(source)
             if not (key and key[1] in self.papers) and not LIBRARY.match(source):
-                self.problems.append(f"{symbol.docname}: the docstring of {symbol.full} says 'Source: {source}'; expected a key of book/references.bib and a place (as 'He2015Delving §2.2'), or a name (as 'torch.matmul')")
+                self.problems.append(
+                    f"{symbol.docname}: the docstring of {symbol.full} says 'Source: "
+                    f"{source}'; expected a key of book/references.bib and a place (as "
+                    "'He2015Delving §2.2'), or a name (as 'torch.matmul')"
+                )
 
     def _check_claims(self) -> None:
         met = {key for key in self.papers if self.citing(key) or self.implements(key)}
-        self.problems += [f"{CLAIMS} does not say what {key} claims, which {where} cites" for key in sorted(met - self.claims.keys()) for where in self._met_in(key)[:1]]
-        self.problems += [f"{CLAIMS} speaks of {key}, which " + ("nobody cites" if key in self.papers else "is no key of book/references.bib") for key in sorted(self.claims.keys() - met)]
+        self.problems += [
+            f"{CLAIMS} does not say what {key} claims, which {where} cites"
+            for key in sorted(met - self.claims.keys())
+            for where in self._met_in(key)[:1]
+        ]
+        self.problems += [
+            f"{CLAIMS} speaks of {key}, which "
+            + ("nobody cites" if key in self.papers else "is no key of book/references.bib")
+            for key in sorted(self.claims.keys() - met)
+        ]
 
-        self.problems += [f"{CLAIMS}: the section {key} lacks a paragraph that begins with **{part}**" for key, text in self.claims.items() for part in ("Says", "Here") if f"**{part}**" not in text]
+        self.problems += [
+            f"{CLAIMS}: the section {key} lacks a paragraph that begins with **{part}**"
+            for key, text in self.claims.items()
+            for part in ("Says", "Here")
+            if f"**{part}**" not in text
+        ]
 
     def _met_in(self, key: str) -> list[str]:
         return [c.docname for c in self.citing(key)] + [s.full for s, _ in self.implements(key)]
@@ -129,6 +160,7 @@ class Book:
         return [(s, place) for s in self._with_methods() for k, place in s.cited() if k == key]
 
     def citing(self, key: str) -> list[Chapter]:
+        """The chapters that cite a paper."""
         return [c for c in self.chapters.values() if key in c.cited]
 
     def by_module(self) -> dict[str, Chapter]:
@@ -136,13 +168,14 @@ class Book:
         return {c.module: c for c in self.chapters.values() if c.module}
 
     def api_page(self, module: str) -> str:
+        """The page of a module."""
         return f"book/api/{module.removeprefix(self.settings['lib_name'] + '.')}"
 
     def named(self, name: str, docname: str) -> Symbol | None:
         """The symbol that a bit of inline code means on a page.
 
-        A plain word means a symbol only where the page defines or imports it (`label` is a common word);
-        a name with an underscore, or with its module, means it everywhere.
+        A plain word means a symbol only where the page defines or imports it (`label` is a common
+        word); a name with an underscore, or with its module, means it everywhere.
         """
         if name in self.symbols:
             return self.symbols[name]
@@ -156,7 +189,11 @@ class Book:
     @cached_property
     def runs(self) -> list[dict]:
         """Recorded runs, by name."""
-        return [json.loads(p.read_text(encoding="utf-8")) for p in sorted((self.root / "book" / "runs").glob("*.json")) if p.name != "chapters.json"]
+        return [
+            json.loads(p.read_text(encoding="utf-8"))
+            for p in sorted((self.root / "book" / "runs").glob("*.json"))
+            if p.name != "chapters.json"
+        ]
 
     @cached_property
     def measured(self) -> dict[str, dict]:
@@ -174,14 +211,22 @@ class Book:
     def commit(self) -> str:
         """The commit the site is built from; empty outside a git checkout."""
         try:
-            git = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=self.root, capture_output=True, text=True)
+            git = subprocess.run(
+                ["git", "rev-parse", "--short=12", "HEAD"],
+                cwd=self.root,
+                capture_output=True,
+                text=True,
+            )
         except FileNotFoundError:
             return ""
         return git.stdout.strip()
 
     def source(self, docname: str) -> str:
         """The path of a page's source within the repository; empty for a generated page."""
-        return next((f"{docname}{s}" for s in (".ipynb", ".md") if (self.root / f"{docname}{s}").is_file()), "")
+        return next(
+            (f"{docname}{s}" for s in (".ipynb", ".md") if (self.root / f"{docname}{s}").is_file()),
+            "",
+        )
 
 
 def _files(toc: dict | list) -> Iterator[str]:

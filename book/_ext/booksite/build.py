@@ -15,34 +15,73 @@ from bs4 import BeautifulSoup, Tag
 from markdown_it import MarkdownIt
 
 ROOT = Path(__file__).resolve().parents[3]
-LOADED = {"script": "src", "img": "src", "iframe": "src", "source": "src", "video": "src", "audio": "src", "embed": "src", "object": "data", "link": "href"}
-FETCHED_RELS = {"stylesheet", "icon", "preload", "modulepreload", "prefetch", "preconnect", "dns-prefetch", "manifest"}
+LOADED = {
+    "script": "src",
+    "img": "src",
+    "iframe": "src",
+    "source": "src",
+    "video": "src",
+    "audio": "src",
+    "embed": "src",
+    "object": "data",
+    "link": "href",
+}
+FETCHED_RELS = {
+    "stylesheet",
+    "icon",
+    "preload",
+    "modulepreload",
+    "prefetch",
+    "preconnect",
+    "dns-prefetch",
+    "manifest",
+}
 HASH = re.compile(r"^[0-9a-f]{16,}$")
 
 
 SOURCES = ("--config", "book/_config.yml", "--toc", "_toc.yml")
 
 
-class BuildFailed(Exception):
+class BuildError(Exception):
     """What Jupyter Book complained of."""
 
 
 def build(root: Path = ROOT, out: Path = ROOT) -> Path:
-    """Build the website of the tree `root` into `out/_build/html`, from nothing; every warning is an error.
+    """Build the website of the tree `root` into `out/_build/html`, from nothing.
+
+    Every warning is an error.
 
     Raises:
-        BuildFailed: with the warnings, one a line.
+        BuildError: with the warnings, one a line.
     """
     shutil.rmtree(out / "_build", ignore_errors=True)  # pages of an older extension would stay
     program = shutil.which("jupyter-book", path=str(Path(sys.executable).parent))
-    command = [program, "build", ".", *SOURCES, "--path-output", str(out), "-W", "--keep-going", "-n"]
+    command = [
+        program,
+        "build",
+        ".",
+        *SOURCES,
+        "--path-output",
+        str(out),
+        "-W",
+        "--keep-going",
+        "-n",
+    ]
     environment = dict(os.environ, NO_COLOR="1", PYTHONDONTWRITEBYTECODE="1", PYTHONUTF8="1")
-    done = subprocess.run(command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8")
+    done = subprocess.run(
+        command,
+        cwd=root,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
+    )
     if done.returncode:
         lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in done.stdout.splitlines()]
         warnings = [line for line in lines if "WARNING" in line or "ERROR" in line]
         crashed = [line for line in lines if re.match(r"[\w.]+(Error|Exception|Found): \S", line)]
-        raise BuildFailed("\n".join(warnings or crashed or lines[-30:]))
+        raise BuildError("\n".join(warnings or crashed or lines[-30:]))
     html = out / "_build" / "html"
     for old, new in redirects(root).items():
         write_redirect(html, old, new)
@@ -52,7 +91,8 @@ def build(root: Path = ROOT, out: Path = ROOT) -> Path:
 def external_links() -> int:
     """Ask every other host that a page links to whether it still has the page; needs a network."""
     program = shutil.which("jupyter-book", path=str(Path(sys.executable).parent))
-    return subprocess.run([program, "build", ".", *SOURCES, "--builder", "linkcheck"], cwd=ROOT).returncode
+    command = [program, "build", ".", *SOURCES, "--builder", "linkcheck"]
+    return subprocess.run(command, cwd=ROOT).returncode
 
 
 # The fragment of the address goes along, so that old links to a section keep working.
@@ -85,7 +125,7 @@ def write_redirect(html: Path, old: str, new: str) -> None:
     page.write_text(REDIRECT.format(to=to, title=MOVED), encoding="utf-8")
 
 
-# --- the pages as files ------------------------------------------------------------------------------------------------
+# --- the pages as files ---------------------------------------------------------------------------
 
 
 class Site:
@@ -98,23 +138,52 @@ class Site:
     def __init__(self, html: Path) -> None:
         self.html = html.resolve()
         folders = ("_static", "_sources", "_images")
-        paths = [p for p in sorted(self.html.rglob("*.html")) if p.relative_to(self.html).parts[0] not in folders]
+        paths = [
+            p
+            for p in sorted(self.html.rglob("*.html"))
+            if p.relative_to(self.html).parts[0] not in folders
+        ]
         read = {p: BeautifulSoup(p.read_text(encoding="utf-8"), "html.parser") for p in paths}
-        self.moved = {p: page for p, page in read.items() if page.title and page.title.string == MOVED}
+        self.moved = {
+            p: page for p, page in read.items() if page.title and page.title.string == MOVED
+        }
         self.pages = {p: page for p, page in read.items() if p not in self.moved}
-        self.anchors = {p: {t.get("id") or t.get("name") for t in page.find_all(lambda t: t.has_attr("id") or (t.name == "a" and t.has_attr("name")))} for p, page in self.pages.items()}
+        self.anchors = {
+            p: {
+                t.get("id") or t.get("name")
+                for t in page.find_all(
+                    lambda t: t.has_attr("id") or (t.name == "a" and t.has_attr("name"))
+                )
+            }
+            for p, page in self.pages.items()
+        }
 
     def name(self, path: Path) -> str:
+        """The path of a file relative to the site."""
         return path.relative_to(self.html).as_posix()
 
     def problems(self) -> list[str]:
         """Everything wrong that the files themselves show, one line each."""
         found = []
         for path, page in self.pages.items():
-            found += [f"{self.name(path)}: {problem}" for check in (self._links, self._images, self._foreign, self._identifiers) for problem in check(path, page)]
+            found += [
+                f"{self.name(path)}: {problem}"
+                for check in (self._links, self._images, self._foreign, self._identifiers)
+                for problem in check(path, page)
+            ]
         for style in sorted(self.html.rglob("*.css")):
-            found += [f"{self.name(style)}: asks another host for {url}" for url in re.findall(r"(?:url\(|@import)\s*['\"]?((?:https?:)?//[^'\")\s]+)", style.read_text(encoding="utf-8"))]
-        found += [f"{self.name(path)}: {problem}" for path, page in self.moved.items() for problem in self._links(path, page)]
+            found += [
+                f"{self.name(style)}: asks another host for {url}"
+                for url in re.findall(
+                    r"(?:url\(|@import)\s*['\"]?((?:https?:)?//[^'\")\s]+)",
+                    style.read_text(encoding="utf-8"),
+                )
+            ]
+        found += [
+            f"{self.name(path)}: {problem}"
+            for path, page in self.moved.items()
+            for problem in self._links(path, page)
+        ]
         return found + self._twins()
 
     def _links(self, path: Path, page: BeautifulSoup) -> list[str]:
@@ -126,7 +195,10 @@ class Site:
         return found
 
     def _dead(self, path: Path, url: str) -> str | None:
-        """What is wrong with a link within the site; None where nothing is, and for links to elsewhere."""
+        """What is wrong with a link within the site.
+
+        None where nothing is, and for links to other sites.
+        """
         parts = urlsplit(url)
         if parts.scheme or parts.netloc:
             return None
@@ -149,16 +221,24 @@ class Site:
 
     def _foreign(self, path: Path, page: BeautifulSoup) -> list[str]:
         """Files that a browser would fetch from another host by itself."""
-        return [f"<{tag.name}> asks another host for {tag[LOADED[tag.name]]}" for tag in page.find_all(list(LOADED)) if self._fetched(tag) and urlsplit(tag[LOADED[tag.name]]).netloc]
+        return [
+            f"<{tag.name}> asks another host for {tag[LOADED[tag.name]]}"
+            for tag in page.find_all(list(LOADED))
+            if self._fetched(tag) and urlsplit(tag[LOADED[tag.name]]).netloc
+        ]
 
     @staticmethod
     def _fetched(tag: Tag) -> bool:
-        return tag.has_attr(LOADED[tag.name]) and (tag.name != "link" or bool(FETCHED_RELS & set(tag.get("rel", []))))
+        return tag.has_attr(LOADED[tag.name]) and (
+            tag.name != "link" or bool(FETCHED_RELS & set(tag.get("rel", [])))
+        )
 
     def _identifiers(self, path: Path, page: BeautifulSoup) -> list[str]:
         """An id that two elements share leads to the first only."""
         ids = [t["id"] for t in page.find_all(id=True)]
-        return [f"two elements have the id {i}" for i in sorted({i for i in ids if ids.count(i) > 1})]
+        return [
+            f"two elements have the id {i}" for i in sorted({i for i in ids if ids.count(i) > 1})
+        ]
 
     def _twins(self) -> list[str]:
         """Links of the Markdown twins that lead to no file."""
@@ -167,36 +247,65 @@ class Site:
             for token in MarkdownIt("commonmark").parse(twin.read_text(encoding="utf-8")):
                 for child in token.children or ():
                     url = child.attrs.get("href") or child.attrs.get("src")
-                    if url and not urlsplit(url).scheme and urlsplit(url).path and not (twin.parent / unquote(urlsplit(url).path)).is_file():
+                    if (
+                        url
+                        and not urlsplit(url).scheme
+                        and urlsplit(url).path
+                        and not (twin.parent / unquote(urlsplit(url).path)).is_file()
+                    ):
                         found.append(f"{self.name(twin)}: the link {url} leads to no file")
         return found
 
 
 def expected_pages(root: Path) -> set[str]:
-    """The pages a build of `root` must give: the table of contents, a page for each module, search and the way in."""
+    """The pages that a build of `root` must give.
+
+    They are the table of contents, a page for each module, search, and the front page.
+    """
 
     def files(item: object) -> list[str]:
         if isinstance(item, list):
             return [name for part in item for name in files(part)]
         named = [item[key] for key in ("root", "file") if key in item]
-        return named + [name for key in ("parts", "chapters", "sections") for name in files(item.get(key, []))]
+        return named + [
+            name for key in ("parts", "chapters", "sections") for name in files(item.get(key, []))
+        ]
 
     documents = files(yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8")))
-    exports = [re.search(r'#\| default_exp (\S+?)[\\"]', p.read_text(encoding="utf-8")) for d in documents if (p := root / f"{d}.ipynb").is_file()]
-    return {f"{d}.html" for d in documents} | {f"book/api/{m[1]}.html" for m in exports if m} | {f"{old}.html" for old in redirects(root)} | {"index.html", "search.html"}
+    exports = [
+        re.search(r'#\| default_exp (\S+?)[\\"]', p.read_text(encoding="utf-8"))
+        for d in documents
+        if (p := root / f"{d}.ipynb").is_file()
+    ]
+    return (
+        {f"{d}.html" for d in documents}
+        | {f"book/api/{m[1]}.html" for m in exports if m}
+        | {f"{old}.html" for old in redirects(root)}
+        | {"index.html", "search.html"}
+    )
 
 
 def check(html: Path, root: Path = ROOT) -> list[str]:
     """What is wrong with a built site, one line each."""
     site = Site(html)
     have, want = {site.name(p) for p in (*site.pages, *site.moved)}, expected_pages(root)
-    return [f"{page} was not built" for page in sorted(want - have)] + [f"{page} was built, and nothing asks for it" for page in sorted(have - want)] + site.problems()
+    return (
+        [f"{page} was not built" for page in sorted(want - have)]
+        + [f"{page} was built, and nothing asks for it" for page in sorted(have - want)]
+        + site.problems()
+    )
 
 
 def main() -> int:
+    """Build and check the site, or only check it; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m booksite.build", description=__doc__)
     parser.add_argument("command", choices=("build", "check", "links"))
-    parser.add_argument("--out", type=Path, default=ROOT, help="folder that gets _build/html (default: the repository)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=ROOT,
+        help="folder that gets _build/html (default: the repository)",
+    )
     options = parser.parse_args()
     if options.command == "links":
         return external_links()
@@ -205,7 +314,7 @@ def main() -> int:
     if options.command == "build":
         try:
             build(ROOT, options.out.resolve())
-        except BuildFailed as failure:
+        except BuildError as failure:
             print(failure, file=sys.stderr)
             print("the website was not built; mend what is named above", file=sys.stderr)
             return 1
@@ -214,7 +323,10 @@ def main() -> int:
     if problems:
         print(f"{len(problems)} problems in {html}", file=sys.stderr)
         return 1
-    print(f"{len(expected_pages(ROOT))} pages in {time.perf_counter() - started:.0f} s, links, images and hosts checked. Open {(html / 'index.html').as_uri()}")
+    print(
+        f"{len(expected_pages(ROOT))} pages in {time.perf_counter() - started:.0f} s, links, "
+        f"images and hosts checked. Open {(html / 'index.html').as_uri()}"
+    )
     return 0
 
 

@@ -10,7 +10,7 @@ from sphinx.application import Sphinx
 from sphinx.transforms import SphinxTransform
 from sphinx.util import logging
 
-from .bib import Paper, UnknownPaper
+from .bib import Paper, UnknownPaperError
 from .book import Book, Chapter
 from .links import SCHEMES, target
 from .pages import duration, memory
@@ -20,11 +20,15 @@ log = logging.getLogger(__name__)
 
 
 class Structure(SphinxTransform):
-    """Before the table of contents is gathered: stable anchors, exercise cards, a place for the references."""
+    """A transform before the table of contents is gathered.
+
+    It makes stable anchors, exercise cards, and a place for the references.
+    """
 
     default_priority = 500
 
     def apply(self, **kwargs: object) -> None:
+        """Change the doctree of one page."""
         book: Book = self.app.book
         docname = self.env.docname
         for section in self.document.findall(nodes.section):
@@ -50,12 +54,18 @@ class Structure(SphinxTransform):
 
     def _references(self, chapter: Chapter) -> None:
         section = nodes.section(ids=["references"], classes=["references"])
-        section += [nodes.title("", "References"), nodes.bullet_list("", *[self._entry(self.app.book.papers[k]) for k in chapter.cited])]
+        section += [
+            nodes.title("", "References"),
+            nodes.bullet_list("", *[self._entry(self.app.book.papers[k]) for k in chapter.cited]),
+        ]
         self.document.next_node(nodes.section).append(section)
 
     def _entry(self, paper: Paper) -> nodes.list_item:
         line = nodes.paragraph("", f"{paper.people}. ")
-        line += [nodes.reference("", paper.title, refuri=f"paper:{paper.key}", classes=["title"]), nodes.Text(f". {paper.imprint}.")]
+        line += [
+            nodes.reference("", paper.title, refuri=f"paper:{paper.key}", classes=["title"]),
+            nodes.Text(f". {paper.imprint}."),
+        ]
         for text, url in paper.links:
             line += [nodes.Text(" "), nodes.reference("", text, refuri=url, classes=["outward"])]
         return nodes.list_item("", line, ids=[f"ref-{paper.key}"])
@@ -70,32 +80,42 @@ class Page:
         self.anchored: set[str] = set()
 
     def href(self, uri: str) -> str:
+        """The address of one of our links, as seen from this page."""
         page, anchor = target(uri, self.book)
         here = "" if page == self.docname else self.app.builder.get_relative_uri(self.docname, page)
         return f"{here}#{anchor}" if anchor else here
 
     def dress(self) -> None:
+        """Decorate symbols, links, cells and the card of the chapter."""
         for literal in list(self.doctree.findall(nodes.literal)):
             self._symbol(literal)
         for reference in list(self.doctree.findall(nodes.reference)):
             self._reference(reference)
         chapter = self.book.chapters.get(self.docname)
         if chapter:
-            for cell in self.doctree.findall(lambda n: isinstance(n, nodes.container) and n.get("nb_element") == "cell_code"):
+            for cell in self.doctree.findall(
+                lambda n: isinstance(n, nodes.container) and n.get("nb_element") == "cell_code"
+            ):
                 self._cell(cell)
             self._card(chapter)
         if self.previews:
-            html = "".join(f'<template id="preview-{k}">{v}</template>' for k, v in self.previews.items())
+            html = "".join(
+                f'<template id="preview-{k}">{v}</template>' for k, v in self.previews.items()
+            )
             self.doctree.next_node(nodes.section).append(nodes.raw("", html, format="html"))
 
     def _reference(self, node: nodes.reference) -> None:
         uri = node.get("refuri", "")
         if uri.partition(":")[0] in SCHEMES:
             self._replace(node, uri, "")
-        elif self.docname != "book/papers" and not self.docname.startswith("book/api") and "outward" not in node["classes"]:
+        elif (
+            self.docname != "book/papers"
+            and not self.docname.startswith("book/api")
+            and "outward" not in node["classes"]
+        ):
             try:
                 paper = self.book.papers.find(uri) if uri.startswith("http") else None
-            except UnknownPaper as error:
+            except UnknownPaperError as error:
                 log.warning(str(error), location=node)
                 return
             if paper:
@@ -110,11 +130,22 @@ class Page:
         kind = {"paper": "cite", "symbol": "symbol", "cell": "cell"}.get(scheme, "")
         if scheme == "paper" and self.docname != "book/papers":
             self.previews[name] = paper_preview(self.book.papers[name])
-        elif scheme == "symbol" and name in self.book.symbols and not self.docname.startswith("book/api"):
+        elif (
+            scheme == "symbol"
+            and name in self.book.symbols
+            and not self.docname.startswith("book/api")
+        ):
             self.previews[name] = symbol_preview(self.book.symbols[name])
         preview = f' data-preview="{name}"' if name in self.previews else ""
         node["classes"], node["ids"] = [], []  # docutils would wrap the opening tag alone in them
-        opening = nodes.raw("", f'<a class="{kind} reference internal" href="{escape(self.href(uri))}"{preview}{extra}>', format="html")
+        opening = nodes.raw(
+            "",
+            (
+                f'<a class="{kind} reference internal" '
+                f'href="{escape(self.href(uri))}"{preview}{extra}>'
+            ),
+            format="html",
+        )
         node.replace_self([opening, *node.children, nodes.raw("", "</a>", format="html")])
 
     def _symbol(self, literal: nodes.literal) -> None:
@@ -126,55 +157,124 @@ class Page:
             outside = not isinstance(parent, (nodes.title, nodes.reference))
             parent = parent.parent
         if symbol and outside:
-            literal.replace_self(nodes.reference("", "", literal.deepcopy(), refuri=f"symbol:{symbol.full}"))
+            literal.replace_self(
+                nodes.reference("", "", literal.deepcopy(), refuri=f"symbol:{symbol.full}")
+            )
 
     def _cell(self, cell: nodes.container) -> None:
-        """A quiet tag on an exported cell: its module, and an anchor for each name; a fold where one is asked for."""
+        """Tag an exported cell with its module, and make an anchor for each name.
+
+        A cell folds where a fold is asked for.
+        """
         facts = cell["cell_metadata"]["book"]
         if facts["alt"]:
-            cell.insert(1, nodes.raw("", f'<div role="group" aria-label="{escape(facts["alt"])}">', format="html"))
+            cell.insert(
+                1,
+                nodes.raw(
+                    "", f'<div role="group" aria-label="{escape(facts["alt"])}">', format="html"
+                ),
+            )
             cell.append(nodes.raw("", "</div>", format="html"))
         if facts["kind"]:
             cell.append(nodes.raw("", f'<p class="kind">{facts["kind"]}</p>', format="html"))
         if facts["fold"]:
-            cell.insert(0, nodes.raw("", f"<details><summary>{facts['fold']}</summary>", format="html"))
+            cell.insert(
+                0, nodes.raw("", f"<details><summary>{facts['fold']}</summary>", format="html")
+            )
             cell.insert(2, nodes.raw("", "</details>", format="html"))
         if "module" in facts:
             anchors = "".join(f'<span id="def-{n}"></span>' for n in facts["names"])
-            to = self.href(f"symbol:{facts['module']}.{facts['names'][0]}" if facts["names"] else f"page:{self.book.api_page(facts['module'])}")
-            cell.insert(0, nodes.raw("", f'{anchors}<a class="export" href="{to}" title="This cell is part of the package">{facts["module"]}</a>', format="html"))
+            to = self.href(
+                f"symbol:{facts['module']}.{facts['names'][0]}"
+                if facts["names"]
+                else f"page:{self.book.api_page(facts['module'])}"
+            )
+            cell.insert(
+                0,
+                nodes.raw(
+                    "",
+                    (
+                        f'{anchors}<a class="export" href="{to}" title="This cell is part of the '
+                        f'package">{facts["module"]}</a>'
+                    ),
+                    format="html",
+                ),
+            )
 
     def _card(self, chapter: Chapter) -> None:
         """The card stands after the title and its promise, before the first code or section."""
         section = self.doctree.next_node(nodes.section)
-        first = next((i for i, n in enumerate(section.children) if isinstance(n, (nodes.section, nodes.container, nodes.raw))), len(section))
+        first = next(
+            (
+                i
+                for i, n in enumerate(section.children)
+                if isinstance(n, (nodes.section, nodes.container, nodes.raw))
+            ),
+            len(section),
+        )
         section.insert(first, nodes.raw("", self._card_html(chapter), format="html"))
 
     def _card_html(self, chapter: Chapter) -> str:
         rows = []
         if measured := self.book.measured.get(chapter.stem):
-            rows.append(("To run", f"{duration(measured['seconds'])} on one CPU core, {memory(measured['peak_mb'])} of memory"))
+            rows.append(
+                (
+                    "To run",
+                    (
+                        f"{duration(measured['seconds'])} on one CPU core, "
+                        f"{memory(measured['peak_mb'])} of memory"
+                    ),
+                )
+            )
         if chapter.cited:
-            papers = [self._link(f"paper:{k}", "cite", escape(self.book.papers[k].short)) for k in chapter.cited]
+            papers = [
+                self._link(f"paper:{k}", "cite", escape(self.book.papers[k].short))
+                for k in chapter.cited
+            ]
             self.previews.update({k: paper_preview(self.book.papers[k]) for k in chapter.cited})
             rows.append(("Papers", "; ".join(papers)))
         if chapter.symbols:
-            names = [self._link(f"symbol:{s.full}", "symbol", f"<code>{s.name}</code>") for s in chapter.symbols]
+            names = [
+                self._link(f"symbol:{s.full}", "symbol", f"<code>{s.name}</code>")
+                for s in chapter.symbols
+            ]
             self.previews.update({s.full: symbol_preview(s) for s in chapter.symbols})
-            rows.append(("Exports", ", ".join(names) + f' <span class="from">from <code>{chapter.module}</code></span>'))
+            rows.append(
+                (
+                    "Exports",
+                    ", ".join(names)
+                    + f' <span class="from">from <code>{chapter.module}</code></span>',
+                )
+            )
         facts = "".join(f"<div><dt>{k}</dt><dd>{v}</dd></div>" for k, v in rows)
         s = self.book.settings
         path = self.book.source(chapter.docname)
-        colab = f"https://colab.research.google.com/github/{s['user']}/{s['repo']}/blob/{s['branch']}/{path}"
+        colab = (
+            "https://colab.research.google.com/github/"
+            f"{s['user']}/{s['repo']}/blob/{s['branch']}/{path}"
+        )
         name = posixpath.basename(path)
-        return ('<aside class="card" aria-label="About this chapter">' + (f"<dl>{facts}</dl>" if facts else "") +
-                f'<p class="ways"><a href="{colab}">Open in Colab</a><a href="{name}" download>Download notebook</a></p></aside>')
+        return (
+            '<aside class="card" aria-label="About this chapter">'
+            + (f"<dl>{facts}</dl>" if facts else "")
+            + (
+                f'<p class="ways"><a href="{colab}">Open in Colab</a>'
+                f'<a href="{name}" download>Download notebook</a></p></aside>'
+            )
+        )
 
     def _link(self, uri: str, kind: str, html: str) -> str:
-        return f'<a class="{kind}" href="{escape(self.href(uri))}" data-preview="{uri.partition(":")[2]}">{html}</a>'
+        return (
+            f'<a class="{kind}" href="{escape(self.href(uri))}" '
+            f'data-preview="{uri.partition(":")[2]}">{html}</a>'
+        )
 
 
-PYTHON = re.compile(r'(<div class="highlight-python[^>]*><div class="highlight"><pre>)(?:<span></span>)?(.*?)(</pre>)', re.DOTALL)
+PYTHON = re.compile(
+    r'(<div class="highlight-python[^>]*><div class="highlight"><pre>)'
+    r"(?:<span></span>)?(.*?)(</pre>)",
+    re.DOTALL,
+)
 
 
 COLUMNS = 82  # characters of code beside each other on a desktop
@@ -182,14 +282,24 @@ MATH = re.compile(r'(<span class="math notranslate nohighlight">[^<]*</span>)([,
 
 
 def hanging(body: str) -> str:
-    """Each line of code in an element that knows its indentation, so that the style can wrap a long one below itself."""
+    """Each line of code in an element that knows its indentation.
+
+    So the style can wrap a long line below itself.
+    """
+
     def line(html: str) -> str:
         text = unescape(re.sub("<[^>]*>", "", html))
-        if len(text) > COLUMNS:  # a comment that stands far to the right comes nearer before it wraps
+        # A comment that stands far to the right comes nearer before it wraps.
+        if len(text) > COLUMNS:
             html = re.sub(r'   +(?=<span class="c1">)', "  ", html)
-        return f'<span class="line" style="--indent: {len(text) - len(text.lstrip(" "))}ch">{html}</span>'
+        return (
+            '<span class="line" style="--indent: '
+            f'{len(text) - len(text.lstrip(" "))}ch">{html}</span>'
+        )
 
-    return PYTHON.sub(lambda m: m[1] + "".join(map(line, m[2].splitlines(keepends=True))) + m[3], body)
+    return PYTHON.sub(
+        lambda m: m[1] + "".join(map(line, m[2].splitlines(keepends=True))) + m[3], body
+    )
 
 
 def kept_together(body: str) -> str:
@@ -198,15 +308,27 @@ def kept_together(body: str) -> str:
 
 
 def paper_preview(paper: Paper) -> str:
-    return f"<strong>{escape(paper.title)}</strong><br>{escape(paper.people)}<br><em>{escape(paper.imprint)}</em>"
+    """The HTML that a link to a paper shows on hover."""
+    return (
+        f"<strong>{escape(paper.title)}</strong><br>{escape(paper.people)}"
+        f"<br><em>{escape(paper.imprint)}</em>"
+    )
 
 
 def symbol_preview(symbol: Symbol) -> str:
+    """The HTML that a link to a symbol shows on hover."""
     return f"<pre>{escape(symbol.signature)}</pre>{escape(symbol.summary)}"
 
 
 def report_link(book: Book, docname: str, title: str) -> str:
     """A new issue, with the page and the commit already filled in."""
     source = book.source(docname) or docname
-    body = f"Page: {source}\nCommit: {book.commit or 'unknown'}\n\nWhat it says, and what you expected:\n"
-    return f"{book.settings['git_url']}/issues/new?title={quote(f'Mistake in {title}')}&body={quote(body)}"
+    body = (
+        f"Page: {source}\n"
+        f"Commit: {book.commit or 'unknown'}\n\n"
+        "What it says, and what you expected:\n"
+    )
+    return (
+        f"{book.settings['git_url']}/issues/new"
+        f"?title={quote(f'Mistake in {title}')}&body={quote(body)}"
+    )

@@ -1,4 +1,7 @@
-"""Where a link of ours leads: `paper:KEY`, `cite:PAGE/KEY`, `symbol:NAME`, `cell:NAME`, `page:PAGE`."""
+"""Where our own links lead: `paper:`, `cite:`, `symbol:`, `cell:` and `page:`.
+
+They are written `paper:KEY`, `cite:PAGE/KEY`, `symbol:NAME`, `cell:NAME`, `page:PAGE`.
+"""
 
 from .book import Book
 

@@ -1,4 +1,7 @@
-"""Mathematics without a network: MathJax from the package sphinx-mathjax-offline, of which the site needs two parts."""
+"""Mathematics without a network, by MathJax from the package sphinx-mathjax-offline.
+
+The site needs two parts of it.
+"""
 
 import shutil
 from importlib.metadata import distribution
@@ -9,7 +12,9 @@ PARTS = ("tex-chtml-full.js", "output/chtml/fonts/woff-v2")
 
 def copy(static: Path) -> Path:
     """Put MathJax under `static/mathjax`; return `static`."""
-    source = Path(distribution("sphinx-mathjax-offline").locate_file("sphinx-mathjax-offline/static/mathjax"))
+    source = Path(
+        distribution("sphinx-mathjax-offline").locate_file("sphinx-mathjax-offline/static/mathjax")
+    )
     for part in PARTS:
         target = static / "mathjax" / part
         target.parent.mkdir(parents=True, exist_ok=True)

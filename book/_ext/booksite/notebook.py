@@ -4,15 +4,16 @@ from .bib import listed
 from .book import QUOTE, Book
 from .symbols import defined, directives, exported, only_imports
 
-KINDS = {"varies": "differs from machine to machine", "timing": "times of one machine"}  # said below the output
+# Said below the output.
+KINDS = {"varies": "differs from machine to machine", "timing": "times of one machine"}
 PICTURES = ("image/png", "image/jpeg", "image/svg+xml", "image/gif")
 
 
 def shown(notebook: dict, docname: str, book: Book) -> dict:
     """The notebook without what only programs read.
 
-    Each remaining code cell says in its metadata, under `book`, what it exports, what its fold is called (nothing where it is open),
-    and the words for a drawing that is HTML.
+    Each remaining code cell says in its metadata, under `book`, what it exports, what its fold is
+    called (nothing where it is open), and the words for a drawing that is HTML.
     """
     cells = []
     for cell in notebook["cells"]:
@@ -32,7 +33,8 @@ def _code_cell(cell: dict, marks: dict[str, str], code: str, docname: str, book:
     module = book.chapters[docname].module
     drawn = any(kind in o.get("data", {}) for o in outputs for kind in PICTURES)
     fold, names = "", defined(code)
-    drawing = "export" in marks and names and all(name.startswith("_draw") for name in names)  # the figure is the point
+    # The figure is what matters.
+    drawing = "export" in marks and names and all(name.startswith("_draw") for name in names)
     if "fold" in marks or drawing:
         fold = "The code of " + listed([f"<code>{name}</code>" for name in names] or ["this cell"])
     elif "export" in marks and only_imports(code):
@@ -46,7 +48,10 @@ def _code_cell(cell: dict, marks: dict[str, str], code: str, docname: str, book:
     if "fig-alt" in marks:
         words["image"] = {"alt": marks["fig-alt"]}
     elif drawn:
-        book.problems.append(f"{docname}: a figure without alt text; write `#| fig-alt: what it shows, in one line` at the top of its cell, which begins {code.splitlines()[0]!r}")
+        book.problems.append(
+            f"{docname}: a figure without alt text; write `#| fig-alt: what it shows, in one "
+            f"line` at the top of its cell, which begins {code.splitlines()[0]!r}"
+        )
     if "fig-cap" in marks:
         words["figure"] = {"caption": marks["fig-cap"]}
     if words:

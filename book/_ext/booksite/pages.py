@@ -1,4 +1,7 @@
-"""The pages nobody writes: papers, symbols, results. Markdown, with links of our own schemes (see `links.py`)."""
+"""The generated pages: papers, symbols, results.
+
+They are Markdown, with our own links (see `links.py`).
+"""
 
 import re
 import textwrap
@@ -7,7 +10,9 @@ from .bib import Paper, listed
 from .book import Book, Chapter
 from .symbols import PAPER_KEY, SOURCE, Symbol
 
-HEADED = re.compile(r"^(Args|Arguments|Attributes|Returns|Yields|Raises|Example|Examples):[ \t]*(.*)$", re.M)
+HEADED = re.compile(
+    r"^(Args|Arguments|Attributes|Returns|Yields|Raises|Example|Examples):[ \t]*(.*)$", re.M
+)
 TITLES = {"Args": "Arguments"}
 
 
@@ -18,7 +23,10 @@ def reference(paper: Paper) -> str:
 
 
 def papers(book: Book) -> str:
-    """Each cited paper, what it claims, where it is cited and what implements it; then those to come."""
+    """Each cited paper, what it claims, where it is cited and what implements it.
+
+    Papers that are not cited yet come last.
+    """
     cited = [p for p in book.papers.values() if book.citing(p.key) or book.implements(p.key)]
     lines = ["## Cited so far", ""]
     for paper in sorted(cited, key=lambda p: (p.year, p.surnames)):
@@ -29,12 +37,24 @@ def papers(book: Book) -> str:
         places = [f"[{c.title}](cite:{c.docname}/{paper.key})" for c in book.citing(paper.key)]
         if places:
             lines += [f"Cited in {listed(places)}.", ""]
-        code = [f"[`{s.name}`](symbol:{s.full})" + (f" ({place})" if place else "") for s, place in book.implements(paper.key)]
+        code = [
+            f"[`{s.name}`](symbol:{s.full})" + (f" ({place})" if place else "")
+            for s, place in book.implements(paper.key)
+        ]
         if code:
             lines += [f"Implemented by {listed(code)}.", ""]
     waiting = [p for p in book.papers.values() if p not in cited]
-    lines += ["## Still to come", "", "Later chapters of the plan rest on these; no chapter cites them yet.", ""]
-    lines += [f"- {p.short}. *{p.title}.* {p.imprint}." + (f" [{p.links[0][0]}]({p.links[0][1]})" if p.links else "") for p in sorted(waiting, key=lambda p: (p.year, p.surnames))]
+    lines += [
+        "## Still to come",
+        "",
+        "Later chapters of the plan rest on these; no chapter cites them yet.",
+        "",
+    ]
+    lines += [
+        f"- {p.short}. *{p.title}.* {p.imprint}."
+        + (f" [{p.links[0][0]}]({p.links[0][1]})" if p.links else "")
+        for p in sorted(waiting, key=lambda p: (p.year, p.surnames))
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -42,8 +62,16 @@ def api_index(book: Book) -> str:
     """The modules and what each exports, one line a name."""
     lines = []
     for module, chapter in book.by_module().items():
-        lines += [f"## [`{module}`](page:{book.api_page(module)})", "", f"Built in [{chapter.title}](page:{chapter.docname}).", ""]
-        lines += [f"- [`{s.name}`](symbol:{s.full})" + (f": {s.summary}" if s.summary else "") for s in chapter.symbols]
+        lines += [
+            f"## [`{module}`](page:{book.api_page(module)})",
+            "",
+            f"Built in [{chapter.title}](page:{chapter.docname}).",
+            "",
+        ]
+        lines += [
+            f"- [`{s.name}`](symbol:{s.full})" + (f": {s.summary}" if s.summary else "")
+            for s in chapter.symbols
+        ]
         lines.append("")
     return "\n".join(lines)
 
@@ -52,7 +80,14 @@ def api_page(book: Book, chapter: Chapter) -> str:
     """One module: every public name with its signature, its docstring and its defining cell."""
     lines = [f"# {chapter.module}", "", f"Built in [{chapter.title}](page:{chapter.docname}).", ""]
     for symbol in chapter.symbols:
-        lines += [f"## `{symbol.name}`", "", *_signature(symbol), docstring(symbol, book), f"[Defined in {chapter.title}](cell:{symbol.full})", ""]
+        lines += [
+            f"## `{symbol.name}`",
+            "",
+            *_signature(symbol),
+            docstring(symbol, book),
+            f"[Defined in {chapter.title}](cell:{symbol.full})",
+            "",
+        ]
         for method in symbol.methods:
             lines += [f"### `{method.name}`", "", *_signature(method), docstring(method, book), ""]
     return "\n".join(lines)
@@ -68,7 +103,7 @@ def docstring(symbol: Symbol, book: Book) -> str:
     text = SOURCE.sub("", symbol.docstring)
     pieces = HEADED.split(text)
     lines = [pieces[0].strip(), ""]
-    for title, first, block in zip(pieces[1::3], pieces[2::3], pieces[3::3]):
+    for title, first, block in zip(pieces[1::3], pieces[2::3], pieces[3::3], strict=True):
         indented, rest = _block(block)
         body = textwrap.dedent(indented).strip() or first
         if title.startswith("Example"):
@@ -86,7 +121,9 @@ def docstring(symbol: Symbol, book: Book) -> str:
 def _block(text: str) -> tuple[str, str]:
     """What is indented after a heading, and what follows it."""
     lines = text.strip("\n").splitlines()
-    count = next((i for i, line in enumerate(lines) if line.strip() and not line.startswith(" ")), len(lines))
+    count = next(
+        (i for i, line in enumerate(lines) if line.strip() and not line.startswith(" ")), len(lines)
+    )
     return "\n".join(lines[:count]), "\n".join(lines[count:])
 
 
@@ -102,7 +139,9 @@ def _source(source: str, book: Book) -> str:
     match = PAPER_KEY.match(source)
     if not match or match[1] not in book.papers:
         return f"`{source}`"
-    return f"[{book.papers[match[1]].short}](paper:{match[1]})" + (f", {match[2]}" if match[2] else "")
+    return f"[{book.papers[match[1]].short}](paper:{match[1]})" + (
+        f", {match[2]}" if match[2] else ""
+    )
 
 
 def results(book: Book) -> str:
@@ -111,7 +150,10 @@ def results(book: Book) -> str:
     costs = [(c, book.measured[c.stem]) for c in book.chapters.values() if c.stem in book.measured]
     if costs:
         lines += ["| chapter | time | peak memory |", "|:--|--:|--:|"]
-        lines += [f"| [{c.named}](page:{c.docname}) | {duration(m['seconds'])} | {memory(m['peak_mb'])} |" for c, m in costs]
+        lines += [
+            f"| [{c.named}](page:{c.docname}) | {duration(m['seconds'])} | {memory(m['peak_mb'])} |"
+            for c, m in costs
+        ]
     else:
         lines.append("No chapter has been timed yet.")
     lines += ["", "## Recorded runs", ""]
@@ -128,13 +170,28 @@ def _mutants(found: dict) -> list[str]:
         return []
     modules = found["modules"]
     tried, killed = (sum(m[key] for m in modules.values()) for key in ("tried", "killed"))
-    lines = ["", "## Mutants", "", "A mutant is the library with one small mistake in it: a sign, an axis, a condition, a forgotten `detach`. "
-             f"`make mutants` plants a sample of them and runs the tests on each. Of {tried} they noticed {killed}, {killed / tried:.1%}.", "",
-             "| module | tried | noticed |", "|:--|--:|--:|"]
+    lines = [
+        "",
+        "## Mutants",
+        "",
+        "A mutant is the library with one small mistake in it: a sign, an axis, a condition, "
+        "a forgotten `detach`. "
+        f"`make mutants` plants a sample of them and runs the tests on each. Of {tried} they "
+        f"noticed {killed}, {killed / tried:.1%}.",
+        "",
+        "| module | tried | noticed |",
+        "|:--|--:|--:|",
+    ]
     lines += [f"| `{name}` | {m['tried']} | {m['killed']} |" for name, m in sorted(modules.items())]
     if found["survivors"]:
         lines += ["", "Those that live, and why:", ""]
-        lines += [f"- `{s['module']}`, {s['mistake']} in ``{s['line']}``: {s['reason'] or 'not explained yet'}" for s in found["survivors"]]
+        lines += [
+            (
+                f"- `{s['module']}`, {s['mistake']} in ``{s['line']}``: "
+                f"{s['reason'] or 'not explained yet'}"
+            )
+            for s in found["survivors"]
+        ]
     return lines
 
 
@@ -149,12 +206,24 @@ def _run(run: dict, book: Book) -> list[str]:
     for name, f in run["figures"].items():
         sd = "one run" if f["sd"] is None else f"{f['sd']:.2g}"
         each = ", ".join(f"{v:.4g}" for v in f["per_seed"])
-        lines.append(f"| {name} | {f['mean']:.4g} | {sd} | {each} | {verdict(f, run['marks'].get(name))} |")
-    sources = [f"{n}: {'stand-in' if s == 'stand-in' else 'real, checksums in the record'}" for n, s in run["data"].items()]
-    lines += ["", f"`{run['command']}`", "",
-              f"{seeds} {'seed' if seeds == 1 else 'seeds'} · commit `{run['commit']}` · code `{run['code']}` · {run['device']} · "
-              f"{' · '.join(f'{k} {v}' for k, v in run['versions'].items())} · {duration(run['seconds'])} · {memory(run['peak_mb'])}"
-              + (f" · data {'; '.join(sources)}" if sources else ""), ""]
+        lines.append(
+            f"| {name} | {f['mean']:.4g} | {sd} | {each} | {verdict(f, run['marks'].get(name))} |"
+        )
+    sources = [
+        f"{n}: {'stand-in' if s == 'stand-in' else 'real, checksums in the record'}"
+        for n, s in run["data"].items()
+    ]
+    lines += [
+        "",
+        f"`{run['command']}`",
+        "",
+        f"{seeds} {'seed' if seeds == 1 else 'seeds'} · commit `{run['commit']}` · code "
+        f"`{run['code']}` · {run['device']} · "
+        f"{' · '.join(f'{k} {v}' for k, v in run['versions'].items())} · "
+        f"{duration(run['seconds'])} · {memory(run['peak_mb'])}"
+        + (f" · data {'; '.join(sources)}" if sources else ""),
+        "",
+    ]
     return lines
 
 
@@ -190,5 +259,12 @@ GENERATED = {"book/papers": papers, "book/api": api_index, "book/results": resul
 
 
 def filled(text: str, docname: str, book: Book) -> str:
-    """A page with its generated part where `<!-- generated -->` holds the place; any other page as it is."""
-    return text.replace("<!-- generated -->", GENERATED[docname](book)) if docname in GENERATED else text
+    """A page with its generated part in place of `<!-- generated -->`.
+
+    Any other page stays as it is.
+    """
+    return (
+        text.replace("<!-- generated -->", GENERATED[docname](book))
+        if docname in GENERATED
+        else text
+    )

@@ -34,6 +34,7 @@ class Symbol:
 
     @property
     def full(self) -> str:
+        """Its name with its module."""
         return f"{self.module}.{self.name}"
 
     @property
@@ -45,6 +46,7 @@ class Symbol:
 
     @property
     def sources(self) -> list[str]:
+        """The `Source:` lines of its docstring."""
         return SOURCE.findall(self.docstring)
 
     def cited(self) -> list[tuple[str, str]]:
@@ -57,7 +59,7 @@ def _arguments(args: ast.arguments, method: bool) -> list[str]:
     text = []
     plain = [*args.posonlyargs, *args.args]
     defaults = [None] * (len(plain) - len(args.defaults)) + list(args.defaults)
-    for i, (arg, default) in enumerate(zip(plain, defaults)):
+    for i, (arg, default) in enumerate(zip(plain, defaults, strict=True)):
         if not (method and i == 0):
             text.append(_argument(arg, default))
         if args.posonlyargs and i == len(args.posonlyargs) - 1:
@@ -66,14 +68,21 @@ def _arguments(args: ast.arguments, method: bool) -> list[str]:
         text.append("*" + ast.unparse(args.vararg))
     elif args.kwonlyargs:
         text.append("*")
-    text += [_argument(arg, default) for arg, default in zip(args.kwonlyargs, args.kw_defaults)]
+    text += [
+        _argument(arg, default)
+        for arg, default in zip(args.kwonlyargs, args.kw_defaults, strict=True)
+    ]
     return text + (["**" + ast.unparse(args.kwarg)] if args.kwarg else [])
 
 
 def _argument(arg: ast.arg, default: ast.expr | None) -> str:
     if default is None:
         return ast.unparse(arg)
-    return f"{ast.unparse(arg)} = {ast.unparse(default)}" if arg.annotation else f"{arg.arg}={ast.unparse(default)}"
+    return (
+        f"{ast.unparse(arg)} = {ast.unparse(default)}"
+        if arg.annotation
+        else f"{arg.arg}={ast.unparse(default)}"
+    )
 
 
 def _call(head: str, arguments: list[str], returns: ast.expr | None = None) -> str:
@@ -89,7 +98,10 @@ def _decorators(node: ast.FunctionDef | ast.ClassDef) -> set[str]:
 
 
 def _members(node: ast.ClassDef, private: dict[str, ast.ClassDef]) -> dict[str, ast.FunctionDef]:
-    """The methods of a class, those of its private bases included: a mixin is how it is made, not what it is."""
+    """The methods of a class, those of its private bases included.
+
+    A mixin is how it is made, not what it is.
+    """
     found = {}
     for base in node.bases:
         if (name := ast.unparse(base)) in private:
@@ -97,7 +109,9 @@ def _members(node: ast.ClassDef, private: dict[str, ast.ClassDef]) -> dict[str, 
     return found | {n.name: n for n in node.body if isinstance(n, ast.FunctionDef)}
 
 
-def _class(node: ast.ClassDef, module: str, docname: str, private: dict[str, ast.ClassDef]) -> Symbol:
+def _class(
+    node: ast.ClassDef, module: str, docname: str, private: dict[str, ast.ClassDef]
+) -> Symbol:
     members = _members(node, private)
     bases = tuple(name for b in node.bases if (name := ast.unparse(b)) not in private)
     if "__init__" in members:
@@ -107,10 +121,14 @@ def _class(node: ast.ClassDef, module: str, docname: str, private: dict[str, ast
     else:  # it is called as the class it extends
         arguments, bases = list(bases), ()
     signature = _call(f"class {node.name}", arguments).removesuffix("()")
-    symbol = Symbol(node.name, module, "class", signature, ast.get_docstring(node) or "", docname, bases)
+    symbol = Symbol(
+        node.name, module, "class", signature, ast.get_docstring(node) or "", docname, bases
+    )
     for name, method in members.items():
         docstring = ast.get_docstring(method) or ""
-        if name != "__init__" and (not name.startswith("_") or (name.startswith("__") and docstring)):
+        if name != "__init__" and (
+            not name.startswith("_") or (name.startswith("__") and docstring)
+        ):
             symbol.methods.append(_function(method, module, docname, owner=node.name))
     return symbol
 
@@ -123,11 +141,24 @@ def _function(node: ast.FunctionDef, module: str, docname: str, owner: str = "")
     else:
         kind = "method" if owner else "function"
         head = node.name if owner else f"def {node.name}"
-        signature = _call(head, _arguments(node.args, method=bool(owner) and "staticmethod" not in marks), node.returns)
-    return Symbol(f"{owner}.{node.name}" if owner else node.name, module, kind, signature, ast.get_docstring(node) or "", docname)
+        signature = _call(
+            head,
+            _arguments(node.args, method=bool(owner) and "staticmethod" not in marks),
+            node.returns,
+        )
+    return Symbol(
+        f"{owner}.{node.name}" if owner else node.name,
+        module,
+        kind,
+        signature,
+        ast.get_docstring(node) or "",
+        docname,
+    )
 
 
-def exported(source: str, module: str, docname: str, private: dict[str, ast.ClassDef]) -> list[Symbol]:
+def exported(
+    source: str, module: str, docname: str, private: dict[str, ast.ClassDef]
+) -> list[Symbol]:
     """The public names that the code of one exported cell defines.
 
     `private` holds the private classes of the module's cells so far; those of this cell are added.
@@ -151,9 +182,15 @@ def exported(source: str, module: str, docname: str, private: dict[str, ast.Clas
 
 def only_imports(source: str) -> bool:
     """Whether a cell only imports, for running or for type checking."""
-    return all(isinstance(n, (ast.Import, ast.ImportFrom)) or (isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING") for n in ast.parse(source).body)
+    return all(
+        isinstance(n, (ast.Import, ast.ImportFrom))
+        or (isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING")
+        for n in ast.parse(source).body
+    )
 
 
 def defined(source: str) -> list[str]:
     """The functions and classes that a cell defines."""
-    return [n.name for n in ast.parse(source).body if isinstance(n, (ast.FunctionDef, ast.ClassDef))]
+    return [
+        n.name for n in ast.parse(source).body if isinstance(n, (ast.FunctionDef, ast.ClassDef))
+    ]
