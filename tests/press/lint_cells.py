@@ -484,7 +484,8 @@ def default_exp(root: Path) -> list[Finding]:
                 found.append(
                     cell.finding(
                         f"module {module!r} in a notebook whose stem is {stem!r}",
-                        f"write `#| default_exp {wanted}`, or rename the notebook: a chapter has one stem",
+                        f"write `#| default_exp {wanted}`, or rename the notebook: "
+                        "a chapter has one stem",
                     )
                 )
             if module in seen:
