@@ -15,6 +15,7 @@ from pathlib import Path
 import nbformat
 
 from book import env
+from tests.press import sizes
 from tests.press.chapters import ROOT, fingerprint, mode, name_of, notebooks, runs_elsewhere
 from tests.press.compare import compare_part, parts_of, rules_of
 from tests.press.rerun import ONE_THREAD, copy_chapters, rerun, stream
@@ -193,6 +194,10 @@ class Proof:
             raise StageError(last)
         return last
 
+    def sizes(self) -> str:
+        """Print how large and dense the modules are; their limits are rules of the lint."""
+        return sizes.report(ROOT)
+
     def suite(self) -> str:
         """Run the tests."""
         quick = ["-m", "not slow"] if self.fast else []
@@ -298,6 +303,7 @@ def run_stages(proof: Proof, what: str, before: dict[str, str]) -> None:
         proof.stage("chapters", lambda: proof.chapters(paths))
     if what == "test":
         proof.stage("website", proof.website)
+    proof.stage("sizes", proof.sizes)
     proof.stage("suite", proof.suite)
     proof.stage("tree", lambda: proof.tree(before))
 
