@@ -193,7 +193,7 @@ def t_quantile(p: float, df: int) -> float:
     return math.sqrt(df) * math.tan(np.interp(p - 1, -tail / (2 * tail[0]), theta))
 
 # %% ../nbs/00b_check.ipynb #2abeab10
-ALARM = 6.3e-5  # chance that two sets of runs of one program disagree: 4 standard errors for large n
+ALARM = 2e-5  # chance that two sets of runs of one program disagree, 4.3 standard errors for large n
 
 
 @dataclass(frozen=True)
