@@ -777,3 +777,10 @@ def test_sizes_count_lines_as_ruff_lays_them_out_and_tokens_as_written(
         "a                           3 formatted lines   6.0 tokens a line"
         in capsys.readouterr().out
     )
+
+
+def test_a_kernel_is_not_told_to_use_stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FROMFOUND_DATA")
+    assert "FROMFOUND_DATA" not in rerun.tree_environment(), "make chapter would store stand-ins"
+    monkeypatch.setenv("FROMFOUND_DATA", ".")
+    assert rerun.tree_environment()["FROMFOUND_DATA"] == str(Path.cwd())

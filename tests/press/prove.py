@@ -202,7 +202,7 @@ class Proof:
         """Run the tests."""
         quick = ["-m", "not slow"] if self.fast else []
         both = ["-n", str(LANES), "--dist", "loadgroup"]
-        # Make test SEED=7: in a random order, the same each time.
+        # `make test SEED=7`: in a random order, the same each time.
         if seed := os.environ.get("SEED"):
             both += ["-p", "randomly", "--randomly-dont-reset-seed", f"--randomly-seed={seed}"]
         command = [
