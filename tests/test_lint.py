@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.press.book import modules, notebooks
+from book.reader.modules import modules
+from book.reader.notebooks import notebooks
 from tests.press.lint import RULES
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.press.book import modules
+from book.reader.modules import modules
 from tests.press.lint_library import repository_files
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -19,6 +19,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from fromfound.check import ALARM
 from book import env
+from book.reader.notebooks import QUOTE, read
 from tests.press import chapters, prove, rerun, sizes
 from tests.press.compare import (
     SPREAD,
@@ -30,8 +31,6 @@ from tests.press.compare import (
     spread_of,
 )
 from tests.press.turns import Turns
-
-QUOTE = "application/vnd.fromfound.quote+json"
 
 
 def text(value: str) -> list:
@@ -320,7 +319,7 @@ def test_budget(tmp_path: Path) -> None:
         tmp_path / "nbs" / "03_hangs.ipynb", ("time = __import__('time').sleep(60)", []), ("1;", [])
     )
     write_notebook(tmp_path / "nbs" / "04_fits.ipynb", ("1;", []))
-    report = run_chapters(tmp_path, "standin", "--budget-seconds", "2", "--budget-mb", "200")
+    report = run_chapters(tmp_path, "standin", "--budget-seconds", "2", "--budget-mib", "200")
     messages = {
         name: [f["message"] for f in chapter["failures"]]
         for name, chapter in report["chapters"].items()
@@ -330,7 +329,7 @@ def test_budget(tmp_path: Path) -> None:
     assert len(messages["01_slow"]) == 1
     assert "its budget is 2 s" in messages["01_slow"][0]
     assert len(messages["02_large"]) == 1
-    assert "its budget is 200 MB" in messages["02_large"][0]
+    assert "its budget is 200 MiB" in messages["02_large"][0]
     assert len(messages["03_hangs"]) == 1
     assert "Timeout" in messages["03_hangs"][0]
     assert report["chapters"]["01_slow"]["cells"] == 1
@@ -497,6 +496,7 @@ def book(tmp_path: Path) -> Path:
     shutil.copy(chapters.PACKAGE / "check.py", tmp_path / "fromfound")
     (tmp_path / "book" / "runs").mkdir(parents=True)
     shutil.copy(chapters.ROOT / "book" / "env.py", tmp_path / "book")
+    shutil.copytree(chapters.ROOT / "book" / "reader", tmp_path / "book" / "reader")
     return tmp_path
 
 
@@ -516,10 +516,10 @@ def test_make_chapter_stores_outputs_and_costs(book: Path) -> None:
     )
     done = execute(book, "04a", "standin")
     assert done.returncode == 0, done.stdout + done.stderr
-    stored = chapters.code_cells(path)
-    assert stored[0]["outputs"][0]["text"] == ["new\n"]
-    assert stored[1]["outputs"][0]["data"]["text/plain"] == ["'0.1.0'"]
-    assert {cell["execution_count"] for cell in stored} == {None}
+    stored = nbformat.read(path, as_version=4).cells[1:]
+    assert stored[0].outputs[0].text == "new\n"
+    assert stored[1].outputs[0].data["text/plain"] == "'0.1.0'"
+    assert {cell.execution_count for cell in stored} == {None}
     costs = json.loads((book / "book" / "runs" / "chapters.json").read_text())
     assert costs["04a_loader"].keys() == {"peak_mb", "seconds"}
     assert "cell   2  print('new')" in done.stdout
@@ -557,7 +557,8 @@ def test_fingerprint_follows_the_imports(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(chapters, "PACKAGE", tmp_path)
     (tmp_path / "exercises").mkdir()
     modules = {
-        "data": "x = 1",
+        "files": "x = 0",
+        "data": "from .files import x",
         "matmul": "from fromfound.data import (\n    fetch,\n)",
         "module": "def f():\n    from fromfound import matmul",
     }
@@ -567,17 +568,18 @@ def test_fingerprint_follows_the_imports(tmp_path: Path, monkeypatch: pytest.Mon
     write_notebook(
         path, ("import fromfound.module\nfrom fromfound.exercises import matmul as check", [])
     )
-    assert chapters.closure("".join(chapters.code_cells(path)[0]["source"])) == {
+    assert chapters.used_modules(path).keys() == {
+        "files",
         "data",
         "matmul",
         "module",
         "exercises.matmul",
     }
     first = chapters.fingerprint(path)
-    (tmp_path / "data.py").write_text("# %% ../nbs/00a_data.ipynb 4\nx = 1")
+    (tmp_path / "files.py").write_text("# %% ../nbs/00_files.ipynb 4\nx = 0")
     (tmp_path / "other.py").write_text("x = 2")
     assert chapters.fingerprint(path) == first, "comments and other modules do not count"
-    (tmp_path / "data.py").write_text("x = 2")
+    (tmp_path / "files.py").write_text("x = 2")
     assert chapters.fingerprint(path) != first
 
 
@@ -660,7 +662,7 @@ def test_without_a_folder_there_is_nothing_to_wait_for() -> None:
 def test_lanes_share_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = {"01_a": 100.0, "02_b": 60.0, "03_c": 50.0, "04_d": 1.0}
     monkeypatch.setattr(
-        rerun, "costs", lambda: {name: {"seconds": s} for name, s in seconds.items()}
+        rerun, "costs", lambda root: {name: {"seconds": s} for name, s in seconds.items()}
     )
     paths = [chapters.NOTEBOOKS / f"{name}.ipynb" for name in seconds]
     dealt = rerun.lanes(paths)
@@ -745,9 +747,8 @@ def measured_again(path: Path) -> set[tuple]:
     One that is printed twice counts once, and recorded runs are not measured again.
     """
     found = set()
-    for cell in nbformat.read(path, as_version=4).cells:
-        recorded = "show_run" in cell.source
-        if cell.cell_type != "code" or recorded or rules_of(cell.source, "real").masked:
+    for cell in read(path).code:
+        if "show_run" in cell.source or rules_of(cell.source, "real").masked:
             continue
         for (kind, _), shown in parts_of(cell.outputs).items():
             for match in SPREAD.finditer(shown if kind in ("stdout", "text/plain") else ""):

@@ -15,15 +15,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.press.book import (
-    Finding,
-    Module,
-    bibliography,
-    code_lines,
-    docstrings,
-    modules,
-    notebooks,
-)
+from book.reader.modules import Module, code_lines, docstrings, imports, modules
+from book.reader.notebooks import Finding, notebooks
+from book.reader.papers import bibliography
 from tests.press.chapters import ROOT
 from tests.press.lint_cells import nbdev
 
@@ -128,33 +122,6 @@ def package_files(root: Path) -> list[Finding]:
 # --- layers and names -----------------------------------------------------------------------------
 
 
-def _imports(tree: ast.AST, package: str) -> Iterator[tuple[ast.stmt, str, list[str]]]:
-    """Imports of our own modules.
-
-    Each is the statement, the module ('matmul', 'exercises.matmul') and the names.
-    """
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (
-                (node, a.name.removeprefix("fromfound").lstrip("."), [])
-                for a in node.names
-                if a.name.split(".")[0] == "fromfound"
-            )
-        elif isinstance(node, ast.ImportFrom):
-            absolute = node.module or ""
-            if node.level:
-                absolute = ".".join(
-                    ["fromfound", *package.split(".")][: -node.level]
-                    + ([node.module] if node.module else [])
-                )
-            if absolute.split(".")[0] == "fromfound":
-                yield (
-                    node,
-                    absolute.removeprefix("fromfound").lstrip("."),
-                    [a.name for a in node.names],
-                )
-
-
 def imports_go_down(root: Path) -> list[Finding]:
     """Modules and chapters import only from earlier ones, by explicit name; never `*`."""
     every = modules(root)
@@ -162,7 +129,7 @@ def imports_go_down(root: Path) -> list[Finding]:
     found = []
     for module in every:
         own = (module.order, 1 if module.name.startswith("exercises.") else 0)
-        for node, target, names in _imports(module.tree, module.name):
+        for node, target, names in imports(module.tree, module.name):
             if target.startswith("exercises"):
                 found.append(
                     module.finding(
@@ -202,7 +169,7 @@ def imports_go_down(root: Path) -> list[Finding]:
         ]
     for notebook in notebooks(root):
         for cell in (c for c in notebook.code if c.tree and not c.exported):
-            for _, target, names in _imports(cell.tree, ""):
+            for _, target, names in imports(cell.tree, ""):
                 targets = [target, *(f"{target}.{n}" if target else n for n in names)]
                 # The workshop's tools serve everywhere.
                 if late := [

@@ -12,9 +12,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import nbformat
-
 from book import env
+from book.reader.notebooks import read
 from tests.press import sizes
 from tests.press.chapters import ROOT, fingerprint, mode, name_of, notebooks, runs_elsewhere
 from tests.press.compare import compare_part, parts_of, rules_of
@@ -60,6 +59,7 @@ class Proof:
 
     def __init__(self, folder: Path, fast: bool) -> None:
         self.folder, self.fast, self.lines, self.ok = folder, fast, [], True
+        self.report: dict[str, dict] = {}  # of each chapter that was run
         # No progress bars.
         self.environment = dict(os.environ, FROMFOUND_DATA=data_folder(), CI="true")
 
@@ -139,6 +139,7 @@ class Proof:
         report, code = rerun(
             place, paths, self.kernel_environment(), "--nbval-kernel-name", "fromfound"
         )
+        self.report = report
         if not report:
             raise StageError(f"pytest stopped before it ran a chapter (exit code {code})")
         remember({name: mark for name, mark in marks.items() if report.get(name, {}).get("ok")})
@@ -253,8 +254,8 @@ def owed(path: Path, mode: str) -> dict[str, int]:
     The mode is "real" or "standin".
     """
     counts = dict.fromkeys(COUNTED, 0)
-    for cell in nbformat.read(path, as_version=4).cells:
-        if cell.cell_type != "code" or not cell.source.strip():
+    for cell in read(path).code:
+        if not cell.source.strip():
             continue
         counts["cells"] += 1
         rules = rules_of(cell.source, mode)

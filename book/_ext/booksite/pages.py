@@ -6,7 +6,8 @@ They are Markdown, with our own links (see `links.py`).
 import re
 import textwrap
 
-from .bib import Paper, listed
+from book.reader.papers import Paper, listed
+
 from .book import Book, Chapter
 from .symbols import PAPER_KEY, SOURCE, Symbol
 

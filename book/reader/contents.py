@@ -1,0 +1,25 @@
+"""_toc.yml: which pages the book has, and their order."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from sphinx_external_toc.api import Document, FileItem, SiteMap
+from sphinx_external_toc.parsing import parse_toc_yaml
+
+
+def contents(root: Path) -> list[str]:
+    """The pages that _toc.yml names, in reading order: `book/intro`, `nbs/01_matmul`.
+
+    Raises:
+        sphinx_external_toc.parsing.MalformedError: it does not have its form.
+    """
+    site = parse_toc_yaml(root / "_toc.yml")
+    return list(_pages(site, site.root))
+
+
+def _pages(site: SiteMap, page: Document) -> Iterator[str]:
+    yield page.docname
+    for tree in page.subtrees:
+        for item in tree.items:
+            if isinstance(item, FileItem):
+                yield from _pages(site, site[item])
