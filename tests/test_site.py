@@ -6,6 +6,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
+from functools import lru_cache
 from importlib.metadata import distribution
 from pathlib import Path
 
@@ -16,12 +17,15 @@ from book import env
 from book.reader.folds import MOST_OPEN_LINES, caption
 from book.reader.notebooks import QUOTE, read
 from book.reader.papers import Bibliography, UnknownPaperError
+from book.reader.runs import run_files
 from book.reader.settings import settings
+from fromfound.record import Run
 from tests.press.browser import Browser, find
 
 sys.path.append(str(env.EXTENSIONS))
 from booksite import build as site  # noqa: E402
-from booksite import symbols  # noqa: E402
+from booksite import pages, symbols  # noqa: E402
+from booksite.book import Book  # noqa: E402
 
 pytestmark = pytest.mark.xdist_group("site")  # one process builds it
 
@@ -221,6 +225,44 @@ def test_recorded_runs_are_tables(html: Path) -> None:
         for page in html.rglob("*.html")
         if re.search(r"^(<p>)?\| .* \|$", page.read_text(encoding="utf-8"), re.MULTILINE)
     ]
+
+
+RUNS = [(path.stem, json.loads(path.read_text(encoding="utf-8"))) for path in run_files(site.ROOT)]
+SEEDS = [
+    ([0.5], ">= 0.4"),
+    ([0.5], "<= 0.4"),
+    ([0.97, 0.99], ">= 0.975"),
+    ([0.97, 0.99], "<= 1e-3"),
+    ([3.0, 3.0], None),
+    ([1234.5, 1300.25, -7.0], ">= -5"),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "record"),
+    RUNS
+    + [
+        (name, record | {"figures": {"x": {"per_seed": values}}, "marks": {"x": target}})
+        for name, record in RUNS[:1]
+        for values, target in SEEDS
+    ],
+)
+def test_a_run_reads_on_the_site_as_in_a_notebook(name: str, record: dict) -> None:
+    """The site has no PyTorch, so it writes the table again: each line begins alike."""
+    notebook = [line for line in Run(name, record)._lines() if line[:1] in ("|", "`")]
+    page = [line for line in pages._run(record, site_book()) if line[:1] in ("|", "`")]
+    head, ruler, *rows = (line.removesuffix("|") for line in notebook[:-1])
+    assert len(page) == len(notebook)
+    assert set(ruler) <= set("|-")
+    assert page[0].startswith(head)
+    assert all(there.startswith(here) for there, here in zip(page[2:-1], rows, strict=True))
+    assert page[-1].startswith(notebook[-1])
+
+
+@lru_cache
+def site_book() -> Book:
+    """The whole book as the site reads it."""
+    return Book(site.ROOT)
 
 
 @pytest.mark.slow
