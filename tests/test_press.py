@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import nbformat
@@ -20,7 +21,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from fromfound.check import ALARM
 from book import env
 from book.reader.notebooks import QUOTE, read
-from tests.press import chapters, prove, rerun, sizes
+from tests.press import chapters, machines, prove, rerun, sizes
 from tests.press.compare import (
     SPREAD,
     Rules,
@@ -593,8 +594,8 @@ def test_environments() -> None:
     assert not any("torch" in name for name in env.requirements("book"))
     assert any(name.startswith("torch") for name in env.requirements("run"))
     assert not any("nbdev" in name for name in env.requirements("run"))
-    for version in ((3, 11), (3, 14)):
-        env.check_python(version, "python3")
+    for supported in ((3, 11), (3, 14)):
+        env.check_python(supported, "python3")
 
 
 def test_stamp_follows_the_pins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -739,6 +740,17 @@ def test_make_machines_goes_on_where_it_stopped(book: Path) -> None:
     assert "everything holds under default, avx2; 2 executions" in machines()
     assert "everything holds under default, avx2, mkl, onednn; 4 executions" in machines("--all")
     assert "everything holds under mkl; 0 executions" in machines("--setting", "mkl")
+
+
+def test_what_held_with_another_pytorch_is_not_known_to_hold(tmp_path: Path) -> None:
+    ledger = tmp_path / "machines.jsonl"
+    entry = {"setting": "avx2", "chapter": "01_matmul", "fingerprint": "f", "ok": True}
+    kinds = [entry, entry | {"torch": "2.4.0"}, entry | {"torch": version("torch"), "ok": False}]
+    ledger.write_text("\n".join(map(json.dumps, kinds)) + "\n", encoding="utf-8")
+    assert machines.held(ledger) == set()
+    with ledger.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(entry | {"torch": version("torch")}) + "\n")
+    assert machines.held(ledger) == {("avx2", "01_matmul", "f")}
 
 
 def measured_again(path: Path) -> set[tuple]:

@@ -12,6 +12,7 @@ import math
 import re
 import time
 from collections import defaultdict
+from importlib.metadata import version
 from pathlib import Path
 from queue import Empty
 
@@ -76,7 +77,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def note_in_ledger(option: argparse.Namespace, chapter: "Chapter") -> None:
     """Append whether a chapter passed, with the fingerprint of all that its outputs depend on."""
     entry = {"setting": option.label, "chapter": chapter.chapter, "ok": chapter.tally["ok"]}
-    entry["fingerprint"] = fingerprint(chapter.path)
+    entry |= {"fingerprint": fingerprint(chapter.path), "torch": version("torch")}
     path = Path(option.ledger)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as ledger:
