@@ -13,6 +13,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,8 +21,8 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from fromfound.check import ALARM
 from book import env
-from book.reader.notebooks import QUOTE, read
-from tests.press import chapters, machines, prove, rerun, sizes
+from book.reader.notebooks import QUOTE, notebooks, read
+from tests.press import chapters, colab, machines, prove, rerun, sizes
 from tests.press.compare import (
     SPREAD,
     Rules,
@@ -480,6 +481,24 @@ def test_exit_code_and_last_lines_say_what_failed(
     assert ("everything passed" in last) == (broken is None)
     failed = [line.split()[1] for line in lines if line.startswith("FAILED")]
     assert failed == ([] if broken is None else [broken.replace("_", "-")])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_proof_on_a_gpu_does_not_do_without(tmp_path: Path) -> None:
+    with pytest.raises(prove.StageError, match="PyTorch sees none"):
+        prove.Proof(tmp_path, fast=False).gpu(Path(sys.executable))
+
+
+def test_on_colab_the_first_cell_installs_the_wheel() -> None:
+    paths = colab.chosen()
+    assert [path.stem[:2] for path in paths[:2]] == ["01", "05"]
+    assert paths[-1] == [n.path for n in notebooks(chapters.ROOT) if n.is_lesson][-1]
+    for path in paths:
+        cells = colab.with_wheel(nbformat.read(path, as_version=4), Path("x.whl")).cells
+        first = next(cell for cell in cells if cell.cell_type == "code")
+        assert first.source.endswith('"install -q x.whl")')
+    with pytest.raises(SystemExit, match="0 cells install git"):
+        colab.with_wheel(new_notebook(), Path("x.whl"))
 
 
 @pytest.fixture

@@ -49,8 +49,19 @@ def needs_data(path: Path) -> bool:
     return "data" in used_modules(path) or "fetch(" in code or "load_mnist(" in code
 
 
-def execute(notebook: nbformat.NotebookNode, folder: Path) -> tuple[float, float]:
+def execute(
+    notebook: nbformat.NotebookNode,
+    folder: Path,
+    kernel: str = "python3",
+    environment: dict | None = None,
+) -> tuple[float, float]:
     """Execute `notebook` in place, with a line for each cell.
+
+    Args:
+        notebook: what to execute.
+        folder: where it runs.
+        kernel: name of the kernel.
+        environment: of the kernel; by default one that imports the package from the tree.
 
     Returns:
         Seconds, and peak memory in MiB.
@@ -59,7 +70,7 @@ def execute(notebook: nbformat.NotebookNode, folder: Path) -> tuple[float, float
     client = NotebookClient(
         notebook,
         timeout=TIMEOUT,
-        kernel_name="python3",
+        kernel_name=kernel,
         resources={"metadata": {"path": str(folder)}},
     )
 
@@ -82,7 +93,7 @@ def execute(notebook: nbformat.NotebookNode, folder: Path) -> tuple[float, float
         print(f"{elapsed:8.2f} s {cost['mib']:6.0f} MiB", flush=True)
 
     client.on_cell_execute, client.on_cell_executed = before, after
-    client.execute(env=tree_environment(), stderr=subprocess.DEVNULL)
+    client.execute(env=environment or tree_environment(), stderr=subprocess.DEVNULL)
     return cost["seconds"], cost["mib"]
 
 

@@ -4,7 +4,6 @@ import argparse
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -15,9 +14,10 @@ from pathlib import Path
 from book import env
 from book.reader.notebooks import read
 from tests.press import sizes
+from tests.press import wheel as wheels
 from tests.press.chapters import ROOT, fingerprint, mode, name_of, notebooks, runs_elsewhere
 from tests.press.compare import compare_part, parts_of, rules_of
-from tests.press.rerun import ONE_THREAD, copy_chapters, rerun, stream
+from tests.press.rerun import ONE_THREAD, copy_chapters, register_kernel, rerun, stream
 from tests.press.turns import LANES
 
 COUNTED = ("cells", "comparisons", "numbers", "spreads", "shown")
@@ -91,24 +91,26 @@ class Proof:
 
         Install the wheel where the chapters run.
         """
-        copy, dist = self.folder / "tree", self.folder / "dist"
-        for name in git("ls-files", "--cached", "--others", "--exclude-standard"):
-            if (ROOT / name).is_file():
-                (copy / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(ROOT / name, copy / name)
-        env.run_quietly(
-            [sys.executable, "-m", "build", "--outdir", dist, copy],
-            "building the wheel and the sdist",
-        )
-        [wheel] = dist.glob("*.whl")
-        python = env.ensure("run")
+        wheel, python = wheels.build(self.folder), env.ensure("run")
         env.run_quietly(
             [python, "-m", "pip", "install", "--force-reinstall", "--no-deps", "--no-index", wheel],
             "installing the wheel",
         )
         env.run_quietly([python, "-m", "pip", "check"], "pip check")
         self.check_origin(python)
-        return f"wheel and sdist build, pip check is clean, the chapters will import {wheel.name}"
+        note = f"wheel and sdist build, pip check is clean, the chapters will import {wheel.name}"
+        return f"{note} on {self.gpu(python)}" if os.environ.get("GPU") else note
+
+    def gpu(self, python: Path) -> str:
+        """Return the GPU that the chapters will have: `make test GPU=1` does not do without."""
+        code = "import torch; print(torch.cuda.is_available() and torch.cuda.get_device_name())"
+        done = subprocess.run(
+            [str(python), "-c", code], cwd=self.folder, stdout=subprocess.PIPE, text=True
+        )
+        found = done.stdout.strip()
+        if found in ("", "False"):
+            raise StageError("GPU=1 asks for a GPU, and PyTorch sees none on this machine")
+        return found
 
     def check_origin(self, python: Path) -> None:
         """Make sure that a kernel outside the tree imports the package from the wheel."""
@@ -158,24 +160,9 @@ class Proof:
         return note
 
     def kernel_environment(self) -> dict:
-        """Register the kernel of .venv-run in the temporary folder.
-
-        Return the environment that finds it.
-        """
-        prefix = self.folder / "kernel"
-        python = env.ensure("run")
-        env.run_quietly(
-            [python, "-m", "ipykernel", "install", "--prefix", prefix, "--name", "fromfound"],
-            "registering the kernel",
-        )
-        return (
-            runs_elsewhere(self.environment)
-            | ONE_THREAD
-            | {
-                "JUPYTER_PATH": str(prefix / "share" / "jupyter"),
-                "IPYTHONDIR": str(self.folder / "ipython"),  # nobody's own start-up files
-            }
-        )
+        """Return the environment that finds the kernel of .venv-run."""
+        found = register_kernel(env.ensure("run"), self.folder)
+        return runs_elsewhere(self.environment) | ONE_THREAD | found
 
     def website(self) -> str:
         """Build the website as `make book` does, but outside the tree.

@@ -8,6 +8,7 @@ import sys
 import threading
 from pathlib import Path
 
+from book import env
 from book.reader.runs import costs
 from tests.press.chapters import ROOT, RUNS, mode, name_of
 from tests.press.turns import LANES
@@ -82,6 +83,19 @@ def rerun(
         if report.exists():
             chapters |= json.loads(report.read_text(encoding="utf-8"))["chapters"]
     return chapters, max(codes, default=0)
+
+
+def register_kernel(python: Path, folder: Path) -> dict[str, str]:
+    """Register the kernel "fromfound" of an environment in `folder`; return how it is found."""
+    prefix = folder / "kernel"
+    env.run_quietly(
+        [python, "-m", "ipykernel", "install", "--prefix", prefix, "--name", "fromfound"],
+        "registering the kernel",
+    )
+    return {
+        "JUPYTER_PATH": str(prefix / "share" / "jupyter"),
+        "IPYTHONDIR": str(folder / "ipython"),  # nobody's own start-up files
+    }
 
 
 def stream(command: list, **options: object) -> tuple[int, str]:
