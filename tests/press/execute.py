@@ -13,7 +13,7 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
-from book.reader.notebooks import read
+from book.reader.notebooks import directives, read
 from book.reader.runs import COSTS, costs
 from tests.press.chapters import (
     NOTEBOOKS,
@@ -75,14 +75,8 @@ def execute(
     )
 
     def before(cell, cell_index):
-        first = next(
-            (
-                line
-                for line in cell.source.splitlines()
-                if line.strip() and not line.startswith("#|")
-            ),
-            "",
-        )
+        _, code = directives(cell.source)
+        first = next((line for line in code.splitlines() if line.strip()), "")
         print(f"  cell {cell_index + 1:3}  {first[:60]:60}", end="", flush=True)
         cost["start"] = time.perf_counter()
 

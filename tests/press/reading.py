@@ -67,15 +67,12 @@ def reading(notebook: Notebook) -> Reading:
     """Measure the main track of a chapter."""
     track = main_track(notebook)
     shown = [cell for cell in track if cell.kind == "code" and is_open(cell)]
-    code = "\n".join(cell.source for cell in notebook.code if cell.tree is not None)
     counted = [(cell, code_lines(cell.source, cell.tree)) for cell in notebook.code if cell.tree]
     many = sum(tokens(cell.source, lines) for cell, lines in counted)
     return Reading(
         words=sum(words(cell) for cell in track if cell.kind == "markdown"),
         lines=sum(len(written(cell.code)) for cell in shown),
-        wide=sum(
-            len(line) > MAX_COLUMNS for line in code.splitlines() if not line.startswith("#|")
-        ),
+        wide=sum(len(line) > MAX_COLUMNS for cell, _ in counted for line in cell.code.splitlines()),
         dense=many / max(1, sum(len(lines) for _, lines in counted)),
         long=tuple(cell for cell in shown if len(written(cell.code)) > MOST_OPEN_LINES),
     )
