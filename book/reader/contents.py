@@ -4,16 +4,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sphinx_external_toc.api import Document, FileItem, SiteMap
-from sphinx_external_toc.parsing import parse_toc_yaml
+from sphinx_external_toc.parsing import MalformedError, parse_toc_yaml
 
 
 def contents(root: Path) -> list[str]:
     """The pages that _toc.yml names, in reading order: `book/intro`, `nbs/01_matmul`.
 
     Raises:
-        sphinx_external_toc.parsing.MalformedError: it does not have its form.
+        ValueError: it does not have its form.
     """
-    site = parse_toc_yaml(root / "_toc.yml")
+    try:
+        site = parse_toc_yaml(root / "_toc.yml")
+    except MalformedError as error:
+        raise ValueError(f"_toc.yml: {error}") from error
     return list(_pages(site, site.root))
 
 

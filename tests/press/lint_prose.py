@@ -9,8 +9,6 @@ import tokenize
 from pathlib import Path
 from urllib.parse import unquote
 
-from sphinx_external_toc.parsing import MalformedError
-
 from book.reader import contents as reader
 from book.reader.markdown import MARK, anchors, links, masked, pieces, texts
 from book.reader.modules import docstrings
@@ -252,7 +250,7 @@ def contents(root: Path) -> list[Finding]:
     """_toc.yml and the chapters name each other."""
     try:
         listed = reader.contents(root)
-    except MalformedError as error:
+    except ValueError as error:
         return [Finding("_toc.yml", None, str(error), "mend its form")]
     chapters = [n.file.removesuffix(".ipynb") for n in notebooks(root) if not n.is_exercises]
     front = (root / "book" / "intro.md").read_text(encoding="utf-8")
