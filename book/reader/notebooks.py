@@ -8,7 +8,7 @@ from pathlib import Path
 
 import nbformat.reader
 
-FOLDERS = ("", "exercises")  # of nbs/
+ROOMS = ("exercises",)  # folders of nbs/ with notebooks that belong to chapters
 QUOTE = "application/vnd.fromfound.quote+json"  # as `fromfound.record` writes it
 
 
@@ -130,14 +130,25 @@ class Notebook:
         return order(self.path.stem)
 
     @property
+    def room(self) -> str:
+        """What it holds for its chapter, as "exercises"; "" for a chapter."""
+        folder = self.path.parent.name
+        return folder if folder in ROOMS else ""
+
+    @property
+    def is_chapter(self) -> bool:
+        """Whether it is a chapter itself."""
+        return not self.room
+
+    @property
     def is_exercises(self) -> bool:
         """Whether it holds the checks of exercises."""
-        return self.path.parent.name == "exercises"
+        return self.room == "exercises"
 
     @property
     def is_lesson(self) -> bool:
         """Whether it is a chapter from 01 on."""
-        return not self.is_exercises and self.order[0] >= 1
+        return self.is_chapter and self.order[0] >= 1
 
 
 def order(stem: str) -> tuple[int, str, str]:
@@ -165,5 +176,5 @@ def read(path: Path, root: Path | None = None) -> Notebook:
 
 def notebooks(root: Path) -> list[Notebook]:
     """Every chapter, and what belongs to it, in the order of the book."""
-    paths = [path for folder in FOLDERS for path in (root / "nbs" / folder).glob("*.ipynb")]
-    return sorted((read(p, root) for p in paths), key=lambda n: (n.order, n.is_exercises))
+    paths = [path for room in ("", *ROOMS) for path in (root / "nbs" / room).glob("*.ipynb")]
+    return sorted((read(p, root) for p in paths), key=lambda n: (n.order, n.room))
