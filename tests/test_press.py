@@ -71,30 +71,12 @@ def run_chapters(folder: Path, data: str, *options: str) -> dict:
     """
     (folder / "pytest.ini").write_text("[pytest]\n")
     report = folder / "report.json"
+    plugins = ("no:nbval", "no:randomly", "no:cacheprovider", "tests.press.nbval_plugin")
+    command = [sys.executable, "-m", "pytest"]
+    command += [part for plugin in plugins for part in ("-p", plugin)]
+    command += ["-c", folder / "pytest.ini", "--rootdir", folder, "--report", report]
     done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-p",
-            "no:nbval",
-            "-p",
-            "no:randomly",
-            "-p",
-            "no:cacheprovider",
-            "-p",
-            "tests.press.nbval_plugin",
-        ]
-        + [
-            "-c",
-            str(folder / "pytest.ini"),
-            "--rootdir",
-            str(folder),
-            "--report",
-            str(report),
-            *options,
-            str(folder / "nbs"),
-        ],
+        [*map(str, command), *options, str(folder / "nbs")],
         cwd=chapters.ROOT,
         env=dict(os.environ, FROMFOUND_DATA=data),
         capture_output=True,

@@ -169,14 +169,8 @@ class Proof:
 
         It has its own environment without PyTorch.
         """
-        command = [
-            env.ensure("book"),
-            "-m",
-            "booksite.build",
-            "build",
-            "--out",
-            self.folder / "site",
-        ]
+        site = self.folder / "site"
+        command = [env.ensure("book"), "-m", "booksite.build", "build", "--out", site]
         code, last = stream(command, cwd=ROOT, env=env.variables("book"))
         if code:
             raise StageError(last)
@@ -193,17 +187,8 @@ class Proof:
         # `make test SEED=7`: in a random order, the same each time.
         if seed := os.environ.get("SEED"):
             both += ["-p", "randomly", "--randomly-dont-reset-seed", f"--randomly-seed={seed}"]
-        command = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-rs",
-            *both,
-            *quick,
-            "--durations=5",
-            "--durations-min=10",
-            "tests",
-        ]
+        command = [sys.executable, "-m", "pytest", "-rs", *both, *quick]
+        command += ["--durations=5", "--durations-min=10", "tests"]
         code, last = stream(command, cwd=ROOT, env=self.environment)
         if code:
             raise StageError(last)

@@ -59,17 +59,8 @@ def build(root: Path = ROOT, out: Path = ROOT) -> Path:
     """
     shutil.rmtree(out / "_build", ignore_errors=True)  # pages of an older extension would stay
     program = shutil.which("jupyter-book", path=str(Path(sys.executable).parent))
-    command = [
-        program,
-        "build",
-        ".",
-        *SOURCES,
-        "--path-output",
-        str(out),
-        "-W",
-        "--keep-going",
-        "-n",
-    ]
+    command = [program, "build", ".", *SOURCES, "--path-output", str(out)]
+    command += ["-W", "--keep-going", "-n"]
     environment = dict(os.environ, NO_COLOR="1", PYTHONDONTWRITEBYTECODE="1", PYTHONUTF8="1")
     environment["PYTHONPATH"] = str(ROOT)  # for book.reader
     done = subprocess.run(
