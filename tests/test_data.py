@@ -33,10 +33,10 @@ from fromfound.data import (
     fetch,
     is_real,
     load_mnist,
-    model_scores,
     read_images,
     stand_in,
 )
+from fromfound.experiments.record import model_scores
 from fromfound.files import DataError, RemoteFile, Unavailable, Unreachable, download, unpack
 from fromfound.standin import RECIPES, draw
 

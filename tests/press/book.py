@@ -16,6 +16,9 @@ from pathlib import Path
 import nbformat
 
 
+ROOMS = ("exercises", "experiments")  # folders of nbs/ with notebooks that belong to chapters
+
+
 @dataclass(frozen=True)
 class Finding:
     """One broken rule: where, what was found, what to do about it."""
@@ -97,14 +100,25 @@ class Notebook:
         return order(self.path.stem)
 
     @property
+    def room(self) -> str:
+        """What it holds for its chapter: "exercises" or "experiments"; "" for a chapter."""
+        folder = self.path.parent.name
+        return folder if folder in ROOMS else ""
+
+    @property
+    def is_chapter(self) -> bool:
+        """Whether it is a chapter itself."""
+        return not self.room
+
+    @property
     def is_exercises(self) -> bool:
         """Whether it holds the checks of exercises."""
-        return self.path.parent.name == "exercises"
+        return self.room == "exercises"
 
     @property
     def is_lesson(self) -> bool:
         """Whether it is a chapter from 01 on."""
-        return not self.is_exercises and self.order[0] >= 1
+        return self.is_chapter and self.order[0] >= 1
 
 
 def order(stem: str) -> tuple[int, str, str]:
@@ -124,14 +138,14 @@ def _read(path: Path, file: str, stamp: tuple[int, int]) -> Notebook:
 
 
 def notebooks(root: Path) -> list[Notebook]:
-    """Every chapter and every exercise notebook, in the order of the book."""
+    """Every chapter and what belongs to it, in the order of the book."""
     nbs = root / "nbs"
-    paths = [*nbs.glob("*.ipynb"), *nbs.glob("exercises/*.ipynb")]
+    paths = [path for room in ("", *ROOMS) for path in (nbs / room).glob("*.ipynb")]
     read = [
         _read(p, p.relative_to(root).as_posix(), ((s := p.stat()).st_mtime_ns, s.st_size))
         for p in paths
     ]
-    return sorted(read, key=lambda n: (n.order, n.is_exercises))
+    return sorted(read, key=lambda n: (n.order, n.room))
 
 
 def pages(root: Path) -> list[Path]:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import psutil
 
+from tests.press.book import ROOMS
+
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = ROOT / "nbs"
 PACKAGE = ROOT / "fromfound"
@@ -31,8 +33,8 @@ def mode() -> str:
 
 
 def notebooks() -> list[Path]:
-    """Return every notebook of the book, chapters first, then their exercises."""
-    return sorted(NOTEBOOKS.glob("*.ipynb")) + sorted(NOTEBOOKS.glob("exercises/*.ipynb"))
+    """Return every notebook of the book: chapters, then exercises, then experiments."""
+    return [p for room in ("", *ROOMS) for p in sorted((NOTEBOOKS / room).glob("*.ipynb"))]
 
 
 def name_of(path: Path, folder: Path = NOTEBOOKS) -> str:

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.press.book import (
+    ROOMS,
     Finding,
     Module,
     bibliography,
@@ -161,13 +162,13 @@ def imports_go_down(root: Path) -> list[Finding]:
     place = {m.name: m.order for m in every}
     found = []
     for module in every:
-        own = (module.order, 1 if module.name.startswith("exercises.") else 0)
+        own = (module.order, 1 if module.name.startswith(ROOMS) else 0)
         for node, target, names in _imports(module.tree, module.name):
-            if target.startswith("exercises"):
+            if target.startswith(ROOMS):
                 found.append(
                     module.finding(
                         node.lineno,
-                        "it imports exercise checks",
+                        f"it imports {target.partition('.')[0]}",
                         "only chapters use them: put what is shared in a chapter",
                     )
                 )
@@ -221,6 +222,34 @@ def imports_go_down(root: Path) -> list[Finding]:
                 for n in ast.walk(cell.tree)
             ):
                 found.append(cell.finding("import *", "import by explicit name"))
+    return found
+
+
+def experiments_room(root: Path) -> list[Finding]:
+    """Experiments stand in nbs/experiments, under the name of their chapter, and nowhere else."""
+    chapters = {n.path.stem for n in notebooks(root) if n.is_chapter}
+    found = [
+        Finding(
+            n.file,
+            None,
+            "it belongs to no chapter",
+            f"give it the name of a chapter: nbs/{n.path.name} does not exist",
+        )
+        for n in notebooks(root)
+        if n.room and n.path.stem not in chapters
+    ]
+    for notebook in (n for n in notebooks(root) if n.room != "experiments"):
+        for cell in (c for c in notebook.code if c.tree):
+            found += [
+                cell.finding(
+                    f"{node.name} is an experiment",
+                    f"put it into nbs/experiments/{notebook.path.name} and show its record here: "
+                    "experiments are not part of the library",
+                )
+                for node in cell.tree.body
+                if isinstance(node, Function)
+                and any(_called(mark) == "experiment" for mark in node.decorator_list)
+            ]
     return found
 
 
@@ -741,6 +770,7 @@ RULES = (
     fresh_export,
     package_files,
     imports_go_down,
+    experiments_room,
     defined_once,
     signatures,
     module_size,

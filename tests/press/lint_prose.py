@@ -265,7 +265,7 @@ def contents(root: Path) -> list[Finding]:
     listed = re.findall(
         r"^\s*(?:- )?(?:file|root):\s*(\S+)", (root / "_toc.yml").read_text(encoding="utf-8"), re.M
     )
-    chapters = [n.file.removesuffix(".ipynb") for n in notebooks(root) if not n.is_exercises]
+    chapters = [n.file.removesuffix(".ipynb") for n in notebooks(root) if n.is_chapter]
     front = (root / "book" / "intro.md").read_text(encoding="utf-8")
     absent = [
         c

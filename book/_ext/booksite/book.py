@@ -52,10 +52,16 @@ class Chapter:
         return self.docname.split("/")[-1]
 
     @property
+    def is_experiments(self) -> bool:
+        """Whether it holds the experiments of a chapter."""
+        return self.docname.startswith("nbs/experiments/")
+
+    @property
     def number(self) -> str:
-        """`1` for 01_matmul, `4a` for 04a_dataloader; nothing for the workshop."""
+        """`1` for 01_matmul, `4a` for 04a_dataloader; nothing for workshop and experiments."""
         match = NAMED.match(self.stem)
-        return f"{int(match[1])}{match[2]}" if match and match[1] != "00" else ""
+        numbered = match and match[1] != "00" and not self.is_experiments
+        return f"{int(match[1])}{match[2]}" if numbered else ""
 
     @property
     def named(self) -> str:
@@ -73,7 +79,7 @@ class Book:
         self.settings = dict(parser["DEFAULT"])
         self.papers = Bibliography(root / "book" / "references.bib")
         self.chapters = {}
-        for docname in _files(yaml.safe_load(toc.read_text(encoding="utf-8"))):
+        for docname in toc_files(root, toc):
             if (path := root / f"{docname}.ipynb").is_file():
                 self.chapters[docname] = self._chapter(
                     docname, json.loads(path.read_text(encoding="utf-8"))
@@ -164,11 +170,15 @@ class Book:
         return [c for c in self.chapters.values() if key in c.cited]
 
     def by_module(self) -> dict[str, Chapter]:
-        """The chapter that defines each module."""
-        return {c.module: c for c in self.chapters.values() if c.module}
+        """The chapter that defines each module of the library; experiments are not part of it."""
+        found = (c for c in self.chapters.values() if c.module and not c.is_experiments)
+        return {c.module: c for c in found}
 
     def api_page(self, module: str) -> str:
-        """The page of a module."""
+        """The page of a module; for experiments it is the one that holds their code."""
+        for chapter in self.chapters.values():
+            if chapter.module == module and chapter.is_experiments:
+                return chapter.docname
         return f"book/api/{module.removeprefix(self.settings['lib_name'] + '.')}"
 
     def named(self, name: str, docname: str) -> Symbol | None:
@@ -229,14 +239,22 @@ class Book:
         )
 
 
-def _files(toc: dict | list) -> Iterator[str]:
-    """Every file that a `_toc.yml` names, in reading order."""
-    if isinstance(toc, list):
-        for item in toc:
-            yield from _files(item)
-        return
-    for key in ("root", "file"):
-        if key in toc:
-            yield toc[key]
-    for key in ("parts", "chapters", "sections"):
-        yield from _files(toc.get(key, []))
+def toc_files(root: Path, path: Path | None = None) -> list[str]:
+    """Every page that a table of contents names, in reading order, patterns included."""
+
+    def files(toc: dict | list) -> Iterator[str]:
+        if isinstance(toc, list):
+            for item in toc:
+                yield from files(item)
+            return
+        for key in ("root", "file"):
+            if key in toc:
+                yield toc[key]
+        if "glob" in toc:
+            found = sorted(root.glob(f"{toc['glob']}.ipynb"))
+            yield from (p.relative_to(root).with_suffix("").as_posix() for p in found)
+        for key in ("parts", "chapters", "sections"):
+            yield from files(toc.get(key, []))
+
+    toc = path or root / "_toc.yml"
+    return list(files(yaml.safe_load(toc.read_text(encoding="utf-8"))))

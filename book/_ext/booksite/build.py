@@ -14,6 +14,8 @@ import yaml
 from bs4 import BeautifulSoup, Tag
 from markdown_it import MarkdownIt
 
+from .book import toc_files
+
 ROOT = Path(__file__).resolve().parents[3]
 LOADED = {
     "script": "src",
@@ -260,20 +262,12 @@ class Site:
 def expected_pages(root: Path) -> set[str]:
     """The pages that a build of `root` must give.
 
-    They are the table of contents, a page for each module, search, and the front page.
+    They are the table of contents, a page for each module of the library, search, and the front
+    page.
     """
-
-    def files(item: object) -> list[str]:
-        if isinstance(item, list):
-            return [name for part in item for name in files(part)]
-        named = [item[key] for key in ("root", "file") if key in item]
-        return named + [
-            name for key in ("parts", "chapters", "sections") for name in files(item.get(key, []))
-        ]
-
-    documents = files(yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8")))
+    documents = toc_files(root)
     exports = [
-        re.search(r'#\| default_exp (\S+?)[\\"]', p.read_text(encoding="utf-8"))
+        re.search(r'#\| default_exp (\w+)[\\"]', p.read_text(encoding="utf-8"))
         for d in documents
         if (p := root / f"{d}.ipynb").is_file()
     ]

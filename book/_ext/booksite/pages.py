@@ -147,7 +147,8 @@ def _source(source: str, book: Book) -> str:
 def results(book: Book) -> str:
     """What each chapter costs to run, and every recorded run with its provenance."""
     lines = ["## What each chapter costs", ""]
-    costs = [(c, book.measured[c.stem]) for c in book.chapters.values() if c.stem in book.measured]
+    chapters = [c for c in book.chapters.values() if not c.is_experiments]
+    costs = [(c, book.measured[c.stem]) for c in chapters if c.stem in book.measured]
     if costs:
         lines += ["| chapter | time | peak memory |", "|:--|--:|--:|"]
         lines += [
@@ -197,7 +198,7 @@ def _mutants(found: dict) -> list[str]:
 
 def _run(run: dict, book: Book) -> list[str]:
     module, _, name = run["name"].rpartition(".")
-    home = book.symbols.get(f"{book.settings['lib_name']}.{module}.{name}")
+    home = book.symbols.get(f"{book.settings['lib_name']}.experiments.{module}.{name}")
     seeds = max(len(f["per_seed"]) for f in run["figures"].values())
     lines = [f"### `{run['name']}`", ""]
     if home:
