@@ -19,7 +19,7 @@ from tests.press.browser import Browser, find
 sys.path.append(str(env.EXTENSIONS))
 from booksite import build as site  # noqa: E402
 from booksite import symbols  # noqa: E402
-from booksite.book import QUOTE  # noqa: E402
+from booksite.book import QUOTE, toc_files  # noqa: E402
 
 pytestmark = pytest.mark.xdist_group("site")  # one process builds it
 
@@ -231,6 +231,36 @@ def test_symbols_lead_to_their_cell_and_back(html: Path, parsed: site.Site) -> N
             assert anchor in parsed.anchors[(html / path).resolve()], (
                 f"{symbol['name']} is not at {address}"
             )
+
+
+@pytest.mark.slow
+def test_experiments_have_a_page_and_are_not_part_of_the_library(
+    html: Path, parsed: site.Site
+) -> None:
+    results = parsed.pages[(html / "book" / "results.html").resolve()]
+    addresses = [a["href"] for a in results.find_all("a", string=re.compile("^Experiments of "))]
+    recorded = [p.stem for p in (site.ROOT / "book" / "runs").glob("*.*.json")]
+    for name in recorded:
+        function = name.rpartition(".")[2]
+        [address] = [a for a in addresses if a.endswith(f"#def-{function}")]
+        page = parsed.pages[(html / "book" / address.partition("#")[0]).resolve()]
+        code = "\n".join(block.get_text() for block in page.select("div.cell pre"))
+        assert f"def {function}(seed" in code
+    assert not list((html / "book" / "api").glob("experiments*"))
+    index = (html / "book" / "api.html").read_text(encoding="utf-8")
+    assert "one_epoch" not in index
+    chapter = parsed.pages[(html / "nbs" / "07_norm.html").resolve()]
+    assert chapter.find("a", href=re.compile(r"^experiments/07_norm\.html"))
+
+
+def test_a_pattern_in_the_contents_names_pages(tmp_path: Path) -> None:
+    (tmp_path / "_toc.yml").write_text(
+        "root: a\nchapters:\n- file: b\n  sections:\n  - glob: nbs/x/*\n- file: c\n"
+    )
+    (tmp_path / "nbs" / "x").mkdir(parents=True)
+    for name in ("02_b", "01_a"):
+        (tmp_path / "nbs" / "x" / f"{name}.ipynb").touch()
+    assert toc_files(tmp_path) == ["a", "b", "nbs/x/01_a", "nbs/x/02_b", "c"]
 
 
 @pytest.mark.slow

@@ -222,7 +222,8 @@ def _run(run: dict, book: Book) -> list[str]:
         f"`{run['code']}` · {run['device']} · "
         f"{' · '.join(f'{k} {v}' for k, v in run['versions'].items())} · "
         f"{duration(run['seconds'])} · {memory(run['peak_mb'])}"
-        + (f" · data {'; '.join(sources)}" if sources else ""),
+        + (f" · data {'; '.join(sources)}" if sources else "")
+        + (f" · the code of commit `{p['commit']}` {p['how']}" if (p := run.get("proved")) else ""),
         "",
     ]
     return lines
