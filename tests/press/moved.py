@@ -241,7 +241,8 @@ def prove(name: str, was: str, root: Path, before: Path, commit: str, values: Va
     source = next((p for n in (name, was) if (p := runs / f"{n}.json").is_file()), None)
     if source is None:
         raise RefusedError("it is not recorded")
-    kept, now = json.loads(source.read_text(encoding="utf-8")), Place.find(root, name)
+    kept = json.loads(source.read_text(encoding="utf-8"))
+    now, at_hand = Place.find(root, name), commit_of(root)  # before hours of work
     if kept["code"] == now.code and kept["name"] == name:
         return "is up to date"
     same_record(kept, before, was)
@@ -258,7 +259,7 @@ def prove(name: str, was: str, root: Path, before: Path, commit: str, values: Va
         here = machine()
         how = f"gives the values of {commit} bitwise (seed 0 on {here['processor']}, 1 thread)"
     kept |= {"code": now.code, "name": name, "command": kept["command"].replace(was, name)}
-    kept["proved"] = {"before": commit, "commit": commit_of(root), "how": how}
+    kept["proved"] = {"before": commit, "commit": at_hand, "how": how}
     path = runs / f"{name}.json"
     path.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     if source != path:
