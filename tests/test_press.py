@@ -22,7 +22,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from fromfound.check import ALARM
 from book import env
 from book.reader.notebooks import QUOTE, notebooks, read
-from tests.press import chapters, colab, machines, prove, rerun, sizes
+from tests.press import chapters, colab, machines, new, prove, rerun, sizes
 from tests.press.compare import (
     SPREAD,
     Rules,
@@ -798,3 +798,29 @@ def test_a_kernel_is_not_told_to_use_stand_ins(monkeypatch: pytest.MonkeyPatch) 
     assert "FROMFOUND_DATA" not in rerun.tree_environment(), "make chapter would store stand-ins"
     monkeypatch.setenv("FROMFOUND_DATA", ".")
     assert rerun.tree_environment()["FROMFOUND_DATA"] == str(Path.cwd())
+
+
+# --- make new -------------------------------------------------------------------------------------
+
+
+def test_a_page_for_experiments_is_made_on_demand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(new, "NOTEBOOKS", tmp_path)
+    write_notebook(tmp_path / "08a_halves.ipynb", ("1", []))
+    chapter = nbformat.read(tmp_path / "08a_halves.ipynb", as_version=4)
+    chapter.cells.insert(0, nbformat.v4.new_markdown_cell("# Halves of things\n\nA promise."))
+    nbformat.write(chapter, tmp_path / "08a_halves.ipynb")
+    new.make_experiments("08a_halves")
+    page = nbformat.read(tmp_path / "experiments" / "08a_halves.ipynb", as_version=4)
+    text = "\n".join(cell.source for cell in page.cells)
+    assert text.startswith("# Experiments of chapter 8a\n\nWhat [Halves of things](../08a_halves.")
+    assert "#| default_exp experiments.halves\n" in text
+    assert "@experiment()\ndef halves_trial(seed: int)" in text
+    for cell in page.cells[3:]:
+        if cell.cell_type == "code":
+            compile(cell.source, "cell", "exec")
+    with pytest.raises(SystemExit, match="08a_halves: it is there already"):
+        new.make_experiments("08a_halves")
+    with pytest.raises(SystemExit, match="09_none.ipynb does not exist"):
+        new.make_experiments("09_none")

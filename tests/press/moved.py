@@ -220,15 +220,23 @@ def times_of(place: Place) -> tuple[str, ...]:
     raise RefusedError(f"{path.name} does not define {place.function}")
 
 
-def prove(name: str, was: str, root: Path, before: Path, commit: str, values: Values) -> str:
+@dataclass(frozen=True)
+class Commits:
+    """The short names of two commits, and the tree of the earlier one."""
+
+    before: str
+    now: str
+    tree: Path
+
+
+def prove(name: str, was: str, root: Path, commits: Commits, values: Values) -> str:
     """Prove one record, and rewrite it where that succeeds.
 
     Args:
         name: of the experiment now.
         was: its name at the commit.
         root: the tree at hand.
-        before: the tree at the commit.
-        commit: its short name.
+        commits: the commit at which the record held, and the one at hand.
         values: what runs gave.
 
     Returns:
@@ -241,13 +249,14 @@ def prove(name: str, was: str, root: Path, before: Path, commit: str, values: Va
     source = next((p for n in (name, was) if (p := runs / f"{n}.json").is_file()), None)
     if source is None:
         raise RefusedError("it is not recorded")
-    kept, now = json.loads(source.read_text(encoding="utf-8")), Place.find(root, name)
+    kept = json.loads(source.read_text(encoding="utf-8"))
+    now = Place.find(root, name)
     if kept["code"] == now.code and kept["name"] == name:
         return "is up to date"
-    same_record(kept, before, was)
-    old = Place.find(before, was)
+    same_record(kept, commits.tree, was)
+    old = Place.find(commits.tree, was)
     if old.code == now.code:
-        how = f"is that of {commit}, but for names and places"
+        how = f"is that of {commits.before}, but for names and places"
     else:
         data = [n for n, source in kept["data"].items() if source != "stand-in"]
         times = times_of(now)
@@ -256,9 +265,10 @@ def prove(name: str, was: str, root: Path, before: Path, commit: str, values: Va
         if found:
             raise RefusedError("record it again, its values differ:\n    " + "\n    ".join(found))
         here = machine()
-        how = f"gives the values of {commit} bitwise (seed 0 on {here['processor']}, 1 thread)"
+        where = f"seed 0 on {here['processor']}, 1 thread"
+        how = f"gives the values of {commits.before} bitwise ({where})"
     kept |= {"code": now.code, "name": name, "command": kept["command"].replace(was, name)}
-    kept["proved"] = {"before": commit, "commit": commit_of(root), "how": how}
+    kept["proved"] = {"before": commits.before, "commit": commits.now, "how": how}
     path = runs / f"{name}.json"
     path.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     if source != path:
@@ -281,15 +291,17 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
     recorded = sorted((root / "book" / "runs").glob("*.*.json"))
     names = options.names or [path.stem for path in recorded]
     values, failed = Values(options.values.resolve()), 0
-    commit = commit_of(root, options.before)
-    with tree_of(root, options.before) as before:
+    # Both are asked first: the records that are rewritten below make the tree another one.
+    before, now = commit_of(root, options.before), commit_of(root)
+    with tree_of(root, options.before) as tree:
+        commits = Commits(before, now, tree)
         for name in names:
             was = options.was or name
             try:
                 if options.run_before:
-                    said = str(values.of(Place.find(before, was), 0, []))
+                    said = str(values.of(Place.find(tree, was), 0, []))
                 else:
-                    said = prove(name, was, root, before, commit, values)
+                    said = prove(name, was, root, commits, values)
             except RefusedError as refused:
                 said, failed = f"REFUSED: {refused}", failed + 1
             print(f"{name} {said}", flush=True)
