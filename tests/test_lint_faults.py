@@ -930,7 +930,19 @@ FAULTS: list[tuple[str, str, Plant, list[str]]] = [
         "imports_go_down",
         "exercises",
         module_with("from .exercises.halves import ex_1_1\n" + DEF),
-        ["exercise checks"],
+        ["imports exercises"],
+    ),
+    (
+        "experiments_room",
+        "in a chapter",
+        add(("c", '@experiment(data=("mnist",))\ndef trial(seed):\n    return {"a": 1.0}')),
+        ["trial is an experiment", "nbs/experiments/01_halves.ipynb"],
+    ),
+    (
+        "experiments_room",
+        "without a chapter",
+        rename(CHECKS_FILE, "nbs/exercises/02_thirds.ipynb"),
+        ["belongs to no chapter", "nbs/02_thirds.ipynb does not exist"],
     ),
     (
         "imports_go_down",

@@ -82,7 +82,7 @@ def main() -> None:
     """Print the measure of each chapter whose name starts with the argument."""
     chosen = sys.argv[1] if len(sys.argv) > 1 else ""
     for notebook in notebooks(Path.cwd()):
-        if notebook.is_exercises or not notebook.path.stem.startswith(chosen):
+        if not notebook.is_chapter or not notebook.path.stem.startswith(chosen):
             continue
         found = reading(notebook)
         for cell in found.long if chosen else ():

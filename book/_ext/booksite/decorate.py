@@ -217,7 +217,7 @@ class Page:
 
     def _card_html(self, chapter: Chapter) -> str:
         rows = []
-        if measured := self.book.measured.get(chapter.stem):
+        if measured := self.book.measured.get(chapter.stem if not chapter.is_experiments else ""):
             rows.append(
                 (
                     "To run",
