@@ -30,6 +30,7 @@ pytestmark = pytest.mark.xdist_group("site")  # one process builds it
 
 LOCAL = ("file:", "data:", "blob:", "about:")
 SECONDS_A_CHAPTER = 10
+RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
 
 
 @pytest.fixture(scope="session")
@@ -491,7 +492,7 @@ def colors_of_code(browser: Browser) -> set[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_phone_and_accessibility(parsed: site.Site, browser: Browser, dark: bool) -> None:
-    rules = ["color-contrast"] if dark else ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
+    rules = ["color-contrast"] if dark else RULES
     found = []
     for page in parsed.pages:
         if page.name == "index.html":
@@ -518,6 +519,22 @@ def test_phone_and_accessibility(parsed: site.Site, browser: Browser, dark: bool
         report = browser.violations(rules, outside=".highlight pre")
         found += [f"{page.name}: {line}" for line in report]
     assert found == []
+
+
+@pytest.mark.slow
+def test_axe_sees_what_is_wrong(tmp_path: Path, browser: Browser) -> None:
+    page = tmp_path / "page.html"
+    small = "width: 9px; height: 9px; padding: 0; margin: 0; border: 0"
+    page.write_text(
+        "<html><head><title>x</title></head><body><main><img src='data:,'>"
+        "<p style='color: #bbb; background: #fff'>pale</p>"
+        f"<button style='{small}'>a</button><button style='{small}'>b</button></main>",
+        encoding="utf-8",
+    )
+    browser.show(1280)
+    browser.visit(page.as_uri())
+    found = {line.partition(":")[0] for line in browser.violations(RULES, outside=".highlight pre")}
+    assert {"html-has-lang", "image-alt", "color-contrast", "target-size"} <= found
 
 
 @pytest.mark.slow
