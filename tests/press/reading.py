@@ -3,88 +3,47 @@
 `python -m tests.press.reading 02` prints the open cells that are too long, then the sum.
 """
 
-import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from book import env
 from tests.press.book import Cell, Notebook, code_lines, notebooks
 from tests.press.sizes import tokens
 
-WORDS_A_MINUTE = 200
-SECONDS_A_LINE = 4  # of open code
+sys.path.append(str(env.EXTENSIONS))
+from booksite.reading import MAX_OPEN_LINES, minutes, open_lines, read  # noqa: E402
+
 MAX_MINUTES = 60
-MAX_OPEN_LINES = 25  # of an open cell; a longer exported cell folds by itself
 MAX_COLUMNS = 100
-
-FOLDED = re.compile(r"<details>.*?</details>", re.S)
-HEADING = re.compile(r"^(#+) +(.*)", re.M)
-
-
-def written(cell: Cell) -> list[str]:
-    """Return the lines of a code cell that a reader sees: no directives, no blank lines."""
-    lines = cell.source.splitlines()[len(cell.directives) :]
-    return [line for line in lines if line.strip()]
-
-
-def is_open(cell: Cell) -> bool:
-    """Whether the site shows the code of a cell without a click."""
-    if {"hide", "fold"} & {directive.split(":")[0] for directive in cell.directives}:
-        return False
-    return not (cell.exported and len(written(cell)) > MAX_OPEN_LINES)
-
-
-def words(cell: Cell) -> int:
-    """Count the words of a Markdown cell outside its folds, each formula as one."""
-    text = re.sub(r"<!--.*?-->|\]\([^)]*\)", " ", FOLDED.sub(" ", cell.source))
-    text = re.sub(r"\$\$.*?\$\$|\$[^$\n]+\$", " formula ", text, flags=re.S)
-    return len(re.findall(r"\w[\w'’.,-]*", text))
-
-
-def main_track(notebook: Notebook) -> list[Cell]:
-    """Return the cells of a chapter outside its exercises."""
-    found, level = [], 0  # the level of the exercise heading that we are under, 0 outside
-    for cell in notebook.cells:
-        if cell.kind == "markdown":
-            for marks, title in HEADING.findall(cell.source):
-                if level == 0 or len(marks) <= level:
-                    level = len(marks) if title.startswith("Exercise") else 0
-        if level == 0:
-            found.append(cell)
-    return found
 
 
 @dataclass(frozen=True)
 class Reading:
     """What the main track of a chapter asks of a reader."""
 
+    minutes: float
     words: int
     lines: int  # of open code
     wide: int  # lines over MAX_COLUMNS, exercises and folds included
     dense: float  # tokens a line, over all code of the chapter
     long: tuple[Cell, ...]  # open cells with too many lines
 
-    @property
-    def minutes(self) -> float:
-        """Minutes for words and open code."""
-        return self.words / WORDS_A_MINUTE + self.lines * SECONDS_A_LINE / 60
-
 
 def reading(notebook: Notebook) -> Reading:
     """Measure the main track of a chapter."""
-    track = main_track(notebook)
-    shown = [cell for cell in track if cell.kind == "code" and is_open(cell)]
-    code = "\n".join(cell.source for cell in notebook.code if cell.tree is not None)
-    counted = [(cell, code_lines(cell.source, cell.tree)) for cell in notebook.code if cell.tree]
-    many = sum(tokens(cell.source, lines) for cell, lines in counted)
+    cells = [{"cell_type": cell.kind, "source": cell.source} for cell in notebook.cells]
+    code = [cell for cell in notebook.code if cell.tree is not None]
+    counted = [(cell.source, code_lines(cell.source, cell.tree)) for cell in code]
+    lines = [line for cell in code for line in cell.source.splitlines()]
+    text, shown = read(cells)
     return Reading(
-        words=sum(words(cell) for cell in track if cell.kind == "markdown"),
-        lines=sum(len(written(cell)) for cell in shown),
-        wide=sum(
-            len(line) > MAX_COLUMNS for line in code.splitlines() if not line.startswith("#|")
-        ),
-        dense=many / max(1, sum(len(lines) for _, lines in counted)),
-        long=tuple(cell for cell in shown if len(written(cell)) > MAX_OPEN_LINES),
+        minutes=minutes(cells),
+        words=text,
+        lines=shown,
+        wide=sum(len(line) > MAX_COLUMNS for line in lines if not line.startswith("#|")),
+        dense=sum(tokens(*one) for one in counted) / max(1, sum(len(n) for _, n in counted)),
+        long=tuple(cell for cell in notebook.code if open_lines(cell.source) > MAX_OPEN_LINES),
     )
 
 
@@ -96,7 +55,7 @@ def main() -> None:
             continue
         found = reading(notebook)
         for cell in found.long if chosen else ():
-            print(f"  cell {cell.number}: {len(written(cell))} open lines")
+            print(f"  cell {cell.number}: {open_lines(cell.source)} open lines")
         print(
             f"{notebook.path.stem:16} {found.minutes:4.0f} minutes: {found.words:6} words, "
             f"{found.lines:4} open lines of code; {len(found.long):2} cells over "
