@@ -40,6 +40,7 @@ name = "fromfound"
 
 [tool.importlinter]
 root_package = "fromfound"
+exclude_type_checking_imports = true
 
 [[tool.importlinter.contracts]]
 name = "imports go down only"
@@ -1321,6 +1322,51 @@ def test_the_innocent_pass(rule: str, text: str, small_book: Path, tmp_path: Pat
     root = tmp_path / "book"
     shutil.copytree(small_book, root)
     add(("m", f"So: {text}" if not re.match(r"[#|`]", text) else text))(root)
+    assert [str(f) for f in RULES[rule](root)] == []
+
+
+TYPED = (
+    "from typing import TYPE_CHECKING\n\n"
+    "if TYPE_CHECKING:\n"
+    "    from fromfound.halves import Halver\n"
+)
+SILENT = [
+    ("spelling", "an output", add(("c", "x = 1", shown("'the colour'")))),  # codespell:ignore
+    ("spelling", "an address", say("[x](https://a.org/the-colour)")),  # codespell:ignore
+    ("ruff", "a long directive", add(("c", f"#| fig-alt: {'long ' * 30}\nx = 1"))),
+    ("ruff", "a function of the chapter", add(("c", "def third(x):\n    return x / 3"))),
+    (
+        "ruff",
+        "late, again, and shown",
+        add(("c", "import os\n\nx = 1\nos"), ("c", "import os\nos")),
+    ),
+    ("cells_import_down", "a type", add(("c", TYPED), file="nbs/00a_tools.ipynb", at=4)),
+    ("layers", "a type", replace("fromfound/tools.py", "def double", f"{TYPED}\n\ndef double")),
+    ("plain_expressions", "one", add(("c", "x = [1 if a else 2, 3 if b else 4]"))),
+    (
+        "main_track",
+        "a fold",
+        add(("m", "<details><summary>More</summary>\n\n" + "Words. " * 12_000 + "\n</details>")),
+    ),
+    (
+        "docstring_arguments",
+        "stars",
+        module_with(
+            DEF.replace("x: float", "*x: float").replace(
+                '"Doc."', '"Doc.\\n\\n    Args:\\n        x: what?"'
+            )
+        ),
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    "rule, plant", [pytest.param(rule, plant, id=f"{rule}: {name}") for rule, name, plant in SILENT]
+)
+def test_what_is_meant_so_passes(rule: str, plant: Plant, small_book: Path, tmp_path: Path) -> None:
+    root = tmp_path / "book"
+    shutil.copytree(small_book, root)
+    plant(root)
     assert [str(f) for f in RULES[rule](root)] == []
 
 

@@ -217,6 +217,8 @@ MINUTES = [  # what the main track holds, what it takes
     ("c", "#| export\n" + "x = 1\n" * 15, 1),
     ("c", "#| export\n" + "x = 1\n" * 30, 0),
     ("c", "#| export\n" + "import os\n" * 15, 0),
+    ("c", "#| export\n" + "import os\n" * 15 + "_all_ = ['path']", 0),
+    ("c", "#| export\nif TYPE_CHECKING:\n" + "    import os\n" * 15, 0),
     ("c", "#| export\ndef _draw_it():\n" + "    x = 1\n" * 14, 0),
 ]
 

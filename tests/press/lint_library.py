@@ -110,8 +110,19 @@ def package_files(root: Path) -> list[Finding]:
 
 
 def _imports(tree: ast.AST) -> Iterator[tuple[str, list[str]]]:
-    """Imports of the package by its name: the module ('matmul', 'exercises.matmul'), the names."""
+    """Imports of the package by its name: the module ('matmul', 'exercises.matmul'), the names.
+
+    What is imported for type checking only is never run, and may come from later chapters.
+    """
+    unrun = {
+        node
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+        for node in block.body
+    }
     for node in ast.walk(tree):
+        if node in unrun:
+            continue
         if isinstance(node, ast.Import):
             dotted = [(alias.name, []) for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and not node.level:

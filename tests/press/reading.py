@@ -47,6 +47,26 @@ def reading(notebook: Notebook) -> Reading:
     )
 
 
+def row(notebook: Notebook, found: Reading) -> str:
+    """Return the measure of a chapter as a line."""
+    return (
+        f"{notebook.path.stem:16} {found.minutes:4.0f} minutes: {found.words:6} words, "
+        f"{found.lines:4} open lines of code; {found.wide:3} lines over {MAX_COLUMNS} columns, "
+        f"{found.dense:4.1f} tokens a line{'  over' if round(found.minutes) > MAX_MINUTES else ''}"
+    )
+
+
+def report(root: Path) -> str:
+    """Print a line for each chapter; return the summary."""
+    total, over = 0.0, 0
+    for notebook in (n for n in notebooks(root) if not n.is_exercises):
+        found = reading(notebook)
+        print(row(notebook, found))
+        total += found.minutes
+        over += round(found.minutes) > MAX_MINUTES
+    return f"{total / 60:.0f} hours to read, {over} chapters over {MAX_MINUTES} minutes"
+
+
 def main() -> None:
     """Print the measure of each chapter whose name starts with the argument."""
     chosen = sys.argv[1] if len(sys.argv) > 1 else ""
@@ -56,12 +76,7 @@ def main() -> None:
         found = reading(notebook)
         for cell in found.long if chosen else ():
             print(f"  cell {cell.number}: {open_lines(cell.source)} open lines")
-        print(
-            f"{notebook.path.stem:16} {found.minutes:4.0f} minutes: {found.words:6} words, "
-            f"{found.lines:4} open lines of code; {len(found.long):2} cells over "
-            f"{MAX_OPEN_LINES} lines, {found.wide:3} lines over {MAX_COLUMNS} columns, "
-            f"{found.dense:4.1f} tokens a line"
-        )
+        print(row(notebook, found))
 
 
 if __name__ == "__main__":
