@@ -29,7 +29,8 @@ def fold(marks: dict[str, str], code: str) -> str:
     names = defined(code)
     drawing = names and all(name.startswith("_draw") for name in names)  # the figure matters
     if "fold" in marks or drawing or written(code) > MAX_OPEN_LINES:
-        return "The code of " + listed([f"<code>{name}</code>" for name in names] or ["this cell"])
+        told = [name for name in names if not name.startswith("_")] or names
+        return "The code of " + listed([f"<code>{name}</code>" for name in told] or ["this cell"])
     return "The imports of this module" if only_imports(code) else ""
 
 
