@@ -20,6 +20,7 @@ sys.path.append(str(env.EXTENSIONS))
 from booksite import build as site  # noqa: E402
 from booksite import reading, symbols  # noqa: E402
 from booksite.book import QUOTE  # noqa: E402
+from booksite.folds import MOST_OPEN_LINES, caption, written  # noqa: E402
 
 pytestmark = pytest.mark.xdist_group("site")  # one process builds it
 
@@ -182,25 +183,18 @@ def test_imports_and_drawing_helpers_are_folded(html: Path) -> None:
         )
     }
     assert {"The imports of this module", "The code of <code>_draw_ladder</code>"} <= folds
-    assert any("<code>Learner</code>" in fold for fold in folds), "a long class stands open"
-    assert not any("_name" in fold for fold in folds), "a fold is called after its helpers"
 
 
 @pytest.mark.slow
-def test_long_exported_cells_are_folded_and_the_card_counts_what_is_open(
-    parsed: site.Site, html: Path
-) -> None:
+def test_the_card_says_how_long_what_stands_open_takes(parsed: site.Site, html: Path) -> None:
     for path in sorted((site.ROOT / "nbs").glob("*.ipynb")):
         cells = nbformat.read(path, as_version=4).cells
         page = parsed.pages[html / "nbs" / f"{path.stem}.html"]
         open_code = [
             block for block in page.select("div.cell_input pre") if not block.find_parent("details")
         ]
-        exported = [block for block in open_code if block.find_parent("div", class_="tag_export")]
-        lengths = [reading.written(block.get_text()) for block in exported]
-        assert max(lengths, default=0) <= reading.MAX_OPEN_LINES, path.name
         sources = [cell.source for cell in cells if cell.cell_type == "code"]
-        assert sum(reading.written(block.get_text()) for block in open_code) == sum(
+        assert sum(len(written(block.get_text())) for block in open_code) == sum(
             map(reading.open_lines, sources)
         ), path.name
         facts = {row.dt.get_text(): row.dd.get_text() for row in page.select("aside.card dl div")}
@@ -232,6 +226,36 @@ def test_minutes_of_the_main_track(kind: str, source: str, expected: int) -> Non
     assert reading.minutes([heading, new[kind](source)]) == pytest.approx(0)
     cells = [heading, new["m"]("### Exercise 1.1"), back, new[kind](source)]
     assert round(reading.minutes(cells)) == expected
+
+
+LONG = "def long():\n" + "    pass\n" * MOST_OPEN_LINES
+
+
+@pytest.mark.parametrize(
+    ("marks", "code", "expected"),
+    [
+        ("", "x = 1", ""),
+        ("", "%pip install fromfound", ""),
+        ("", "import torch", "Imports"),
+        ("export", "import torch", "The imports of this module"),
+        ("fold", "def f(): pass", "The code of <code>f</code>"),
+        ("fold", "x = 1", "The code of this cell"),
+        ("fold fig-alt", "show(fig)", "The code of this picture"),
+        ("export", "def _draw_box(): pass", "The code of <code>_draw_box</code>"),
+        ("export", "def _check(): pass", ""),
+        ("export", LONG, "The code of <code>long</code>"),
+        ("", LONG, ""),  # the lint asks for less
+        ("", "assert x", "The check of this claim"),
+        ("", "if real:\n    assert x\n    assert y", "The checks of these claims"),
+        ("", "for x in y:\n    assert x\nassert y", "The checks of these claims"),
+        ("", "quote(x=x)", "The values quoted"),
+        ("", "assert x\nquote(x=x)", "The checks, and the values quoted"),
+        ("", "assert x\nprint(x)", ""),
+        ("", "for x in y:\n    train(x)\n    assert x", ""),
+    ],
+)
+def test_what_folds(marks: str, code: str, expected: str) -> None:
+    assert caption(dict.fromkeys(marks.split(), ""), code) == expected
 
 
 @pytest.mark.slow

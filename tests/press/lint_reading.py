@@ -7,7 +7,7 @@ import ast
 from pathlib import Path
 
 from tests.press.book import Finding, notebooks
-from tests.press.reading import MAX_MINUTES, MAX_OPEN_LINES, open_lines, reading
+from tests.press.reading import MAX_MINUTES, MOST_OPEN_LINES, open_lines, reading
 from tests.press.sizes import TOKENS_A_LINE
 from tests.press.to_rewrite import chapter_of, unlisted
 
@@ -19,7 +19,7 @@ def main_track(root: Path) -> list[Finding]:
         measured, chapter = reading(notebook), chapter_of(notebook.file)
         found += [
             cell.finding(
-                f"{open_lines(cell.source)} open lines of code; expected at most {MAX_OPEN_LINES}",
+                f"{open_lines(cell.source)} open lines of code; expected at most {MOST_OPEN_LINES}",
                 "split the cell, or fold it: `#| fold`",
             )
             for cell in measured.long

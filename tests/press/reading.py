@@ -12,7 +12,8 @@ from tests.press.book import Cell, Notebook, code_lines, notebooks
 from tests.press.sizes import tokens
 
 sys.path.append(str(env.EXTENSIONS))
-from booksite.reading import MAX_OPEN_LINES, minutes, open_lines, read  # noqa: E402
+from booksite.folds import MOST_OPEN_LINES  # noqa: E402
+from booksite.reading import minutes, open_lines, read  # noqa: E402
 
 MAX_MINUTES = 60
 MAX_COLUMNS = 100
@@ -43,7 +44,7 @@ def reading(notebook: Notebook) -> Reading:
         lines=shown,
         wide=sum(len(line) > MAX_COLUMNS for line in lines if not line.startswith("#|")),
         dense=sum(tokens(*one) for one in counted) / max(1, sum(len(n) for _, n in counted)),
-        long=tuple(cell for cell in notebook.code if open_lines(cell.source) > MAX_OPEN_LINES),
+        long=tuple(cell for cell in notebook.code if open_lines(cell.source) > MOST_OPEN_LINES),
     )
 
 

@@ -1,7 +1,7 @@
 """A notebook as the website shows it: no directives, no hidden cells, figures with their words."""
 
 from .book import QUOTE, Book
-from .reading import fold, hidden
+from .folds import caption
 from .symbols import directives, exported
 
 # Said below the output.
@@ -22,7 +22,7 @@ def shown(notebook: dict, docname: str, book: Book) -> dict:
             cells.append(cell | {"source": text})
             continue
         marks, code = directives(text)
-        if hidden(marks):
+        if "hide" in marks or "default_exp" in marks:
             continue
         cells.append(_code_cell(cell, marks, code, docname, book))
     return notebook | {"cells": cells}
@@ -32,7 +32,7 @@ def _code_cell(cell: dict, marks: dict[str, str], code: str, docname: str, book:
     outputs = [o for o in cell["outputs"] if QUOTE not in o.get("data", {})]
     module = book.chapters[docname].module
     drawn = any(kind in o.get("data", {}) for o in outputs for kind in PICTURES)
-    facts = {"fold": fold(marks, code), "alt": "" if drawn else marks.get("fig-alt", "")}
+    facts = {"fold": caption(marks, code), "alt": "" if drawn else marks.get("fig-alt", "")}
     facts["kind"] = next((KINDS[mark] for mark in marks if mark in KINDS and outputs), "")
     if "export" in marks:
         facts |= {"module": module, "names": [s.name for s in exported(code, module, docname, {})]}
