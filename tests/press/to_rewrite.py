@@ -29,7 +29,7 @@ STILL: dict[str, str] = {
     "exercises/03a_rng": "D300 E501",
     "04_training": "B007 B023 B905 D300 D417 DOC101 DOC103 E501 E731 minutes nested tokens",
     "exercises/04_training": "B905 D300 E501",
-    "04a_dataloader": "B007 B023 B905 D300 E401 E501 E731 minutes nested tokens",
+    "04a_dataloader": "B007 B023 B905 D300 E401 E501 E731 nested tokens",
     "exercises/04a_dataloader": "B905 D300 E401 E501",
     "04b_callback": "B007 B008 B020 B905 D102 D300 E401 E501 E701 E731 tokens",
     "exercises/04b_callback": "D300 E501",
