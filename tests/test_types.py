@@ -2,34 +2,48 @@
 
 import json
 import os
+import re
 import runpy
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+
+from tests.press.book import Finding, modules
+from tests.press.to_rewrite import unlisted
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "tests" / "typed_user.py"
 
 
+SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def install(folder: Path) -> Path:
+    """Copy the package to where programs that run in `folder` import it from."""
+    ignore = shutil.ignore_patterns("__pycache__")
+    return shutil.copytree(
+        ROOT / "fromfound", folder / "site-packages" / "fromfound", ignore=ignore
+    )
+
+
 def pyright(folder: Path, *args: str) -> dict:
-    """Run basedpyright in a folder where the package is installed, as a user would have it."""
-    installed = folder / "site-packages"
-    if not installed.exists():
-        shutil.copytree(
-            ROOT / "fromfound",
-            installed / "fromfound",
-            ignore=shutil.ignore_patterns("__pycache__"),
-        )
-        settings = {"typeCheckingMode": "standard", "exclude": ["site-packages"]}
-        (folder / "pyrightconfig.json").write_text(json.dumps(settings), encoding="utf-8")
-    program = shutil.which("basedpyright", path=str(Path(sys.executable).parent))
+    """Run basedpyright in a folder in which the package is installed."""
+    mode = SETTINGS["tool"]["basedpyright"]["typeCheckingMode"]
+    settings = {"typeCheckingMode": mode, "exclude": ["site-packages"]}
+    (folder / "pyrightconfig.json").write_text(json.dumps(settings), encoding="utf-8")
+    beside = Path(sys.executable).parent
+    paths = {
+        "PATH": os.pathsep.join([str(beside), os.environ.get("PATH", "")]),
+        "PYTHONPATH": str(folder / "site-packages"),
+    }
     done = subprocess.run(
-        [program, "--outputjson", "--pythonpath", sys.executable, *args],
+        [shutil.which("basedpyright", path=str(beside)), "--outputjson", *args],
         cwd=folder,
-        env=dict(os.environ, PYTHONPATH=str(installed)),
+        env=os.environ | paths,
         capture_output=True,
         text=True,
         encoding="utf-8",
@@ -45,7 +59,7 @@ WRONG = {
     "an argument": ("lr=0.1", 'lr="0.1"', "Argument"),
     "an argument that is not there": ("metrics=", "metric=", "Call"),
     "a callback that is none": ("cbs=[Watch()", "cbs=[Watch", "Argument"),
-    "a name that is not public": ("Callback, Learner", "Callback, Learner, Metric", "Private"),
+    "a name that is not public": ("Callback, Learner", "Callback, Learner, torch", "Private"),
     "a result": ("predict(x).shape", "predict(x).shapes", "Attribute"),
 }
 
@@ -54,6 +68,7 @@ WRONG = {
 def reported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     """What basedpyright says of the script, and of it with each fault, by file name."""
     folder = tmp_path_factory.mktemp("types")
+    install(folder)
     text = SCRIPT.read_text(encoding="utf-8")
     (folder / "right.py").write_text(text, encoding="utf-8")
     for i, (old, new, _) in enumerate(WRONG.values()):
@@ -81,3 +96,45 @@ def test_a_wrong_use_is_reported(fault: str, reported: dict[str, list[str]]) -> 
 def test_the_script_runs(capsys: pytest.CaptureFixture) -> None:
     runpy.run_path(str(SCRIPT))
     assert "are wrong, 3 classes" in capsys.readouterr().out
+
+
+# --- the signatures of the package ----------------------------------------------------------------
+
+# A class whose attributes a checker infers is good enough; a type that is not written is not.
+OPEN = re.compile("is unknown|Unknown|annotation is missing")
+
+
+PLANTED = """
+__all__ += ["first", "second"]
+def first(x: dict[str, object]) -> list: ...
+def second(x: dict[str, object]) -> list[object]: ...
+"""
+
+
+def open_signatures(folder: Path) -> list[tuple[str, str, Finding]]:
+    """The public signatures that leave a type open: chapter, the word for it, finding."""
+    complete = pyright(folder, "--verifytypes", "fromfound", "--ignoreexternal")
+    homes = {f"fromfound.{module.name}": module for module in modules(ROOT)}
+    found = []
+    for symbol in complete["typeCompleteness"]["symbols"]:
+        said = [d["message"] for d in symbol["diagnostics"] if OPEN.search(d["message"])]
+        if symbol["isExported"] and symbol["category"] in ("function", "method") and said:
+            home = max((h for h in homes if symbol["name"].startswith(f"{h}.")), key=len)
+            exercises = "exercises/" if ".exercises." in home else ""
+            what = f"{symbol['name']}: {' '.join(said[0].split())}"
+            cure = "write what is inside: dict[str, object], Callable[..., Tensor]"
+            finding = Finding(homes[home].file, None, what, cure)
+            found.append((exercises + homes[home].notebook, "types", finding))
+    return found
+
+
+def test_public_signatures_are_complete(tmp_path: Path) -> None:
+    with open(install(tmp_path) / "files.py", "a", encoding="utf-8") as module:
+        module.write(PLANTED)
+    found = open_signatures(tmp_path)
+    planted = [one for one in found if "fromfound.files.first" in str(one[-1])]
+    assert len(planted) == 1, "basedpyright does not see a signature that leaves a type open"
+    assert not [one for one in found if "fromfound.files.second" in str(one[-1])]
+    findings = unlisted(ROOT, "types", [one for one in found if one not in planted])
+    if findings:
+        pytest.fail("\n".join(map(str, findings)), pytrace=False)
