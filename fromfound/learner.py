@@ -140,16 +140,7 @@ class Learner(_Loop):
         recorder: the first `Recorder` among the callbacks.
     """
     opt: torch.optim.Optimizer
-    training: bool
-    dl: Iterable
-    n_batches: int | None
-    batch: tuple
-    xb: tuple
-    yb: Tensor
-    pred: Tensor
     loss: Tensor
-    complete: bool
-    recorder: Recorder | None
 
     def __init__(self, model: nn.Module, data: DataBunch, loss_func: Callable[..., Tensor],
                  opt_func: Callable[..., torch.optim.Optimizer] = torch.optim.SGD, lr: float = 1e-2,
