@@ -9,6 +9,7 @@ import configparser
 import io
 import re
 import tokenize
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -319,30 +320,42 @@ def docstrings(tree: ast.AST) -> list[tuple[ast.AST, str]]:
     return [(n, text) for n in nodes if (text := ast.get_docstring(n)) is not None]
 
 
+SILENT = {
+    tokenize.COMMENT,
+    tokenize.NL,
+    tokenize.NEWLINE,
+    tokenize.INDENT,
+    tokenize.DEDENT,
+    tokenize.ENDMARKER,
+}
+
+
+@lru_cache(maxsize=None)
+def token_lines(source: str) -> tuple[set[int], Counter[int]]:
+    """The numbers of the lines on which a token begins or ends, and how many begin on each."""
+    lines: set[int] = set()
+    begin: Counter[int] = Counter()
+    try:
+        for token in tokenize.generate_tokens(io.StringIO(source).readline):
+            if token.type not in SILENT:
+                lines |= {token.start[0], token.end[0]}
+                begin[token.start[0]] += 1
+    except (tokenize.TokenError, IndentationError):  # no Python: a line counts as one
+        lines = {
+            i
+            for i, line in enumerate(source.splitlines(), 1)
+            if line.strip() and not line.lstrip().startswith("#")
+        }
+        begin = Counter(lines)
+    return lines, begin
+
+
 def code_lines(source: str, tree: ast.AST) -> set[int]:
     """The numbers of the lines that hold code: no blanks, comments or docstrings.
 
     A string over several lines counts once.
     """
-    silent = {
-        tokenize.COMMENT,
-        tokenize.NL,
-        tokenize.NEWLINE,
-        tokenize.INDENT,
-        tokenize.DEDENT,
-        tokenize.ENDMARKER,
-    }
-    lines: set[int] = set()
-    try:
-        for token in tokenize.generate_tokens(io.StringIO(source).readline):
-            if token.type not in silent:
-                lines |= {token.start[0], token.end[0]}
-    except (tokenize.TokenError, IndentationError):
-        return {
-            i
-            for i, line in enumerate(source.splitlines(), 1)
-            if line.strip() and not line.lstrip().startswith("#")
-        }
+    lines = set(token_lines(source)[0])
     for node, _ in docstrings(tree):
         lines -= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
     return lines
