@@ -1,12 +1,12 @@
 # The commands of the book. What each does is Python: the site in book/, the proof in tests/press/.
 PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt
-export CONSTRAINTS SEED
+export CONSTRAINTS SEED GPU
 IN = $(PYTHON) book/env.py
 SITE = _build/html
 
 .DEFAULT_GOAL := help
-.PHONY: book serve links test check chapter new machines sync bench mutants dist clean help
+.PHONY: book serve links test check chapter new machines colab sync bench mutants dist clean help
 
 book:     ## build the website into _build/html and say where to open it
 	@$(IN) book -m booksite.build build
@@ -31,6 +31,9 @@ new:      ## make a new chapter with everything that belongs to it: make new N=0
 
 machines: ## execute what changed as on other processors: do its outputs hold? ALL=1: every setting
 	@$(IN) dev -m tests.press.machines $(if $(ALL),--all) $(if $(SETTING),--setting $(SETTING))
+
+colab:    ## run a few chapters as on Colab, where the package is not installed yet
+	@$(IN) dev -m tests.press.colab
 
 sync:     ## rewrite the measured figures in the prose from the stored outputs
 	@$(IN) dev -m fromfound.record sync

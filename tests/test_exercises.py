@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from fromfound.check import Exercise, MutantHunt, Prediction
-from tests.press.book import Cell, Notebook, notebooks
+from book.reader.notebooks import Cell, Notebook, notebooks
 from tests.press.exercises import (
     Card,
     cards,

@@ -1,10 +1,12 @@
 """The book against its own rules: one test a rule."""
 
+import ast
 from pathlib import Path
 
 import pytest
 
-from tests.press.book import modules, notebooks
+from book.reader.modules import modules
+from book.reader.notebooks import notebooks
 from tests.press.lint import RULES
 from tests.press.to_rewrite import LONG_MODULES, STILL, chapter_of
 
@@ -20,6 +22,19 @@ def test_there_is_a_book() -> None:
 def test_what_is_to_be_rewritten_exists() -> None:
     assert set(STILL) <= {chapter_of(notebook.file) for notebook in notebooks(ROOT)}
     assert set(LONG_MODULES) <= {module.name for module in modules(ROOT)}
+
+
+READERS = {"configparser", "pybtex", "markdown_it", "mdit_py_plugins", "sphinx_external_toc"}
+
+
+def test_each_format_has_one_reader() -> None:
+    """Site and proof read notebooks, Markdown, papers, contents and settings by `book.reader`."""
+    for path in [*(ROOT / "tests").rglob("*.py"), *(ROOT / "book" / "_ext").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            second = READERS & {name.partition(".")[0] for name in names}
+            assert not second, f"{path.name} reads with {second}: let book/reader do it"
 
 
 @pytest.mark.parametrize("rule", RULES)

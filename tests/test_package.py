@@ -3,7 +3,6 @@
 import ast
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -12,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.press.book import modules
-from tests.press.lint_library import repository_files
+from book.reader.modules import modules
+from tests.press.wheel import build
 
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = ["fromfound", *(f"fromfound.{m.name}" for m in modules(ROOT))]
@@ -27,18 +26,7 @@ def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     if "FROMFOUND_DIST" in os.environ:
         return Path(os.environ["FROMFOUND_DIST"])
-    copy, out = tmp_path_factory.mktemp("tree"), tmp_path_factory.mktemp("dist")
-    for path in repository_files(ROOT):
-        target = copy / path.relative_to(ROOT)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, target)
-    done = subprocess.run(
-        [sys.executable, "-m", "build", "--outdir", str(out), str(copy)],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return out
+    return build(tmp_path_factory.mktemp("archives")).parent
 
 
 def expected_files() -> set[str]:

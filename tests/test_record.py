@@ -2,11 +2,14 @@
 
 import json
 import math
+import re
 
 import psutil
 import pytest
 import torch
 
+from book.reader import notebooks as reader
+from book.reader.markdown import MARK
 from fromfound import record
 from fromfound.check import spread
 from fromfound.record import (
@@ -91,6 +94,19 @@ MARKS = [
 @pytest.mark.parametrize("before, after", MARKS)
 def test_fill_marks(before, after):
     assert fill_marks(before, {"x": 0.5}, "here") == after
+
+
+def test_the_reader_of_the_book_knows_the_same_marks_and_quotes():
+    """The package does not depend on the book, so each has its own."""
+    assert reader.QUOTE == record.QUOTE_MIME
+    for text in [before for before, _ in MARKS] + [
+        "<!-- v 01_a.x:.0f -->3<!-- /v -->",
+        "<!-- v -->",
+    ]:
+        ours = [m for m in re.finditer(MARK, text) if m["letter"] == "v"]
+        theirs = list(record._MARK.finditer(text))
+        assert [m[0] for m in ours] == [m[0] for m in theirs]
+        assert [m["literal"] for m in ours] == [m["literal"] for m in theirs]
 
 
 def test_unknown_name_is_an_error():

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.press.book import Finding, modules
+from book.reader.modules import modules
+from book.reader.notebooks import Finding
 from tests.press.to_rewrite import unlisted
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -14,15 +14,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.press.book import (
-    Finding,
-    Module,
-    bibliography,
-    code_lines,
-    docstrings,
-    modules,
-    notebooks,
-)
+from book.reader.modules import Module, code_lines, docstrings, imports, modules
+from book.reader.notebooks import Finding, notebooks
+from book.reader.papers import bibliography
 from tests.press.lint_cells import nbdev
 from tests.press.to_rewrite import LONG_MODULES
 
@@ -109,31 +103,6 @@ def package_files(root: Path) -> list[Finding]:
 # --- layers and names -----------------------------------------------------------------------------
 
 
-def _imports(tree: ast.AST) -> Iterator[tuple[str, list[str]]]:
-    """Imports of the package by its name: the module ('matmul', 'exercises.matmul'), the names.
-
-    What is imported for type checking only is never run, and may come from later chapters.
-    """
-    unrun = {
-        node
-        for block in ast.walk(tree)
-        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
-        for node in block.body
-    }
-    for node in ast.walk(tree):
-        if node in unrun:
-            continue
-        if isinstance(node, ast.Import):
-            dotted = [(alias.name, []) for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and not node.level:
-            dotted = [(node.module, [alias.name for alias in node.names])]
-        else:
-            continue
-        for module, names in dotted:
-            if module.split(".")[0] == "fromfound":
-                yield module.removeprefix("fromfound").lstrip("."), names
-
-
 def cells_import_down(root: Path) -> list[Finding]:
     """Cells import only from earlier chapters; exported ones by explicit name.
 
@@ -143,7 +112,7 @@ def cells_import_down(root: Path) -> list[Finding]:
     found = []
     for notebook in notebooks(root):
         for cell in (c for c in notebook.code if c.tree):
-            for target, names in _imports(cell.tree):
+            for _, target, names in imports(cell.tree):
                 targets = [target, *(f"{target}.{n}".lstrip(".") for n in names)]
                 # The workshop's tools serve everywhere.
                 if late := [

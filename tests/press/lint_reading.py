@@ -6,8 +6,10 @@ What chapters may still break is in to_rewrite.py.
 import ast
 from pathlib import Path
 
-from tests.press.book import Finding, notebooks
-from tests.press.reading import MAX_MINUTES, MOST_OPEN_LINES, open_lines, reading
+from book.reader.notebooks import Finding, notebooks
+from book.reader.folds import MOST_OPEN_LINES
+from book.reader.reading import open_lines
+from tests.press.reading import MAX_MINUTES, reading
 from tests.press.sizes import TOKENS_A_LINE
 from tests.press.to_rewrite import chapter_of, unlisted
 
@@ -15,11 +17,11 @@ from tests.press.to_rewrite import chapter_of, unlisted
 def main_track(root: Path) -> list[Finding]:
     """The main track of a chapter reads in an hour, in short open cells and lines that breathe."""
     broken, found = [], []
-    for notebook in (n for n in notebooks(root) if not n.is_exercises):
+    for notebook in (n for n in notebooks(root) if n.is_chapter):
         measured, chapter = reading(notebook), chapter_of(notebook.file)
         found += [
             cell.finding(
-                f"{open_lines(cell.source)} open lines of code; expected at most {MOST_OPEN_LINES}",
+                f"{open_lines(cell)} open lines of code; expected at most {MOST_OPEN_LINES}",
                 "split the cell, or fold it: `#| fold`",
             )
             for cell in measured.long

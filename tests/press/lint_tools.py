@@ -12,7 +12,8 @@ import tempfile
 import tomllib
 from pathlib import Path
 
-from tests.press.book import Finding, modules, notebooks
+from book.reader.modules import modules
+from book.reader.notebooks import Finding, notebooks
 from tests.press.chapters import ROOT
 from tests.press.to_rewrite import chapter_of, unlisted
 

@@ -11,10 +11,12 @@ import sys
 from pathlib import Path
 
 import nbformat
-import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from tests.press.book import git_url, modules, order
+from book.reader.contents import contents
+from book.reader.modules import modules
+from book.reader.notebooks import order
+from book.reader.settings import settings
 from tests.press.chapters import NOTEBOOKS, ROOT
 from tests.press.lint_cells import COLAB_CELL
 
@@ -133,6 +135,11 @@ def parts(name: str) -> tuple[str, str]:
     return f"{int(number)}{letter}", stem
 
 
+def colab_cell() -> str:
+    """Return the cell that installs the package where it is missing."""
+    return COLAB_CELL.format(git_url=settings(ROOT)["git_url"])
+
+
 def chapter_cells(name: str, number: str, stem: str, title: str) -> list:
     """Return the cells of a chapter that is complete in form."""
     key = number.replace(".", "_")
@@ -169,7 +176,7 @@ def chapter_cells(name: str, number: str, stem: str, title: str) -> list:
     ]
     cells = [
         new_markdown_cell(f"# {title}\n\n{PROMISE}"),
-        new_code_cell(COLAB_CELL.format(git_url=git_url(ROOT))),
+        new_code_cell(colab_cell()),
         new_code_cell(f"#| default_exp {stem}"),
         new_code_cell("#| export\nimport torch\nfrom torch import Tensor"),
         new_markdown_cell(
@@ -216,7 +223,7 @@ def exercise_cells(name: str, number: str, stem: str, title: str) -> list:
     )
     return [
         new_markdown_cell(said),
-        new_code_cell(COLAB_CELL.format(git_url=git_url(ROOT))),
+        new_code_cell(colab_cell()),
         new_code_cell(f"#| default_exp exercises.{stem}"),
         new_code_cell(EXERCISES.format(key=number, number=number)),
     ]
@@ -231,17 +238,8 @@ def write(path: Path, cells: list) -> None:
 def enter_in_contents(name: str, number: str, title: str) -> None:
     """Enter a chapter into _toc.yml, after the chapter before it."""
     path = ROOT / "_toc.yml"
-    listed = [
-        file
-        for part in yaml.safe_load(path.read_text(encoding="utf-8"))["parts"]
-        for file in part["chapters"]
-        if "file" in file
-    ]
-    before = [
-        f["file"]
-        for f in listed
-        if f["file"].startswith("nbs/") and order(Path(f["file"]).name) < order(name)
-    ][-1]
+    chapters = [page for page in contents(ROOT) if page.startswith("nbs/")]
+    before = [page for page in chapters if order(Path(page).name) < order(name)][-1]
     entry = rf"(      - file: {re.escape(before)}\n(?:        title: [^\n]*\n)?)"
     text = path.read_text(encoding="utf-8")
     path.write_text(

@@ -7,13 +7,11 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from book import env
-from tests.press.book import Cell, Notebook, code_lines, notebooks
+from book.reader.folds import MOST_OPEN_LINES
+from book.reader.modules import code_lines
+from book.reader.notebooks import Cell, Notebook, notebooks
+from book.reader.reading import load, minutes, open_lines
 from tests.press.sizes import tokens
-
-sys.path.append(str(env.EXTENSIONS))
-from booksite.folds import MOST_OPEN_LINES  # noqa: E402
-from booksite.reading import minutes, open_lines, read  # noqa: E402
 
 MAX_MINUTES = 60
 MAX_COLUMNS = 100
@@ -33,18 +31,16 @@ class Reading:
 
 def reading(notebook: Notebook) -> Reading:
     """Measure the main track of a chapter."""
-    cells = [{"cell_type": cell.kind, "source": cell.source} for cell in notebook.cells]
-    code = [cell for cell in notebook.code if cell.tree is not None]
-    counted = [(cell.source, code_lines(cell.source, cell.tree)) for cell in code]
-    lines = [line for cell in code for line in cell.source.splitlines()]
-    text, shown = read(cells)
+    text, shown = load(notebook)
+    counted = [(cell, code_lines(cell.source, cell.tree)) for cell in notebook.code if cell.tree]
+    many = sum(tokens(cell.source, lines) for cell, lines in counted)
     return Reading(
-        minutes=minutes(cells),
+        minutes=minutes(notebook),
         words=text,
         lines=shown,
-        wide=sum(len(line) > MAX_COLUMNS for line in lines if not line.startswith("#|")),
-        dense=sum(tokens(*one) for one in counted) / max(1, sum(len(n) for _, n in counted)),
-        long=tuple(cell for cell in notebook.code if open_lines(cell.source) > MOST_OPEN_LINES),
+        wide=sum(len(line) > MAX_COLUMNS for cell, _ in counted for line in cell.code.splitlines()),
+        dense=many / max(1, sum(len(lines) for _, lines in counted)),
+        long=tuple(cell for cell in notebook.code if open_lines(cell) > MOST_OPEN_LINES),
     )
 
 
@@ -60,7 +56,7 @@ def row(notebook: Notebook, found: Reading) -> str:
 def report(root: Path) -> str:
     """Print a line for each chapter; return the summary."""
     total, over = 0.0, 0
-    for notebook in (n for n in notebooks(root) if not n.is_exercises):
+    for notebook in (n for n in notebooks(root) if n.is_chapter):
         found = reading(notebook)
         print(row(notebook, found))
         total += found.minutes
@@ -72,11 +68,11 @@ def main() -> None:
     """Print the measure of each chapter whose name starts with the argument."""
     chosen = sys.argv[1] if len(sys.argv) > 1 else ""
     for notebook in notebooks(Path.cwd()):
-        if notebook.is_exercises or not notebook.path.stem.startswith(chosen):
+        if not notebook.is_chapter or not notebook.path.stem.startswith(chosen):
             continue
         found = reading(notebook)
         for cell in found.long if chosen else ():
-            print(f"  cell {cell.number}: {open_lines(cell.source)} open lines")
+            print(f"  cell {cell.number}: {open_lines(cell)} open lines")
         print(row(notebook, found))
 
 

@@ -3,7 +3,7 @@
 import ast
 from pathlib import Path
 
-from tests.press.book import code_lines, modules, token_lines
+from book.reader.modules import code_lines, modules, token_lines
 from tests.press.lint_library import MAX_MODULE_LINES, formatted
 
 TOKENS_A_LINE = 10  # what the whole should keep to

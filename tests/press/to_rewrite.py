@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from tests.press.book import Finding, notebooks
+from book.reader.notebooks import Finding, notebooks
 from tests.press.chapters import name_of
 
 STILL: dict[str, str] = {

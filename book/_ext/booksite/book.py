@@ -3,7 +3,6 @@
 Nothing is imported or run to read it.
 """
 
-import configparser
 import json
 import re
 import subprocess
@@ -12,27 +11,20 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-import yaml
-from markdown_it import MarkdownIt
+from book.reader import runs
+from book.reader.contents import contents
+from book.reader.markdown import links
+from book.reader.modules import imports
+from book.reader.notebooks import Notebook, read
+from book.reader.papers import UnknownPaperError, bibliography
+from book.reader.reading import minutes
+from book.reader.settings import settings
 
-from .bib import Bibliography, UnknownPaperError
-from .reading import minutes
-from .symbols import LIBRARY, PAPER_KEY, Symbol, directives, exported
+from .symbols import LIBRARY, PAPER_KEY, Symbol, exported
 
-QUOTE = "application/vnd.fromfound.quote+json"
-MARKDOWN = MarkdownIt("commonmark")
-IMPORT = re.compile(r"^from (fromfound\.[\w.]+) import (\([^)]*\)|.*)$", re.M)
 CLAIMS = "book/claims.md"
 CLAIM = re.compile(r"^## (\w+)\n(.*?)(?=^## |\Z)", re.M | re.S)
 NAMED = re.compile(r"^(\d\d)([a-z]?)_")
-
-
-def links(text: str) -> Iterator[str]:
-    """The addresses that a piece of Markdown links to."""
-    for token in MARKDOWN.parse(text):
-        for child in token.children or ():
-            if child.type == "link_open":
-                yield str(child.attrs["href"])
 
 
 @dataclass
@@ -40,7 +32,7 @@ class Chapter:
     """A notebook of the book: what it says it is, exports and cites."""
 
     docname: str
-    notebook: dict
+    notebook: Notebook
     title: str = ""
     module: str = ""
     symbols: list[Symbol] = field(default_factory=list)
@@ -61,8 +53,7 @@ class Chapter:
     @property
     def minutes(self) -> int:
         """How long its main track takes to read."""
-        cells = [cell | {"source": "".join(cell["source"])} for cell in self.notebook["cells"]]
-        return max(1, round(minutes(cells)))
+        return max(1, round(minutes(self.notebook)))
 
     @property
     def named(self) -> str:
@@ -73,18 +64,13 @@ class Chapter:
 class Book:
     """Everything the pages are made from."""
 
-    def __init__(self, root: Path, toc: Path) -> None:
-        self.root, self.problems = root, []
-        parser = configparser.ConfigParser()
-        parser.read(root / "settings.ini", encoding="utf-8")
-        self.settings = dict(parser["DEFAULT"])
-        self.papers = Bibliography(root / "book" / "references.bib")
+    def __init__(self, root: Path) -> None:
+        self.root, self.settings, self.papers = root, settings(root), bibliography(root)
+        self.problems = [f"book/references.bib: {p}" for p in self.papers.problems]
         self.chapters = {}
-        for docname in _files(yaml.safe_load(toc.read_text(encoding="utf-8"))):
+        for docname in contents(root):
             if (path := root / f"{docname}.ipynb").is_file():
-                self.chapters[docname] = self._chapter(
-                    docname, json.loads(path.read_text(encoding="utf-8"))
-                )
+                self.chapters[docname] = self._chapter(docname, read(path, root))
         self.symbols = {s.full: s for c in self.chapters.values() for s in c.symbols}
         self.claims = {
             key: text.strip()
@@ -94,25 +80,19 @@ class Book:
             self._check_sources(symbol)
         self._check_claims()
 
-    def _chapter(self, docname: str, notebook: dict) -> Chapter:
-        chapter, private = Chapter(docname, notebook), {}
-        for cell in notebook["cells"]:
-            text = "".join(cell["source"])
-            if cell["cell_type"] == "markdown":
-                if not chapter.title and (heading := re.search(r"^# (.+)$", text, re.M)):
-                    chapter.title = heading[1].strip()
-                self._note_citations(chapter, text)
-            elif cell["cell_type"] == "code":
-                marks, code = directives(text)
-                chapter.imported |= {
-                    f"{module}.{name}"
-                    for module, names in IMPORT.findall(code)
-                    for name in re.findall(r"\w+", names)
-                }
-                if "default_exp" in marks:
-                    chapter.module = f"{self.settings['lib_name']}.{marks['default_exp']}"
-                elif "export" in marks:
-                    chapter.symbols += exported(code, chapter.module, docname, private)
+    def _chapter(self, docname: str, notebook: Notebook) -> Chapter:
+        chapter, private, library = Chapter(docname, notebook), {}, self.settings["lib_name"]
+        for cell in notebook.markdown:
+            if not chapter.title and (heading := re.search(r"^# (.+)$", cell.source, re.M)):
+                chapter.title = heading[1].strip()
+            self._note_citations(chapter, cell.source)
+        for cell in notebook.code:
+            for _, module, names in imports(cell.tree) if cell.tree else ():
+                chapter.imported |= {f"{library}.{module}.{name}" for name in names}
+            if "default_exp" in cell.marks:
+                chapter.module = f"{library}.{cell.marks['default_exp']}"
+            elif cell.exported:
+                chapter.symbols += exported(cell.code, chapter.module, docname, private)
         return chapter
 
     def _note_citations(self, chapter: Chapter, text: str) -> None:
@@ -196,17 +176,12 @@ class Book:
     @cached_property
     def runs(self) -> list[dict]:
         """Recorded runs, by name."""
-        return [
-            json.loads(p.read_text(encoding="utf-8"))
-            for p in sorted((self.root / "book" / "runs").glob("*.json"))
-            if p.name != "chapters.json"
-        ]
+        return runs.runs(self.root)
 
     @cached_property
     def measured(self) -> dict[str, dict]:
         """Time and memory of each chapter, by the stem of its file name."""
-        path = self.root / "book" / "runs" / "chapters.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return runs.costs(self.root)
 
     @cached_property
     def mutants(self) -> dict:
@@ -234,16 +209,3 @@ class Book:
             (f"{docname}{s}" for s in (".ipynb", ".md") if (self.root / f"{docname}{s}").is_file()),
             "",
         )
-
-
-def _files(toc: dict | list) -> Iterator[str]:
-    """Every file that a `_toc.yml` names, in reading order."""
-    if isinstance(toc, list):
-        for item in toc:
-            yield from _files(item)
-        return
-    for key in ("root", "file"):
-        if key in toc:
-            yield toc[key]
-    for key in ("parts", "chapters", "sections"):
-        yield from _files(toc.get(key, []))

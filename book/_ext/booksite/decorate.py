@@ -10,7 +10,8 @@ from sphinx.application import Sphinx
 from sphinx.transforms import SphinxTransform
 from sphinx.util import logging
 
-from .bib import Paper, UnknownPaperError
+from book.reader.papers import Paper, UnknownPaperError
+
 from .book import Book, Chapter
 from .links import SCHEMES, target
 from .pages import duration, memory

@@ -4,19 +4,9 @@ import ast
 import re
 from dataclasses import dataclass, field
 
-DIRECTIVE = re.compile(r"^#\|\s*([\w-]+)\s*:?\s*(.*?)\s*$")
 SOURCE = re.compile(r"^\s*Source:\s*(.+?)\s*$", re.M)
 PAPER_KEY = re.compile(r"^([A-Za-z]+\d{4}\w*)[,;]?\s*(.*)$")
 LIBRARY = re.compile(r"^(torch|numpy|matplotlib|PIL|safetensors)(\.\w+)+$")
-
-
-def directives(source: str) -> tuple[dict[str, str], str]:
-    """The `#|` lines at the top of a cell as a dictionary, and the rest of the cell."""
-    found, lines = {}, source.splitlines()
-    while lines and (match := DIRECTIVE.match(lines[0])):
-        found[match[1]] = match[2]
-        lines.pop(0)
-    return found, "\n".join(lines).lstrip("\n")
 
 
 @dataclass
@@ -178,22 +168,3 @@ def exported(
             note = f": {ast.unparse(node.annotation)}" if isinstance(node, ast.AnnAssign) else ""
             found += [Symbol(n, module, "data", n + note, "", docname) for n in names]
     return [s for s in found if not s.name.startswith("_")]
-
-
-def only_imports(source: str) -> bool:
-    """Whether a cell only imports, for running or for type checking, or passes on what it does."""
-
-    def imports(node: ast.stmt) -> bool:
-        if isinstance(node, ast.Assign):  # nbdev adds these names to __all__
-            return ast.unparse(node.targets[0]) == "_all_"
-        checked = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
-        return checked or isinstance(node, (ast.Import, ast.ImportFrom))
-
-    return all(map(imports, ast.parse(source).body))
-
-
-def defined(source: str) -> list[str]:
-    """The functions and classes that a cell defines."""
-    return [
-        n.name for n in ast.parse(source).body if isinstance(n, (ast.FunctionDef, ast.ClassDef))
-    ]

@@ -69,9 +69,7 @@ def _twin(app: Sphinx, docname: str) -> str:
 
 def _chapter(app: Sphinx, docname: str) -> str:
     pieces = []
-    for index, cell in enumerate(
-        shown(app.book.chapters[docname].notebook, docname, app.book)["cells"]
-    ):
+    for index, cell in enumerate(shown(docname, app.book)["cells"]):
         if cell["cell_type"] == "code":
             pieces.append(f"```python\n{cell['source']}\n```")
             pieces += _outputs(app, docname, index, cell)
