@@ -957,6 +957,18 @@ FAULTS: list[tuple[str, str, Plant, list[str]]] = [
         ["whole module", "explicit name"],
     ),
     (
+        "experiments_room",
+        "in a chapter",
+        add(("c", '@experiment(data=("mnist",))\ndef trial(seed):\n    return {"a": 1.0}')),
+        ["trial is an experiment", "nbs/experiments/01_halves.ipynb"],
+    ),
+    (
+        "experiments_room",
+        "without a chapter",
+        rename(CHECKS_FILE, "nbs/exercises/02_thirds.ipynb"),
+        ["belongs to no chapter", "nbs/02_thirds.ipynb does not exist"],
+    ),
+    (
         "cells_import_down",
         "a later chapter",
         add(("c", "from fromfound.halves import Halver"), file="nbs/00a_tools.ipynb", at=4),

@@ -29,6 +29,11 @@ def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(tmp_path_factory.mktemp("archives")).parent
 
 
+def records(folder: str) -> set[str]:
+    """The recorded runs, as if they lay in a folder."""
+    return {f"{folder}/{p.name}" for p in (ROOT / "book" / "runs").glob("*.*.json")}
+
+
 def expected_files() -> set[str]:
     """Every file of the package, as named in the archives."""
     return {
@@ -43,9 +48,9 @@ def test_the_wheel_holds_the_package_and_nothing_else(dist: Path) -> None:
     [wheel] = dist.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     held = {n for n in names if ".dist-info/" not in n}
-    assert held == expected_files(), (
-        f"missing: {expected_files() - held}; too much: {held - expected_files()}"
-    )
+    wanted = expected_files() | records("fromfound/runs")
+    assert held == wanted, f"missing: {wanted - held}; too much: {held - wanted}"
+    assert "fromfound/runs/norm.one_epoch.json" in held
     assert "fromfound/py.typed" in held
     assert any(n.endswith("LICENSE") for n in names), "the license is not in the wheel"
 
@@ -55,7 +60,7 @@ def test_the_sdist_holds_the_package_and_its_papers(dist: Path) -> None:
     [sdist] = dist.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         names = {n.partition("/")[2] for n in archive.getnames()}
-    missing = expected_files() | {"LICENSE", "README.md", "pyproject.toml"}
+    missing = expected_files() | records("book/runs") | {"LICENSE", "README.md", "pyproject.toml"}
     assert not missing - names, f"missing: {missing - names}"
 
 

@@ -347,6 +347,26 @@ def test_symbols_lead_to_their_cell_and_back(html: Path, parsed: site.Site) -> N
 
 
 @pytest.mark.slow
+def test_experiments_have_a_page_and_are_not_part_of_the_library(
+    html: Path, parsed: site.Site
+) -> None:
+    results = parsed.pages[(html / "book" / "results.html").resolve()]
+    addresses = [a["href"] for a in results.find_all("a", string=re.compile("^Experiments of "))]
+    recorded = [p.stem for p in (site.ROOT / "book" / "runs").glob("*.*.json")]
+    for name in recorded:
+        function = name.rpartition(".")[2]
+        [address] = [a for a in addresses if a.endswith(f"#def-{function}")]
+        page = parsed.pages[(html / "book" / address.partition("#")[0]).resolve()]
+        code = "\n".join(block.get_text() for block in page.select("div.cell pre"))
+        assert f"def {function}(seed" in code
+    assert not list((html / "book" / "api").glob("experiments*"))
+    index = (html / "book" / "api.html").read_text(encoding="utf-8")
+    assert "one_epoch" not in index
+    chapter = parsed.pages[(html / "nbs" / "07_norm.html").resolve()]
+    assert chapter.find("a", href=re.compile(r"^experiments/07_norm\.html"))
+
+
+@pytest.mark.slow
 def test_twins_and_index_for_machines(html: Path, parsed: site.Site) -> None:
     pages = [path for path in parsed.pages if path.name not in ("index.html", "search.html")]
     assert all(path.with_suffix(".md").is_file() for path in pages)

@@ -121,11 +121,11 @@ def open_signatures(folder: Path) -> list[tuple[str, str, Finding]]:
         said = [d["message"] for d in symbol["diagnostics"] if OPEN.search(d["message"])]
         if symbol["isExported"] and symbol["category"] in ("function", "method") and said:
             home = max((h for h in homes if symbol["name"].startswith(f"{h}.")), key=len)
-            exercises = "exercises/" if ".exercises." in home else ""
+            chapter = "/".join([*homes[home].name.split(".")[:-1], homes[home].notebook])
             what = f"{symbol['name']}: {' '.join(said[0].split())}"
             cure = "write what is inside: dict[str, object], Callable[..., Tensor]"
             finding = Finding(homes[home].file, None, what, cure)
-            found.append((exercises + homes[home].notebook, "types", finding))
+            found.append((chapter, "types", finding))
     return found
 
 

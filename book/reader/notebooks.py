@@ -8,7 +8,7 @@ from pathlib import Path
 
 import nbformat.reader
 
-ROOMS = ("exercises",)  # folders of nbs/ with notebooks that belong to chapters
+ROOMS = ("exercises", "experiments")  # folders of nbs/ with notebooks that belong to chapters
 QUOTE = "application/vnd.fromfound.quote+json"  # as `fromfound.record` writes it
 
 
@@ -131,7 +131,7 @@ class Notebook:
 
     @property
     def room(self) -> str:
-        """What it holds for its chapter, as "exercises"; "" for a chapter."""
+        """What it holds for its chapter: "exercises" or "experiments"; "" for a chapter."""
         folder = self.path.parent.name
         return folder if folder in ROOMS else ""
 

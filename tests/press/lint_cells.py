@@ -122,7 +122,7 @@ def notebook_files(root: Path) -> list[Finding]:
                     "set metadata.kernelspec.name to python3, so that it opens everywhere",
                 )
             )
-        if not notebook.is_exercises and not any(c.outputs for c in notebook.code):
+        if notebook.is_chapter and not any(c.outputs for c in notebook.code):
             found.append(
                 Finding(
                     notebook.file,
@@ -471,7 +471,7 @@ def default_exp(root: Path) -> list[Finding]:
         ]
         for cell, module in named:
             stem = notebook.path.stem.partition("_")[2]
-            wanted = f"exercises.{stem}" if notebook.is_exercises else stem
+            wanted = f"{notebook.room}.{stem}" if notebook.room else stem
             if module != wanted:
                 found.append(
                     cell.finding(

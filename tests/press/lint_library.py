@@ -136,6 +136,34 @@ def cells_import_down(root: Path) -> list[Finding]:
     return found
 
 
+def experiments_room(root: Path) -> list[Finding]:
+    """Experiments stand in nbs/experiments, under the name of their chapter, and nowhere else."""
+    chapters = {n.path.stem for n in notebooks(root) if n.is_chapter}
+    found = [
+        Finding(
+            n.file,
+            None,
+            "it belongs to no chapter",
+            f"give it the name of a chapter: nbs/{n.path.name} does not exist",
+        )
+        for n in notebooks(root)
+        if n.room and n.path.stem not in chapters
+    ]
+    for notebook in (n for n in notebooks(root) if n.room != "experiments"):
+        for cell in (c for c in notebook.code if c.tree):
+            found += [
+                cell.finding(
+                    f"{node.name} is an experiment",
+                    f"put it into nbs/experiments/{notebook.path.name} and show its record here: "
+                    "experiments are not part of the library",
+                )
+                for node in cell.tree.body
+                if isinstance(node, Function)
+                and any(_called(mark) == "experiment" for mark in node.decorator_list)
+            ]
+    return found
+
+
 def _definitions(module: Module) -> list[tuple[str, ast.stmt]]:
     """The functions, classes and constants a module defines at top level, in order."""
     found = []
@@ -617,6 +645,7 @@ RULES = (
     fresh_export,
     package_files,
     cells_import_down,
+    experiments_room,
     defined_once,
     signatures,
     module_size,

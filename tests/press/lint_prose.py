@@ -252,7 +252,8 @@ def contents(root: Path) -> list[Finding]:
         listed = reader.contents(root)
     except ValueError as error:
         return [Finding("_toc.yml", None, str(error), "mend its form")]
-    chapters = [n.file.removesuffix(".ipynb") for n in notebooks(root) if not n.is_exercises]
+    every = {n.file.removesuffix(".ipynb"): n for n in notebooks(root)}
+    chapters = [name for name, notebook in every.items() if notebook.is_chapter]
     front = (root / "book" / "intro.md").read_text(encoding="utf-8")
     absent = [
         c
@@ -287,7 +288,7 @@ def contents(root: Path) -> list[Finding]:
                 "write the chapter or take it out",
             )
             for name in listed
-            if name.startswith("nbs/") and name not in chapters
+            if name.startswith("nbs/") and name not in every
         ]
     )
 

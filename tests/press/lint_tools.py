@@ -120,11 +120,11 @@ def docstring_arguments(root: Path) -> list[Finding]:
     for file, line, code, text in lines:
         module = by_file.get(Path(file).as_posix())
         if module and re.fullmatch(DOCSTRINGS, code):
-            folder = "exercises/" if module.name.startswith("exercises.") else ""
+            chapter = "/".join([*module.name.split(".")[:-1], module.notebook])
             text = re.sub(r" \(Or could be .*? \)\.", "", text).rstrip(".")
             cure = "name each argument of the signature, one a line, and what is raised"
             finding = module.finding(int(line), f"{code}, {text}", cure)
-            broken.append((folder + module.notebook, code, finding))
+            broken.append((chapter, code, finding))
     return unlisted(root, DOCSTRINGS, broken)
 
 

@@ -243,7 +243,7 @@ class Cell(IPyNbCell):
         if wrong:
             return f"{head}\n{wrong}"
         rules = rules_of(self.cell.source, self.config.option.mode)
-        number = re.match(r"(exercises/)?[^_]*", self.parent.chapter).group()
+        number = re.match(r"(\w+/)?[^_]*", self.parent.chapter).group()
         advice = f"if the new output is right, store it: make chapter N={number}"
         if not rules.masked:
             tolerance = (

@@ -3,6 +3,9 @@
 It makes the notebook, its exercises and its test, and enters the chapter in the table of contents,
 on the front page and among the layers. Then it exports and executes both, so that outputs and
 costs are stored.
+
+`make new N=experiments/08_data_block` makes the page for the recorded runs of a chapter that
+exists. Most chapters need none, so it comes on demand.
 """
 
 import re
@@ -96,6 +99,19 @@ ex_{key}_1 = Prediction(
 ex_{key}_2 = Exercise("{number}.2", _twice, _CASES, _WRONG)
 ex_{key}_3 = Exercise("{number}.3", _twice, _CASES, _WRONG)
 ex_{key}_4 = MutantHunt("{number}.4", _twice, _WRONG)"""
+
+EXPERIMENT = '''#| export
+@experiment()
+def {stem}_trial(seed: int) -> dict[str, float]:
+    """Double a random number.
+
+    Args:
+        seed: seeds the number; the caller has set it.
+
+    Returns:
+        The doubled number.
+    """
+    return {{"double": {stem}_twice(torch.randn(())).item()}}'''
 
 TEST = '''"""{title}: against torch, over random shapes."""
 
@@ -229,6 +245,43 @@ def exercise_cells(name: str, number: str, stem: str, title: str) -> list:
     ]
 
 
+def experiment_cells(name: str, stem: str, number: str, title: str) -> list:
+    """Return the cells of the notebook that holds a chapter's experiments."""
+    said = (
+        f"# Experiments of chapter {number}\n\n"
+        f"What [{title}](../{name}.ipynb) shows as recorded runs, as code. "
+        f"`python -m fromfound.record run {stem}.NAME` records one of these functions again."
+    )
+    imports = (
+        f"#| export\nimport torch\n\nfrom fromfound.{stem} import {stem}_twice\n"
+        "from fromfound.record import experiment"
+    )
+    return [
+        new_markdown_cell(said),
+        new_code_cell(COLAB_CELL.format(git_url=settings(ROOT)["git_url"])),
+        new_code_cell(f"#| default_exp experiments.{stem}"),
+        new_code_cell(imports),
+        new_markdown_cell("## The question\n\nWhat is compared, with what, and what must it cost?"),
+        new_code_cell(EXPERIMENT.format(stem=stem)),
+    ]
+
+
+def make_experiments(name: str) -> None:
+    """Make the page for the experiments of a chapter.
+
+    Raises:
+        SystemExit: there is no such chapter, or it has its page.
+    """
+    chapter, page = (NOTEBOOKS / folder / f"{name}.ipynb" for folder in ("", "experiments"))
+    if not chapter.is_file() or page.exists():
+        why = "it is there already" if page.exists() else f"nbs/{chapter.name} does not exist"
+        raise SystemExit(f"make new: no page for the experiments of {name}: {why}")
+    digits, letter, stem = re.fullmatch(r"(\d\d)([a-z]?)_(\w+)", name).groups()
+    first = nbformat.read(chapter, as_version=4).cells[0].source
+    title = first.splitlines()[0].removeprefix("# ")
+    write(page, experiment_cells(name, stem, f"{int(digits)}{letter}", title))
+
+
 def write(path: Path, cells: list) -> None:
     """Write a notebook with fresh cell ids."""
     path.parent.mkdir(exist_ok=True)
@@ -280,6 +333,11 @@ def enter_in_layers(name: str, stem: str) -> None:
 def main() -> None:
     """Make the chapter that the command line names."""
     name = "".join(sys.argv[1:])
+    if name.startswith("experiments/"):
+        make_experiments(name.removeprefix("experiments/"))
+        subprocess.run([sys.executable, "-m", "tests.press.execute", name], cwd=ROOT, check=True)
+        print(f"\nnbs/{name}.ipynb stands. Write, then: make chapter N={name}")
+        return
     number, stem = parts(name)
     title = stem.replace("_", " ").capitalize()
     write(NOTEBOOKS / f"{name}.ipynb", chapter_cells(name, number, stem, title))

@@ -12,13 +12,14 @@ from book.reader.notebooks import Finding, notebooks
 from tests.press.chapters import name_of
 
 STILL: dict[str, str] = {
+    "00_codehash": "tokens",
     "00_files": "DOC101 DOC103 E501 N818",
     "00_standin": "E501 tokens",
     "00_start": "E501 nested tokens",
     "00a_data": "B905 E501",
     "00b_check": "B905 D102 D300 D417 DOC101 DOC103 DOC501 E501 nested tokens types",
     "00c_plot": "B905 D300 D417 DOC101 DOC103 E501 tokens",
-    "00d_record": "D102 D300 DOC501 E501 tokens",
+    "00d_record": "D300 E501",
     "01_matmul": "B023 B905 D300 D417 DOC101 DOC103 E501 E731 minutes tokens",
     "exercises/01_matmul": "B905 D300 E501 E741",
     "02_autograd": "B007 B023 B905 D300 D403 E401 E501 N816 minutes nested tokens",
@@ -47,23 +48,24 @@ STILL: dict[str, str] = {
     "exercises/06a_init": "D300 E501 nested",
     "07_norm": "B023 B905 D300 DOC101 DOC103 E401 E501 E731 minutes tokens",
     "exercises/07_norm": "D300 E501 nested",
+    "experiments/07_norm": "B023 B905",
 }
 LONG_MODULES = {  # formatted lines of modules over the limit: no longer than this
     "autograd": 298,
     "check": 462,
-    "data": 369,
+    "data": 339,
     "dataloader": 452,
     "exercises.dataloader": 330,
     "exercises.hooks": 278,
     "exercises.module": 325,
     "exercises.norm": 277,
     "exercises.training": 290,
-    "hooks": 587,
-    "init": 355,
+    "hooks": 563,
+    "init": 318,
     "learner": 392,
     "module": 408,
-    "norm": 527,
-    "record": 352,
+    "norm": 364,
+    "record": 323,
     "schedule": 392,
 }
 

@@ -45,10 +45,16 @@ class Chapter:
         return self.docname.split("/")[-1]
 
     @property
+    def is_experiments(self) -> bool:
+        """Whether it holds the experiments of a chapter."""
+        return self.docname.startswith("nbs/experiments/")
+
+    @property
     def number(self) -> str:
-        """`1` for 01_matmul, `4a` for 04a_dataloader; nothing for the workshop."""
+        """`1` for 01_matmul, `4a` for 04a_dataloader; nothing for workshop and experiments."""
         match = NAMED.match(self.stem)
-        return f"{int(match[1])}{match[2]}" if match and match[1] != "00" else ""
+        numbered = match and match[1] != "00" and not self.is_experiments
+        return f"{int(match[1])}{match[2]}" if numbered else ""
 
     @property
     def minutes(self) -> int:
@@ -151,11 +157,15 @@ class Book:
         return [c for c in self.chapters.values() if key in c.cited]
 
     def by_module(self) -> dict[str, Chapter]:
-        """The chapter that defines each module."""
-        return {c.module: c for c in self.chapters.values() if c.module}
+        """The chapter that defines each module of the library; experiments are not part of it."""
+        found = (c for c in self.chapters.values() if c.module and not c.is_experiments)
+        return {c.module: c for c in found}
 
     def api_page(self, module: str) -> str:
-        """The page of a module."""
+        """The page of a module; for experiments it is the one that holds their code."""
+        for chapter in self.chapters.values():
+            if chapter.module == module and chapter.is_experiments:
+                return chapter.docname
         return f"book/api/{module.removeprefix(self.settings['lib_name'] + '.')}"
 
     def named(self, name: str, docname: str) -> Symbol | None:

@@ -251,12 +251,14 @@ class Site:
 def expected_pages(root: Path) -> set[str]:
     """The pages that a build of `root` must give.
 
-    They are the table of contents, a page for each module, search, and the front page.
+    They are the table of contents, a page for each module of the library, search, and the front
+    page.
     """
     documents = contents(root)
     paths = [path for d in documents if (path := root / f"{d}.ipynb").is_file()]
     marks = [cell.marks for path in paths for cell in read(path, root).code]
     modules = [found["default_exp"] for found in marks if "default_exp" in found]
+    modules = [name for name in modules if "." not in name]  # of the library
     return (
         {f"{d}.html" for d in documents}
         | {f"book/api/{module}.html" for module in modules}

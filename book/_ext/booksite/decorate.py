@@ -218,7 +218,7 @@ class Page:
     def _card_html(self, chapter: Chapter) -> str:
         time = "1 minute" if chapter.minutes == 1 else f"{chapter.minutes} minutes"
         rows = [("To read", f"{time}, exercises not counted")]
-        if measured := self.book.measured.get(chapter.stem):
+        if measured := self.book.measured.get(chapter.stem if not chapter.is_experiments else ""):
             rows.append(
                 (
                     "To run",

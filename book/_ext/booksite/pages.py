@@ -150,7 +150,8 @@ def _source(source: str, book: Book) -> str:
 def results(book: Book) -> str:
     """What each chapter costs to run, and every recorded run with its provenance."""
     lines = ["## What each chapter costs", ""]
-    costs = [(c, book.measured[c.stem]) for c in book.chapters.values() if c.stem in book.measured]
+    chapters = [c for c in book.chapters.values() if not c.is_experiments]
+    costs = [(c, book.measured[c.stem]) for c in chapters if c.stem in book.measured]
     if costs:
         lines += ["| chapter | time | peak memory |", "|:--|--:|--:|"]
         lines += [
@@ -201,7 +202,7 @@ def _mutants(found: dict) -> list[str]:
 def _run(run: dict, book: Book) -> list[str]:
     """A recorded run in the words of `fromfound.record`, with each seed and more of its origin."""
     module, _, name = run["name"].rpartition(".")
-    home = book.symbols.get(f"{book.settings['lib_name']}.{module}.{name}")
+    home = book.symbols.get(f"{book.settings['lib_name']}.experiments.{module}.{name}")
     lines = [f"### `{run['name']}`", ""]
     if home:
         lines += [f"Defined in [{book.chapters[home.docname].title}](cell:{home.full}).", ""]
@@ -220,6 +221,7 @@ def _run(run: dict, book: Book) -> list[str]:
         f"torch {run['versions']['torch']}",
         f"{run['seconds']:.0f} seconds",
         f"{run['peak_mb']} MiB",
+        *([f"the code of commit {p['commit']} {p['how']}"] if (p := run.get("proved")) else []),
         f"Python {run['versions']['python']}",
         f"code {run['code']}",
     ]

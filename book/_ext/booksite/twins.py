@@ -165,7 +165,7 @@ def _symbols(book: Book) -> list[dict]:
             "summary": s.summary,
             "sources": s.sources,
             "defined_in": f"{s.docname}.html#def-{s.name}",
-            "page": f"{book.api_page(s.module)}.html#{s.name}",
+            "page": "{}.html#{}".format(*target(f"symbol:{s.full}", book)),
         }
         for s in book.symbols.values()
     ]
