@@ -9,6 +9,10 @@ __all__ = ['EVENTS', 'CancelException', 'CancelStepException', 'CancelBatchExcep
 import math, os, sys, time
 from collections.abc import Callable, Iterable
 from inspect import signature
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fromfound.learner import Learner
 
 # %% ../nbs/04b_callback.ipynb #047edba1
 EVENTS: list[str] = (
@@ -56,7 +60,10 @@ class Callback:
         owns: what no other callback may claim as well, as "lr"; a string, or a tuple of them.
         keeps: a tuple with the names of its attributes that a Checkpoint keeps.
     """
-    learn, order, owns, keeps = None, 0, (), ()
+    learn: "Learner" = None
+    order: float = 0
+    owns: str | tuple[str, ...] = ()
+    keeps: tuple[str, ...] = ()
 
     def __setattr__(self, name: str, value: object) -> None:
         self._refuse(name)

@@ -54,7 +54,7 @@ def _plain(name: str, value: object) -> int | float | str | dict:
 class Quoted:
     "Values on their way from a cell into a sentence; shown as `name = value`."
 
-    def __init__(self, values: dict[str, int | float | str | dict]) -> None:
+    def __init__(self, values: dict[str, object]) -> None:
         self.values = values
 
     def __repr__(self) -> str:
@@ -363,7 +363,7 @@ class Run:
         record: what was recorded; None where nothing was.
     """
 
-    def __init__(self, name: str, record: dict | None) -> None:
+    def __init__(self, name: str, record: dict[str, object] | None) -> None:
         self.name, self.record = name, record
 
     def __getitem__(self, name: str) -> Spread:

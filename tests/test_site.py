@@ -13,8 +13,9 @@ import nbformat
 import pytest
 
 from book import env
-from book.reader.folds import MOST_OPEN_LINES, caption
-from book.reader.notebooks import QUOTE, read
+from book.reader import reading
+from book.reader.folds import MOST_OPEN_LINES, caption, written
+from book.reader.notebooks import QUOTE, Cell, Notebook, notebooks, read
 from book.reader.papers import Bibliography, UnknownPaperError
 from book.reader.runs import run_files
 from book.reader.settings import settings
@@ -183,6 +184,53 @@ def test_imports_and_drawing_helpers_are_folded(html: Path) -> None:
         )
     }
     assert {"The imports of this module", "The code of <code>_draw_ladder</code>"} <= folds
+
+
+@pytest.mark.slow
+def test_the_card_says_how_long_what_stands_open_takes(parsed: site.Site, html: Path) -> None:
+    for notebook in (n for n in notebooks(site.ROOT) if n.is_chapter):
+        page = parsed.pages[html / "nbs" / f"{notebook.path.stem}.html"]
+        open_code = [
+            block for block in page.select("div.cell_input pre") if not block.find_parent("details")
+        ]
+        assert sum(len(written(block.get_text())) for block in open_code) == sum(
+            map(reading.open_lines, notebook.code)
+        ), notebook.file
+        facts = {row.dt.get_text(): row.dd.get_text() for row in page.select("aside.card dl div")}
+        assert facts["To read"].startswith(f"{max(1, round(reading.minutes(notebook)))} minute")
+
+
+MINUTES = [  # what the main track holds, what it takes
+    ("m", "word " * 400, 2),
+    ("m", "<details><summary>More</summary>\n\n" + "word " * 400 + "\n</details>", 0),
+    ("m", "$a + b + c$ " * 200, 1),
+    ("m", "a <!-- v some.value:.1f -->[b](https://a.org/c)<!-- /v --> " * 100, 1),
+    ("c", "x = 1\n\n" * 15, 1),
+    ("c", "#| fold\n" + "x = 1\n" * 15, 0),
+    ("c", "#| hide\n" + "x = 1\n" * 15, 0),
+    ("c", "#| export\n" + "x = 1\n" * 15, 1),
+    ("c", "#| export\n" + "x = 1\n" * 30, 0),
+    ("c", "#| export\n" + "import os\n" * 15, 0),
+    ("c", "#| export\n" + "import os\n" * 15 + "_all_ = ['path']", 0),
+    ("c", "#| export\nif TYPE_CHECKING:\n" + "    import os\n" * 15, 0),
+    ("c", "#| export\ndef _draw_it():\n" + "    x = 1\n" * 14, 0),
+]
+
+
+def chapter_of(*cells: tuple[str, str]) -> Notebook:
+    """A notebook of Markdown ("m") and code ("c") cells."""
+    kinds = {"m": "markdown", "c": "code"}
+    made = (Cell("", i, kinds[kind], "", source, ()) for i, (kind, source) in enumerate(cells, 1))
+    return Notebook("", Path(), tuple(made), None)
+
+
+@pytest.mark.parametrize("kind, source, expected", MINUTES)
+def test_minutes_of_the_main_track(kind: str, source: str, expected: int) -> None:
+    cell, heading = (kind, source), ("m", "## Exercises")
+    assert reading.minutes(chapter_of(cell)) == expected
+    assert reading.minutes(chapter_of(heading, cell)) == 0
+    again = chapter_of(heading, ("m", "### Exercise 1.1"), ("m", "## Next"), cell)
+    assert round(reading.minutes(again)) == expected
 
 
 LONG = "def long():\n" + "    pass\n" * MOST_OPEN_LINES

@@ -4,9 +4,10 @@ import ast
 import io
 import re
 import tokenize
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 from book.reader.notebooks import Finding, order
@@ -85,30 +86,42 @@ def docstrings(tree: ast.AST) -> list[tuple[ast.AST, str]]:
     return [(n, text) for n in nodes if (text := ast.get_docstring(n)) is not None]
 
 
+SILENT = {
+    tokenize.COMMENT,
+    tokenize.NL,
+    tokenize.NEWLINE,
+    tokenize.INDENT,
+    tokenize.DEDENT,
+    tokenize.ENDMARKER,
+}
+
+
+@lru_cache(maxsize=None)
+def token_lines(source: str) -> tuple[set[int], Counter[int]]:
+    """The numbers of the lines on which a token begins or ends, and how many begin on each."""
+    lines: set[int] = set()
+    begin: Counter[int] = Counter()
+    try:
+        for token in tokenize.generate_tokens(io.StringIO(source).readline):
+            if token.type not in SILENT:
+                lines |= {token.start[0], token.end[0]}
+                begin[token.start[0]] += 1
+    except (tokenize.TokenError, IndentationError):  # no Python: a line counts as one
+        lines = {
+            i
+            for i, line in enumerate(source.splitlines(), 1)
+            if line.strip() and not line.lstrip().startswith("#")
+        }
+        begin = Counter(lines)
+    return lines, begin
+
+
 def code_lines(source: str, tree: ast.AST) -> set[int]:
     """The numbers of the lines that hold code: no blanks, comments or docstrings.
 
     A string over several lines counts once.
     """
-    silent = {
-        tokenize.COMMENT,
-        tokenize.NL,
-        tokenize.NEWLINE,
-        tokenize.INDENT,
-        tokenize.DEDENT,
-        tokenize.ENDMARKER,
-    }
-    lines: set[int] = set()
-    try:
-        for token in tokenize.generate_tokens(io.StringIO(source).readline):
-            if token.type not in silent:
-                lines |= {token.start[0], token.end[0]}
-    except (tokenize.TokenError, IndentationError):
-        return {
-            i
-            for i, line in enumerate(source.splitlines(), 1)
-            if line.strip() and not line.lstrip().startswith("#")
-        }
+    lines = set(token_lines(source)[0])
     for node, _ in docstrings(tree):
         lines -= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
     return lines
@@ -117,13 +130,15 @@ def code_lines(source: str, tree: ast.AST) -> set[int]:
 def imports(tree: ast.AST, module: str = "") -> Iterator[tuple[ast.stmt, str, list[str]]]:
     """Imports of our own modules.
 
-    Each is the statement, the module ('matmul', 'exercises.matmul') and the names.
+    Each is the statement, the module ('matmul', 'exercises.matmul') and the names. What only type
+    checkers import is left out.
 
     Args:
         tree: the code.
         module: the module it stands in, which relative imports start from; none for a notebook.
     """
-    for node in ast.walk(tree):
+    unrun = {n for block in ast.walk(tree) if _for_types(block) for n in block.body}
+    for node in (n for n in ast.walk(tree) if n not in unrun):
         if isinstance(node, ast.Import):
             yield from (
                 (node, a.name.removeprefix(PACKAGE).lstrip("."), [])
@@ -141,12 +156,19 @@ def imports(tree: ast.AST, module: str = "") -> Iterator[tuple[ast.stmt, str, li
 
 
 def only_imports(source: str) -> bool:
-    """Whether a cell only imports, for running or for type checking."""
-    return all(
-        isinstance(n, (ast.Import, ast.ImportFrom))
-        or (isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING")
-        for n in ast.parse(source).body
-    )
+    """Whether a cell only imports, for running or for type checking, or passes on what it does."""
+
+    def imports(node: ast.stmt) -> bool:
+        if isinstance(node, ast.Assign):  # nbdev adds these names to __all__
+            return ast.unparse(node.targets[0]) == "_all_"
+        return _for_types(node) or isinstance(node, (ast.Import, ast.ImportFrom))
+
+    return all(map(imports, ast.parse(source).body))
+
+
+def _for_types(node: ast.AST) -> bool:
+    """Whether a statement is run by type checkers alone."""
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
 
 
 def defined(source: str) -> list[str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from book import env
 from book.reader.notebooks import read
-from tests.press import sizes
+from tests.press import reading, sizes
 from tests.press import wheel as wheels
 from tests.press.chapters import ROOT, fingerprint, mode, name_of, notebooks, runs_elsewhere
 from tests.press.compare import compare_part, parts_of, rules_of
@@ -177,8 +177,8 @@ class Proof:
         return last
 
     def sizes(self) -> str:
-        """Print how large and dense the modules are; their limits are rules of the lint."""
-        return sizes.report(ROOT)
+        """Print how large modules are and how long chapters read; the lint has the limits."""
+        return f"{sizes.report(ROOT)}; {reading.report(ROOT)}"
 
     def suite(self) -> str:
         """Run the tests."""

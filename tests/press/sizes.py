@@ -1,11 +1,9 @@
 """How large and how dense the modules are: `make check` prints it."""
 
 import ast
-import io
-import tokenize
 from pathlib import Path
 
-from book.reader.modules import code_lines, modules
+from book.reader.modules import code_lines, modules, token_lines
 from tests.press.lint_library import MAX_MODULE_LINES, formatted
 
 TOKENS_A_LINE = 10  # what the whole should keep to
@@ -13,9 +11,8 @@ TOKENS_A_LINE = 10  # what the whole should keep to
 
 def tokens(source: str, lines: set[int]) -> int:
     """Count the tokens on `lines`: names, numbers, strings and operators."""
-    silent = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
-    found = tokenize.generate_tokens(io.StringIO(source).readline)
-    return sum(token.type not in silent and token.start[0] in lines for token in found)
+    begin = token_lines(source)[1]
+    return sum(begin[line] for line in lines)
 
 
 def sizes(root: Path) -> list[tuple[str, int, float]]:

@@ -17,6 +17,7 @@ from book.reader.markdown import links
 from book.reader.modules import imports
 from book.reader.notebooks import Notebook, read
 from book.reader.papers import UnknownPaperError, bibliography
+from book.reader.reading import minutes
 from book.reader.settings import settings
 
 from .symbols import LIBRARY, PAPER_KEY, Symbol, exported
@@ -54,6 +55,11 @@ class Chapter:
         match = NAMED.match(self.stem)
         numbered = match and match[1] != "00" and not self.is_experiments
         return f"{int(match[1])}{match[2]}" if numbered else ""
+
+    @property
+    def minutes(self) -> int:
+        """How long its main track takes to read."""
+        return max(1, round(minutes(self.notebook)))
 
     @property
     def named(self) -> str:
