@@ -128,16 +128,21 @@ class RandomSampler:
             )
         self.data_source = data_source
         self.replacement = replacement
-        self.wanted = num_samples
+        self._num_samples = num_samples
         self.generator = generator
-        if not isinstance(len(self), int) or len(self) <= 0:
+        if not isinstance(self.num_samples, int) or self.num_samples <= 0:
             raise ValueError(
                 "RandomSampler: num_samples should be a positive integer value, but got "
-                f"num_samples={len(self)}"
+                f"num_samples={self.num_samples}"
             )
 
+    @property
+    def num_samples(self) -> int:
+        """How many numbers an epoch has."""
+        return len(self.data_source) if self._num_samples is None else self._num_samples
+
     def __len__(self) -> int:
-        return len(self.data_source) if self.wanted is None else self.wanted
+        return self.num_samples
 
     def __iter__(self) -> Iterator[int]:
         generator = self.generator
