@@ -542,7 +542,8 @@ class DataLoader:
         num_workers: processes that fetch; 0 fetches here, when a batch is asked for.
         collate_fn: makes a batch of a list of samples; `collate` by default.
         drop_last: leave out a last batch that is shorter.
-        timeout: seconds to wait for a batch; 0 waits as long as the worker lives.
+        timeout: seconds to wait for a batch; 0 waits as long as the worker, or a process that it
+            has forked, lives.
         worker_init_fn: called in each worker with its number, after seeding.
         multiprocessing_context: "fork", "spawn" or "forkserver", or a context; Python's default if
             None.
