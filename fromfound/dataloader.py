@@ -4,26 +4,46 @@
 __all__ = ['Dataset', 'TensorDataset', 'SequentialSampler', 'RandomSampler', 'BatchSampler', 'collate', 'DataLoader']
 
 # %% ../nbs/04a_dataloader.ipynb #9a9b8612
-import contextlib, errno, functools, itertools, math, multiprocessing.connection, os, pickle, queue, random, signal, threading, time, traceback, weakref
+import contextlib
+import functools
+import itertools
+import multiprocessing
+import os
+import pickle
+import queue
+import random
+import signal
+import threading
+import traceback
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from multiprocessing.connection import Connection
 
 import numpy as np
-import torch, torch.multiprocessing  # the second teaches multiprocessing to send tensors
+import torch
+import torch.multiprocessing  # teaches multiprocessing to send tensors
 from torch import Generator, Tensor
 from torch.utils.data import IterableDataset, default_convert, get_worker_info
+from torch.utils.data._utils import worker as torch_worker
 
 # %% ../nbs/04a_dataloader.ipynb #97d086c5
 class Dataset:
-    """Base class of data sets: something with a length, whose samples are found by number.
+    """Base class of datasets: something with a length, whose samples are found by number.
 
-    Derive from it and define `__getitem__(index)` and `__len__()`; `__getitems__(indices)` is optional and fetches a list of samples at once.
+    Derive from it and define `__getitem__(index)` and `__len__()`. An optional
+    `__getitems__(indices)` fetches a list of samples at once.
 
     Source: torch.utils.data.Dataset
     """
-    def __getitem__(self, index: int) -> object:
-        raise NotImplementedError(f"{type(self).__name__} has no __getitem__: define __getitem__(index), which returns one sample, and __len__()")
 
-# %% ../nbs/04a_dataloader.ipynb #392f711a
+    def __getitem__(self, index: int) -> object:
+        """Return one sample."""
+        raise NotImplementedError(
+            f"{type(self).__name__} has no __getitem__: define __getitem__(index), which returns "
+            "one sample, and __len__()"
+        )
+
+
 class TensorDataset(Dataset):
     """Tensors side by side: sample i is the tuple of their i-th entries.
 
@@ -35,18 +55,25 @@ class TensorDataset(Dataset):
 
     Source: torch.utils.data.TensorDataset
     """
+
     def __init__(self, *tensors: Tensor) -> None:
-        if not tensors or any(t.ndim == 0 or len(t) != len(tensors[0]) for t in tensors):
-            raise AssertionError(f"Size mismatch between tensors: expected one or more of equal length, got shapes {[tuple(t.shape) for t in tensors]}")
+        shapes = [tuple(t.shape) for t in tensors]
+        lengths = {shape[:1] for shape in shapes}
+        if len(lengths) != 1 or () in lengths:
+            raise AssertionError(
+                "TensorDataset: Size mismatch between tensors: expected one or more of equal "
+                f"length, got shapes {shapes}"
+            )
         self.tensors = tensors
 
     def __len__(self) -> int:
         return len(self.tensors[0])
 
     def __getitem__(self, index: int | slice | list[int] | Tensor) -> tuple[Tensor, ...]:
+        """Return one sample, or several as one tuple of tensors."""
         return tuple(t[index] for t in self.tensors)
 
-# %% ../nbs/04a_dataloader.ipynb #0b3cf1f6
+# %% ../nbs/04a_dataloader.ipynb #72254d35
 class SequentialSampler:
     """The numbers of all samples, in order.
 
@@ -55,6 +82,7 @@ class SequentialSampler:
 
     Source: torch.utils.data.SequentialSampler
     """
+
     def __init__(self, data_source: Sized) -> None:
         self.data_source = data_source
 
@@ -64,9 +92,9 @@ class SequentialSampler:
     def __iter__(self) -> Iterator[int]:
         return iter(range(len(self)))
 
-# %% ../nbs/04a_dataloader.ipynb #72254d35
+
 def _draw_seed(generator: Generator | None) -> int:
-    "A random number of 63 bits; without a generator, from torch's global one."
+    """Draw a random number of 63 bits; without a generator, from torch's global one."""
     return int(torch.empty((), dtype=torch.int64).random_(generator=generator))
 
 
@@ -76,30 +104,59 @@ class RandomSampler:
     Args:
         data_source: what has the length.
         replacement: draw each number from all, so that some come twice and others not at all.
-        num_samples: how many to draw; by default as many as there are.
-        generator: source of the randomness; by default a new one, seeded from torch's global one at each start.
+        num_samples: how many to draw; by default as many as there are at that moment.
+        generator: source of the randomness; by default a new one for each epoch, seeded from
+            torch's global one.
 
     Raises:
-        TypeError: `replacement` is no boolean.
+        TypeError: `replacement` is not a boolean.
         ValueError: there is nothing to draw.
 
     Source: torch.utils.data.RandomSampler
     """
-    def __init__(self, data_source: Sized, replacement: bool = False, num_samples: int | None = None, generator: Generator | None = None) -> None:
+
+    def __init__(
+        self,
+        data_source: Sized,
+        replacement: bool = False,
+        num_samples: int | None = None,
+        generator: Generator | None = None,
+    ) -> None:
         if not isinstance(replacement, bool):
-            raise TypeError(f"replacement should be a boolean value, but got replacement={replacement}")
-        self.data_source, self.replacement, self.num_samples, self.generator = data_source, replacement, len(data_source) if num_samples is None else num_samples, generator
+            raise TypeError(
+                f"RandomSampler: replacement should be a boolean value, but got {replacement=}"
+            )
+        self.data_source = data_source
+        self.replacement = replacement
+        self._num_samples = num_samples
+        self.generator = generator
         if not isinstance(self.num_samples, int) or self.num_samples <= 0:
-            raise ValueError(f"num_samples should be a positive integer value, but got num_samples={self.num_samples}")
+            raise ValueError(
+                "RandomSampler: num_samples should be a positive integer value, but got "
+                f"num_samples={self.num_samples}"
+            )
+
+    @property
+    def num_samples(self) -> int:
+        """How many numbers an epoch has."""
+        return len(self.data_source) if self._num_samples is None else self._num_samples
 
     def __len__(self) -> int:
         return self.num_samples
 
     def __iter__(self) -> Iterator[int]:
-        n, generator = len(self.data_source), Generator().manual_seed(_draw_seed(None)) if self.generator is None else self.generator
+        generator = self.generator
+        if generator is None:
+            generator = Generator().manual_seed(_draw_seed(None))
+        n = len(self.data_source)
         chunk = 32 if self.replacement else n
-        for size in [chunk] * (len(self) // chunk) + [len(self) % chunk]:  # PyTorch's steps: the last draws even if it is empty
-            yield from (torch.randint(n, (size,), generator=generator) if self.replacement else torch.randperm(n, generator=generator)[:size]).tolist()
+        full, rest = divmod(len(self), chunk)
+        for size in [chunk] * full + [rest]:  # PyTorch's steps: the last draws even for a rest of 0
+            if self.replacement:
+                numbers = torch.randint(n, (size,), generator=generator)
+            else:
+                numbers = torch.randperm(n, generator=generator)[:size]
+            yield from numbers.tolist()
 
 # %% ../nbs/04a_dataloader.ipynb #a18a24c3
 class BatchSampler:
@@ -111,18 +168,27 @@ class BatchSampler:
         drop_last: leave a shorter last list out.
 
     Raises:
-        ValueError: `batch_size` is no positive integer, or `drop_last` no boolean.
+        ValueError: `batch_size` is not a positive integer, or `drop_last` not a boolean.
 
     Source: torch.utils.data.BatchSampler
     """
+
     def __init__(self, sampler: Iterable[int], batch_size: int, drop_last: bool) -> None:
-        bad_size = type(batch_size) is not int or batch_size <= 0
-        if bad_size or not isinstance(drop_last, bool):
-            raise ValueError(f"batch_size should be a positive integer value, but got batch_size={batch_size}" if bad_size else f"drop_last should be a boolean value, but got drop_last={drop_last}")
-        self.sampler, self.batch_size, self.drop_last = sampler, batch_size, drop_last
+        if type(batch_size) is not int or batch_size <= 0:
+            raise ValueError(
+                f"BatchSampler: batch_size should be a positive integer value, got {batch_size=}"
+            )
+        if not isinstance(drop_last, bool):
+            raise ValueError(
+                f"BatchSampler: drop_last should be a boolean value, but got {drop_last=}"
+            )
+        self.sampler = sampler
+        self.batch_size = batch_size
+        self.drop_last = drop_last
 
     def __len__(self) -> int:
-        return len(self.sampler) // self.batch_size if self.drop_last else -(-len(self.sampler) // self.batch_size)
+        full, rest = divmod(len(self.sampler), self.batch_size)
+        return full if self.drop_last or rest == 0 else full + 1
 
     def __iter__(self) -> Iterator[list[int]]:
         numbers = iter(self.sampler)
@@ -131,31 +197,46 @@ class BatchSampler:
                 yield batch
 
 # %% ../nbs/04a_dataloader.ipynb #e599d537
-_LARGE = 2 ** 19  # bytes from which a tensor travels between processes in shared memory
+_LARGE = 2**19  # bytes from which a tensor travels between processes in shared memory
 
 
 def _stack(tensors: Sequence[Tensor]) -> Tensor:
-    "Tensors of one shape as one with a new first dimension; in a worker, a large one is made in shared memory at once."
+    """Stack tensors; in a worker, a large batch is made in shared memory at once."""
     first, out = tensors[0], None
-    if first.layout == torch.strided and not first.is_nested:
-        if (size := first.nbytes * len(tensors)) >= _LARGE and get_worker_info() and first.device.type == "cpu" and all(t.dtype == first.dtype for t in tensors):
-            out = first.new_empty(0).set_(torch.UntypedStorage._new_shared(size), 0, (len(tensors), *first.shape))
-        try:
-            return torch.stack(tuple(tensors), out=out)
-        except RuntimeError as error:
-            if all(t.layout == torch.strided and not t.is_nested for t in tensors):
-                raise RuntimeError(f"{error}: give all samples one shape and one device, or pad them in a collate_fn of your own") from None
-    raise RuntimeError("collate stacks dense tensors only, got sparse or nested ones: convert them in the data set (to_dense, to_padded_tensor), or give a collate_fn of your own")
+    if get_worker_info() is not None and first.device.type == "cpu":
+        alike = all(t.dtype == first.dtype and t.layout == torch.strided for t in tensors)
+        if alike and (size := first.nbytes * len(tensors)) >= _LARGE:
+            storage = torch.UntypedStorage._new_shared(size)
+            out = first.new_empty(0).set_(storage, 0, (len(tensors), *first.shape))
+    try:
+        return torch.stack(tuple(tensors), out=out)
+    except RuntimeError as error:
+        raise RuntimeError(
+            f"collate: {error}: give all samples one shape and one device, or pad them in a "
+            "collate_fn of your own"
+        ) from None
+
+
+def _like(example: Mapping | Sequence, parts: dict | list) -> object:
+    """Put the parts into a container of the example's type, if it can be made of them."""
+    if isinstance(example, tuple):
+        return type(example)(*parts) if hasattr(example, "_fields") else parts
+    try:
+        return type(example)(parts)
+    except TypeError:
+        return parts
 
 
 def collate(batch: Sequence[object]) -> object:
-    """Samples of the same structure as one batch of that structure.
+    """Make samples of the same structure into one batch of that structure.
 
     Args:
-        batch: tensors, arrays, numbers, strings, or tuples, named tuples, lists and dictionaries of them, nested at will.
+        batch: tensors, arrays, numbers, strings, or tuples, named tuples, lists and dictionaries
+            of them, nested at will.
 
     Returns:
-        Tensors and arrays stacked, numbers as a tensor, strings as they are; a plain tuple becomes a list.
+        Tensors and arrays stacked, numbers as a tensor, strings as they are; a plain tuple becomes
+        a list.
 
     Raises:
         RuntimeError: shapes or lengths differ.
@@ -168,74 +249,111 @@ def collate(batch: Sequence[object]) -> object:
         return _stack(batch)
     if isinstance(first, np.ndarray) and first.dtype.kind not in "OSU":
         return _stack([torch.as_tensor(array) for array in batch])
-    if isinstance(first, (float, int, np.number, np.bool_)):
-        return torch.as_tensor(batch, dtype=torch.float64 if isinstance(first, float) else None)
+    if isinstance(first, float):
+        return torch.tensor(batch, dtype=torch.float64)
+    if isinstance(first, (int, np.number, np.bool_)):
+        return torch.as_tensor(batch)
     if isinstance(first, (str, bytes)):
         return batch
     if isinstance(first, Mapping):
         return _like(first, {key: collate([sample[key] for sample in batch]) for key in first})
     if not isinstance(first, Sequence):
-        raise TypeError(f"default_collate: batch must contain tensors, numpy arrays, numbers, dicts or lists; found {type(first)}: convert it in the data set, or give a collate_fn of your own")
-    if any(len(sample) != len(first) for sample in batch):
-        raise RuntimeError(f"each element in list of batch should be of equal size, got lengths {[len(sample) for sample in batch]}: pad them in a collate_fn of your own")
+        raise TypeError(
+            "collate: batch must contain tensors, numpy arrays, numbers, dicts or lists; found "
+            f"{type(first)}: convert it in the dataset, or give a collate_fn of your own"
+        )
+    lengths = [len(sample) for sample in batch]
+    if len(set(lengths)) > 1:
+        raise RuntimeError(
+            "collate: each element in list of batch should be of equal size, got lengths "
+            f"{lengths}: pad them in a collate_fn of your own"
+        )
     return _like(first, [collate(column) for column in zip(*batch)])
 
-
-def _like(example: Mapping | Sequence, parts: dict | list) -> object:
-    "The parts in a container of the example's type; a plain tuple, or a type that cannot be made of them, becomes a list or dictionary."
-    if isinstance(example, tuple):
-        return type(example)(*parts) if hasattr(example, "_fields") else parts  # a named tuple takes them one by one
-    try:
-        return type(example)(parts)
-    except TypeError:
-        return parts
-
-# %% ../nbs/04a_dataloader.ipynb #3e86ee7c
+# %% ../nbs/04a_dataloader.ipynb #e0d7b815
 def _fetch(dataset: Dataset, collate_fn: Callable, batched: bool, wanted: object) -> object:
-    "One batch; an error bears a note that says at which samples it happened."
+    """Return one batch; an error gets a note that says at which sample it happened."""
     at = wanted
     try:
         if not batched:
             return collate_fn(dataset[wanted])
-        samples = dataset.__getitems__(wanted) if getattr(dataset, "__getitems__", None) else [dataset[at := index] for index in wanted]
+        if getattr(dataset, "__getitems__", None):
+            return collate_fn(dataset.__getitems__(wanted))
+        samples = []
+        for at in wanted:
+            samples.append(dataset[at])
         at = wanted
         return collate_fn(samples)
+    except StopIteration as error:  # it would end the epoch without a word
+        raise RuntimeError(
+            f"DataLoader: the dataset raised StopIteration at sample {at}: an iterator in it ran "
+            "out; raise another error, or find samples by number"
+        ) from error
     except Exception as error:
-        note = f"DataLoader: this happened at {'samples' if isinstance(at, list) else 'sample'} {str(at)[:500]}"
-        if isinstance(error, StopIteration):  # it would end the epoch, and nobody would know
-            raise RuntimeError(f"the data set raised StopIteration at sample {str(at)[:500]}: an iterator in it ran out; raise another error, or find samples by number") from error
-        if note not in getattr(error, "__notes__", []):  # an error that is kept and raised again has it
-            error.add_note(note)
+        where = f"samples {at}" if isinstance(at, list) else f"sample {at}"
+        error.add_note(f"DataLoader: this happened at {where[:500]}")
         raise
 
-# %% ../nbs/04a_dataloader.ipynb #849c54ae
+
 class _Parcel(multiprocessing.reduction.ForkingPickler):
-    "Packs for another process: small tensors by value, others as PyTorch does, in shared memory."
+    """Packs for another process: small tensors by value, others in shared memory, as PyTorch."""
+
     def reducer_override(self, obj: object) -> object:
-        with contextlib.suppress(TypeError, RuntimeError):  # a tensor that NumPy does not know: bfloat16, on a GPU, with a gradient
-            if type(obj) is Tensor and obj.nbytes < _LARGE and obj.is_contiguous():
+        """Return how to send an object, where that is not the usual way."""
+        if type(obj) is Tensor and obj.nbytes < _LARGE and obj.is_contiguous():
+            with contextlib.suppress(TypeError, RuntimeError):  # NumPy does not know bfloat16
                 return torch.from_numpy, (obj.numpy(),)
         return NotImplemented
 
 
 class _Text(str):
-    "A text that a KeyError, too, shows with its line breaks."
+    """A text that a KeyError, too, shows with its line breaks."""
+
     __repr__ = str.__str__
 
 
-def _pack_error(error: Exception, worker: int) -> memoryview:
-    "An error of the same type with the worker's traceback as its text; a RuntimeError where that cannot be made or sent."
-    text = _Text(f"Caught {type(error).__name__} in DataLoader worker process {worker}.\nOriginal {''.join(traceback.format_exception(error))}")
-    try:
-        packed = _Parcel.dumps([None, type(error)(text)], 5)
-        pickle.loads(packed)
-        return packed
-    except Exception:  # error classes of any kind fail here in ways of their own
-        return _Parcel.dumps([None, RuntimeError(text)], 5)
+class _Failure:
+    """An error of a worker, in a form that can be sent: its type, and its traceback as text."""
 
-# %% ../nbs/04a_dataloader.ipynb #e0d7b815
-def _listen(pipe: multiprocessing.connection.Connection, requests: queue.SimpleQueue, parent: int) -> None:
-    "Take requests as they come, so that nobody waits to give one; end the process when the main process is gone."
+    def __init__(self, error: Exception, worker: int) -> None:
+        lines = traceback.format_exception(error)
+        self.text = (
+            f"Caught {type(error).__name__} in DataLoader worker process {worker}.\n"
+            f"Original {''.join(lines)}"
+        )
+        self.kind = type(error)
+        try:
+            pickle.dumps(self.kind)
+        except Exception:  # a class inside a function, say: it cannot be found from elsewhere
+            self.kind = RuntimeError
+
+    def error(self) -> Exception:
+        """Return an error of the same type; a RuntimeError where one text does not make it."""
+        try:
+            return self.kind(_Text(self.text))
+        except Exception:  # error classes of any kind fail here in ways of their own
+            return RuntimeError(self.text)
+
+
+class _Job:
+    """What all workers need. A spawned one unpacks it late, so that it can report what fails."""
+
+    def __init__(self, *parts: object) -> None:
+        self.parts = parts
+
+    def __getstate__(self) -> bytes:
+        return bytes(_Parcel.dumps(self.parts))
+
+    def __setstate__(self, packed: bytes) -> None:
+        self.packed = packed
+
+    def open(self) -> tuple:
+        """Return the parts."""
+        return pickle.loads(self.packed) if hasattr(self, "packed") else self.parts
+
+
+def _listen(pipe: Connection, requests: queue.SimpleQueue, parent: int) -> None:
+    """Take requests as they come; end the process when the main process is gone."""
     with contextlib.suppress(EOFError, OSError):
         while (waiting := pipe.poll(1)) or os.getppid() == parent:
             if waiting:
@@ -243,168 +361,267 @@ def _listen(pipe: multiprocessing.connection.Connection, requests: queue.SimpleQ
     os._exit(0)
 
 
-def _work(pipe: multiprocessing.connection.Connection, worker: int, seed: int, job: tuple | None) -> None:
-    "The life of a worker: take a request, send the batch."
+def _work(pipe: Connection, job: _Job, worker: int, seed: int) -> None:
+    """Live the life of a worker: take a request, send the batch."""
+    parent, requests, failure = os.getppid(), queue.SimpleQueue(), None
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the main process acts on it
+    threading.Thread(target=_listen, args=(pipe, requests, parent), daemon=True).start()
     torch.set_num_threads(1)
-    broken, requests = None, queue.SimpleQueue()
     try:
-        dataset, collate_fn, batched, init_fn, workers = job or pipe.recv()
+        dataset, collate_fn, batched, init_fn, workers = job.open()
         random.seed(seed + worker)
         torch.manual_seed(seed + worker)
-        np.random.seed(np.random.SeedSequence([worker, seed & 0xFFFFFFFF, seed >> 32, 0]).generate_state(4))
-        torch.utils.data._utils.worker._worker_info = torch.utils.data._utils.worker.WorkerInfo(id=worker, num_workers=workers, seed=seed + worker, dataset=dataset)
+        words = [worker, seed & 0xFFFFFFFF, seed >> 32, 0]
+        np.random.seed(np.random.SeedSequence(words).generate_state(4))
+        torch_worker._worker_info = torch_worker.WorkerInfo(
+            id=worker, num_workers=workers, seed=seed + worker, dataset=dataset
+        )
         if init_fn is not None:
             init_fn(worker)
     except Exception as error:
-        broken = _pack_error(error, worker)
-    threading.Thread(target=_listen, args=(pipe, requests, os.getppid()), daemon=True).start()
+        failure = _Failure(error, worker)
     while True:
         wanted = requests.get()
         try:
-            answer = broken or _Parcel.dumps([_fetch(dataset, collate_fn, batched, wanted)], 5)
+            answer = _Parcel.dumps(failure or _fetch(dataset, collate_fn, batched, wanted))
         except Exception as error:
-            answer = _pack_error(error, worker)
-        with contextlib.suppress(OSError):  # nobody is there any more; _listen sees it, too
-            print(end="", flush=True)
+            answer = _Parcel.dumps(_Failure(error, worker))
+        print(end="", flush=True)
+        with contextlib.suppress(OSError):  # the main process is gone; _listen ends this one
             pipe.send_bytes(answer)
 
-# %% ../nbs/04a_dataloader.ipynb #70d0328e
+# %% ../nbs/04a_dataloader.ipynb #b85c9588
 def _stop(owner: int, members: list) -> None:
-    "End workers; runs once, at the latest when Python ends. In a fork of their owner it does nothing."
+    """End workers. In a fork of their owner, which has copies of its objects, do nothing."""
     if os.getpid() == owner:
         for _, process in members:
-            process.kill()
+            process.kill()  # one that hangs in a sample would not listen
             process.join()
 
-# %% ../nbs/04a_dataloader.ipynb #b85c9588
+
+def _opened(answer: object) -> object:
+    """Return a batch; raise what is an error."""
+    if isinstance(answer, _Failure):
+        raise answer.error()
+    return answer
+
+
 class _Workers:
-    "Processes that fetch batches, each at the other end of a pipe. Batch i is the business of worker i modulo their number, so answers come in order."
+    """Processes that fetch batches, each at the other end of a pipe.
+
+    Worker `i % num_workers` makes batch `i`, so batches arrive in order.
+    """
+
     def __init__(self, loader: "DataLoader", seed: int) -> None:
         context = loader.multiprocessing_context or multiprocessing.get_context()
-        job = (loader.dataset, loader.collate_fn, loader.batch_sampler is not None, loader.worker_init_fn, loader.num_workers)
-        forks = context.get_start_method() == "fork"  # a fork has the data set; others are sent it
-        packed = [] if forks else [_Parcel.dumps(job, 5) for _ in range(loader.num_workers)]
-        self.owner, self.members, self.timeout, self.asked, self.received = os.getpid(), [], loader.timeout or math.inf, 0, 0
+        batched, count = loader.batch_sampler is not None, loader.num_workers
+        job = _Job(loader.dataset, loader.collate_fn, batched, loader.worker_init_fn, count)
+        self.members = []
+        self.owner = os.getpid()
+        self.timeout = loader.timeout or None
+        self.asked = self.received = self.epoch = 0
         self.close = weakref.finalize(self, _stop, self.owner, self.members)
-        for worker in range(loader.num_workers):
+        for worker in range(count):
             ours, other = context.Pipe()
-            process = context.Process(target=_work, args=(other, worker, seed, job if forks else None), daemon=True)
+            process = context.Process(target=_work, args=(other, job, worker, seed), daemon=True)
             process.start()
             self.members.append((ours, process))
-            other.close()
-        for (pipe, _), message in zip(self.members, packed):
-            with contextlib.suppress(OSError):  # it is dead, which is reported when its answer is due
-                pipe.send_bytes(message)
+            other.close()  # so that the pipe closes when the worker dies
 
-    def receive(self) -> list:
-        "The next answer in order, [batch] or [None, error]; waits for it."
-        worker, end = self.received % len(self.members), time.monotonic() + self.timeout
-        pipe, process = self.members[worker]
+    def batches(self, wanted: Iterator, ahead: int) -> Iterator[object]:
+        """Ask for the first batches of an epoch, and return an iterator over all of them."""
+        answers = self._answers(wanted, ahead)
+        next(answers)
+        return map(_opened, answers)
+
+    def _answers(self, wanted: Iterator, ahead: int) -> Iterator[object]:
+        """Ask for the first batches, yield None, then yield the answers in order."""
+        self.epoch += 1
+        epoch, answer = self.epoch, None
         try:
-            while not pipe.poll(min(2, max(0, end - time.monotonic()))):
-                if time.monotonic() >= end:
-                    raise RuntimeError(f"DataLoader timed out after {self.timeout} seconds waiting for worker {worker}: look for what hangs in the data set, or give a larger timeout")
-                if not process.is_alive() and not pipe.poll():  # another process may hold its end open
-                    raise EOFError
-            packed = pipe.recv_bytes()
-            self.received += 1
-            return pickle.loads(packed)  # asks the worker for what lies in shared memory
-        except BaseException as error:  # too late, or Ctrl-C, as well: half a message is of no use
-            full = "ancdata" in str(error) or getattr(error, "errno", None) == errno.EMFILE
-            died = isinstance(error, (EOFError, OSError)) and not full and (process.join(1) or not process.is_alive())
-            self.close()
-            if not full and not died:
+            while self.received < self.asked:  # left over from an epoch that was left early
+                self._receive()
+            self.asked = self.received = 0
+            self._ask(wanted, ahead)
+            while True:
+                yield answer
+                if epoch != self.epoch:
+                    raise RuntimeError(
+                        "DataLoader with persistent_workers: another pass over it has begun, and "
+                        "its workers serve one at a time; use two loaders"
+                    )
+                if self.received == self.asked:
+                    return
+                answer = self._receive()
+                self._ask(wanted, 1)
+        except (Exception, KeyboardInterrupt):
+            if epoch == self.epoch:
+                self.close()  # half a message may be in a pipe
+            raise
+
+    def _ask(self, wanted: Iterator, count: int) -> None:
+        """Ask for more batches, as long as there are any."""
+        for request in itertools.islice(wanted, count):
+            pipe, _ = self.members[self.asked % len(self.members)]
+            with contextlib.suppress(OSError):  # a death is reported when its answer is due
+                pipe.send(request)
+            self.asked += 1
+
+    def _receive(self) -> object:
+        """Wait for the next answer, and return it."""
+        worker = self.received % len(self.members)
+        pipe, process = self.members[worker]
+        if not pipe.poll(self.timeout):
+            raise RuntimeError(
+                f"DataLoader timed out after {self.timeout} seconds waiting for worker {worker}: "
+                "look for what hangs in the dataset, or give a larger timeout"
+            )
+        try:
+            answer = pipe.recv()  # asks the worker for what lies in shared memory
+        except (EOFError, OSError) as error:
+            process.join(1)
+            if process.is_alive():
                 raise
-            raise RuntimeError("DataLoader: too many open files, and each large batch that is kept holds one: keep fewer, raise `ulimit -n`, or call torch.multiprocessing.set_sharing_strategy('file_system') first" if full else f"DataLoader worker {worker} (pid(s) {process.pid}) exited unexpectedly, with exit code {process.exitcode}: a negative one is the signal that ended it (-9 often: memory ran out), 1 an error that it printed") from error
-
-    def epoch(self, wanted: Iterator, ahead: int) -> Iterator[object]:
-        "Begin an epoch: ask for the first batches, and return what yields them all."
-        while self.received < self.asked:  # left over from an epoch that was broken off
-            self.receive()
-        self.wanted, self.asked, self.received, self.key = wanted, 0, 0, object()
-        self.ask(ahead)
-        return iter(functools.partial(self.next, self.key), self)  # no generator: an error would end it
-
-    def ask(self, count: int) -> None:
-        "Ask for more batches, as long as there are any."
-        for wanted in itertools.islice(self.wanted, count):
-            try:
-                with contextlib.suppress(OSError):  # as above
-                    self.members[self.asked % len(self.members)][0].send_bytes(_Parcel.dumps(wanted, 5))
-                self.asked += 1
-            except BaseException:  # Ctrl-C: sent, half sent or not, nobody knows
-                self.close()
-                raise
-
-    def next(self, key: object) -> object:
-        "The next batch of an epoch."
-        if key is not self.key:
-            raise RuntimeError("DataLoader with persistent_workers: another pass over it has begun, and its workers serve one at a time; use two loaders")
-        if self.received == self.asked or not self.close.alive:
-            raise StopIteration
-        answer = self.receive()
-        self.ask(1)
-        if len(answer) == 2:  # an error; kept here as well, it and this frame would hold each other
-            raise answer.pop()
-        return answer[0]
+            raise RuntimeError(
+                f"DataLoader worker {worker} (pid(s) {process.pid}) exited unexpectedly, with exit "
+                f"code {process.exitcode}: a negative one is the signal that ended it (-9 often: "
+                "memory ran out), 1 an error that it printed"
+            ) from error
+        self.received += 1
+        return answer
 
 # %% ../nbs/04a_dataloader.ipynb #ceb12b05
+def _check_order(dataset, batch_size, shuffle, sampler, batch_sampler, drop_last) -> None:
+    """Refuse options that contradict each other."""
+    if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__"):
+        raise TypeError(
+            "DataLoader expected a dataset with __getitem__ and __len__, got "
+            f"{type(dataset).__name__}: for streams use torch.utils.data.DataLoader"
+        )
+    if sampler is not None and shuffle:
+        raise ValueError("DataLoader: sampler option is mutually exclusive with shuffle")
+    others = batch_size != 1 or shuffle or sampler is not None or drop_last
+    if batch_sampler is not None and others:
+        raise ValueError(
+            "DataLoader: batch_sampler option is mutually exclusive with batch_size, shuffle, "
+            "sampler, and drop_last: it decides all of them"
+        )
+    if batch_size is None and drop_last:
+        raise ValueError(
+            "DataLoader: batch_size=None option disables auto-batching, so drop_last has no meaning"
+        )
+
+
+def _check_workers(num_workers, timeout, prefetch_factor, persistent_workers, context) -> None:
+    """Refuse options that no worker can follow."""
+    for name, value in (("num_workers", num_workers), ("timeout", timeout)):
+        if value < 0:
+            raise ValueError(f"DataLoader: {name} option should be non-negative, got {value}")
+    if prefetch_factor is not None and prefetch_factor < 1:
+        raise ValueError(
+            f"DataLoader: prefetch_factor option should be positive, got {prefetch_factor}"
+        )
+    if num_workers == 0 and (context or prefetch_factor or persistent_workers or timeout):
+        raise ValueError(
+            "DataLoader: multiprocessing_context, prefetch_factor, persistent_workers and timeout "
+            "are for worker processes, and there are none: give num_workers > 0 as well"
+        )
+
+
 class DataLoader:
-    """Batches of a data set, epoch after epoch; on request fetched by worker processes that work ahead.
+    """Batches of a dataset, epoch after epoch, on request fetched ahead by worker processes.
 
     Args:
         dataset: has `__len__` and `__getitem__`.
-        batch_size: samples in a batch; None hands out what the data set returns for each item of the sampler.
+        batch_size: samples in a batch. None hands out what the dataset returns for each item of
+            the sampler.
         shuffle: a new random order each epoch.
         sampler: yields the numbers of samples, in place of `shuffle`.
-        batch_sampler: yields lists of numbers, in place of `batch_size`, `shuffle`, `sampler` and `drop_last`.
+        batch_sampler: yields lists of numbers, in place of `batch_size`, `shuffle`, `sampler` and
+            `drop_last`.
         num_workers: processes that fetch; 0 fetches here, when a batch is asked for.
         collate_fn: makes a batch of a list of samples; `collate` by default.
         drop_last: leave out a last batch that is shorter.
-        timeout: seconds to wait for a batch; 0 waits as long as the worker lives.
-        worker_init_fn: called in each worker with its number, after seeding; without workers nobody calls it.
-        multiprocessing_context: "fork", "spawn" or "forkserver", or a context; Python's default if None.
+        timeout: seconds to wait for a batch; 0 waits as long as the worker, or a process that it
+            has forked, lives.
+        worker_init_fn: called in each worker with its number, after seeding.
+        multiprocessing_context: "fork", "spawn" or "forkserver", or a context; Python's default if
+            None.
         generator: source of the order and of the workers' seeds; torch's global one if None.
         prefetch_factor: batches that each worker is asked for in advance, 2 by default.
         persistent_workers: keep the processes for the next epoch.
 
     Raises:
-        TypeError: the data set cannot be asked for a sample by number, as an IterableDataset; or `multiprocessing_context` is none.
-        ValueError: options contradict each other.
+        TypeError: the dataset cannot be asked for a sample by number, as an IterableDataset.
+        ValueError: options contradict each other, or one that is fixed was set later.
 
     Source: torch.utils.data.DataLoader
     """
-    def __init__(self, dataset: Dataset, batch_size: int | None = 1, shuffle: bool | None = None, sampler: Iterable[int] | None = None, batch_sampler: Iterable[list[int]] | None = None, num_workers: int = 0, collate_fn: Callable[[list], object] | None = None, *, drop_last: bool = False, timeout: float = 0,
-                 worker_init_fn: Callable[[int], None] | None = None, multiprocessing_context: str | multiprocessing.context.BaseContext | None = None, generator: Generator | None = None, prefetch_factor: int | None = None, persistent_workers: bool = False) -> None:
-        for wrong, kind, message in (
-            (isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__"), TypeError, f"DataLoader expected a data set with __getitem__ and __len__, got {type(dataset).__name__}: for streams, as an IterableDataset, use torch.utils.data.DataLoader"),
-            (not isinstance(multiprocessing_context, (str, multiprocessing.context.BaseContext, type(None))), TypeError, f"multiprocessing_context option should be a context or the name of a start method, as \"spawn\", got {multiprocessing_context!r}"),
-            *((value < 0, ValueError, f"{name} option should be non-negative, got {value}") for name, value in (("num_workers", num_workers), ("timeout", timeout))),
-            (prefetch_factor is not None and prefetch_factor < 1, ValueError, f"prefetch_factor option should be positive, got {prefetch_factor}"),
-            (num_workers == 0 and (multiprocessing_context or prefetch_factor or persistent_workers or timeout), ValueError, f"these options are for worker processes, and there are none: got {multiprocessing_context=}, {prefetch_factor=}, {persistent_workers=}, {timeout=}; give num_workers > 0 as well"),
-            (sampler is not None and shuffle, ValueError, "sampler option is mutually exclusive with shuffle: the sampler decides the order"),
-            (batch_sampler is not None and (batch_size != 1 or shuffle or sampler is not None or drop_last), ValueError, "batch_sampler option is mutually exclusive with batch_size, shuffle, sampler, and drop_last: it decides all of them"),
-            (batch_size is None and drop_last, ValueError, "batch_size=None option disables auto-batching and is mutually exclusive with drop_last"),
-        ):
-            if wrong:
-                raise kind(message)
-        self.dataset, self.drop_last, self.generator, self.batch_size = dataset, drop_last, generator, None if batch_sampler is not None else batch_size
-        self.sampler = sampler if sampler is not None else RandomSampler(dataset, generator=generator) if shuffle else SequentialSampler(dataset)
-        self.batch_sampler = batch_sampler if self.batch_size is None else BatchSampler(self.sampler, batch_size, drop_last)
-        self.collate_fn = collate_fn or (default_convert if self.batch_sampler is None else collate)
-        self.multiprocessing_context = multiprocessing.get_context(multiprocessing_context) if isinstance(multiprocessing_context, str) else multiprocessing_context
-        self.num_workers, self.timeout, self.worker_init_fn, self.prefetch_factor, self.persistent_workers, self._workers = num_workers, timeout, worker_init_fn, prefetch_factor or 2, persistent_workers, None
+
+    _fixed = "dataset batch_size sampler batch_sampler drop_last generator persistent_workers"
+    _workers = None
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        batch_size: int | None = 1,
+        shuffle: bool | None = None,
+        sampler: Iterable[int] | None = None,
+        batch_sampler: Iterable[list[int]] | None = None,
+        num_workers: int = 0,
+        collate_fn: Callable[[list], object] | None = None,
+        *,
+        drop_last: bool = False,
+        timeout: float = 0,
+        worker_init_fn: Callable[[int], None] | None = None,
+        multiprocessing_context: str | multiprocessing.context.BaseContext | None = None,
+        generator: Generator | None = None,
+        prefetch_factor: int | None = None,
+        persistent_workers: bool = False,
+    ) -> None:
+        _check_order(dataset, batch_size, shuffle, sampler, batch_sampler, drop_last)
+        context = multiprocessing_context
+        _check_workers(num_workers, timeout, prefetch_factor, persistent_workers, context)
+        if sampler is None:
+            sampler = RandomSampler(dataset, generator=generator) if shuffle else None
+        self.dataset = dataset
+        self.sampler = SequentialSampler(dataset) if sampler is None else sampler
+        self.batch_size = batch_size if batch_sampler is None else None
+        if self.batch_size is not None:
+            batch_sampler = BatchSampler(self.sampler, batch_size, drop_last)
+        self.batch_sampler = batch_sampler
+        self.drop_last = drop_last
+        self.num_workers = num_workers
+        self.collate_fn = collate_fn or (default_convert if batch_sampler is None else collate)
+        self.timeout = timeout
+        self.worker_init_fn = worker_init_fn
+        if isinstance(context, str):
+            context = multiprocessing.get_context(context)
+        self.multiprocessing_context = context
+        self.generator = generator
+        self.prefetch_factor = prefetch_factor or 2
+        self.persistent_workers = persistent_workers
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in self._fixed.split() and name in vars(self):
+            raise ValueError(
+                f"DataLoader: {name} attribute should not be set after DataLoader is initialized: "
+                "make a new loader"
+            )
+        super().__setattr__(name, value)
 
     def __len__(self) -> int:
         return len(self.sampler if self.batch_sampler is None else self.batch_sampler)
 
     def __iter__(self) -> Iterator[object]:
-        wanted, workers = iter(self.sampler if self.batch_sampler is None else self.batch_sampler), self._workers
+        batched = self.batch_sampler is not None
+        wanted = iter(self.batch_sampler if batched else self.sampler)
+        workers = self._workers
         if workers is None or not workers.close.alive or workers.owner != os.getpid():
-            seed = _draw_seed(self.generator)  # without workers, too: the order does not depend on their number
+            seed = _draw_seed(self.generator)  # the order must not depend on the number of workers
             if self.num_workers == 0:
-                return map(functools.partial(_fetch, self.dataset, self.collate_fn, self.batch_sampler is not None), wanted)
+                fetch = functools.partial(_fetch, self.dataset, self.collate_fn, batched)
+                return map(fetch, wanted)
             workers = _Workers(self, seed)
             self._workers = workers if self.persistent_workers else None
-        return workers.epoch(wanted, self.prefetch_factor * self.num_workers)
+        return workers.batches(wanted, self.prefetch_factor * self.num_workers)

@@ -181,6 +181,48 @@ def test_half_precision_adds_up_many_terms() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64], ids=str
+)
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_under_autocast_a_loss_has_32_bits_as_torchs(dtype: torch.dtype, reduction: str) -> None:
+    torch.manual_seed(0)
+    scores, target = torch.randn(4, 3).to(dtype), torch.tensor([0, 2, 1, 1])
+    others = torch.rand(4, 3).to(dtype)
+    with torch.autocast("cpu", torch.bfloat16):
+        for name, aim in (
+            ("cross_entropy", target),
+            ("cross_entropy", others),
+            ("nll_loss", target),
+            ("mse_loss", others),
+        ):
+            mine, theirs = (
+                getattr(kit, name)(scores, aim, reduction=reduction) for kit in (ours, F)
+            )
+            assert mine.dtype == theirs.dtype
+            torch.testing.assert_close(mine, theirs, rtol=1e-2, atol=1e-2)
+
+
+def test_under_autocast_a_sum_over_many_samples_is_finite() -> None:
+    scores, target = torch.zeros(60_000, 10, dtype=torch.float16), torch.zeros(60_000).long()
+    with torch.autocast("cpu", torch.bfloat16):
+        total = cross_entropy(scores, target, reduction="sum")
+    assert abs(total.item() / 60_000 - math.log(10)) < 1e-3
+
+
+@pytest.mark.slow
+def test_losses_are_one_graph_for_a_compiler() -> None:
+    torch.manual_seed(0)
+    scores, others = torch.randn(4, 3), torch.rand(4, 3)
+    for loss, target in (
+        (cross_entropy, torch.tensor([0, 2, 1, 1])),
+        (cross_entropy, others),
+        (mse_loss, others),
+    ):
+        compiled = torch.compile(loss, fullgraph=True, backend="eager")
+        assert torch.equal(compiled(scores, target), loss(scores, target))
+
+
 def test_mixed_precisions_give_the_wider_one() -> None:
     assert cross_entropy(torch.zeros(2, 3), torch.rand(2, 3).double()).dtype == torch.float64
     assert mse_loss(torch.zeros(2), torch.zeros(2).double()).dtype == torch.float64
@@ -421,6 +463,25 @@ def test_refusals(loss, error: type, message: str, change: dict) -> None:
         loss(**arguments)
 
 
+@pytest.mark.parametrize("loss", [nll_loss, cross_entropy, accuracy])
+def test_what_is_not_a_tensor_is_refused_by_name(loss) -> None:
+    name = loss.__name__
+    with pytest.raises(TypeError, match=f"{name} expected floating-point scores .*got \\[0.0"):
+        loss([0.0, 1.0], torch.tensor(0))
+    with pytest.raises(TypeError, match=f"{name} expected a tensor of targets, got a NoneType"):
+        loss(torch.zeros(2, 3), None)
+
+
+@pytest.mark.parametrize("error, message, change", [pytest.param(*w[1:], id=w[0]) for w in WRONG])
+def test_refusals_begin_with_the_name_of_what_was_called(
+    error: type, message: str, change: dict
+) -> None:
+    arguments = {"input": torch.zeros(2, 3), "target": torch.tensor([0, 1])} | change
+    for loss in (nll_loss, cross_entropy):
+        with pytest.raises(error, match=f"^{loss.__name__} expected "):
+            loss(**arguments)
+
+
 def test_a_one_hot_target_of_whole_numbers_is_refused_with_the_way_out() -> None:
     with pytest.raises(ValueError, match="floating-point probabilities in the shape of the scores"):
         cross_entropy(torch.zeros(2, 3), torch.eye(3, dtype=torch.int64)[:2])
@@ -482,11 +543,6 @@ def test_log_softmax_refuses_the_dimension_next_to_the_last(
 ) -> None:
     with pytest.raises(IndexError, match="expected dim from"):
         log_softmax(torch.zeros(shape), dim)
-
-
-def test_a_class_that_is_none_under_vmap() -> None:
-    with pytest.raises(IndexError, match="class indices from 0 to 2, got others"):
-        torch.func.vmap(cross_entropy)(torch.zeros(2, 2, 3), torch.tensor([[0, 3], [0, 1]]))
 
 
 def test_log_softmax_refuses_whole_numbers() -> None:

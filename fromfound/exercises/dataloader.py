@@ -14,18 +14,24 @@ from ..check import Exercise, MutantHunt, Prediction
 from ..dataloader import RandomSampler, SequentialSampler
 
 # %% ../../nbs/exercises/04a_dataloader.ipynb #6f0040dd
-ex_4a_1 = Prediction("4a.1", right=40, wrong={
-    "That many are missing to fill the last batch. How many are in it?": 24,
-    "That is the number of full batches.": 15,
-    "That is the number of batches with the short one.": 16,
-    "That is a whole batch. The last one is not full, or it would not be left out.": 64,
-    "Nothing is left out only if the batches fit exactly.": 0,
-    "That many are in the full batches, which stay.": 960,
-}, because="Fifteen batches of 64 are 960, and 40 remain.")
+ex_4a_1 = Prediction(
+    "4a.1",
+    right=40,
+    wrong={
+        "That many are missing to fill the last batch. How many are in it?": 24,
+        "That is the number of full batches.": 15,
+        "That is the number of batches with the short one.": 16,
+        "That is a whole batch. The last one is not full, or it would not be left out.": 64,
+        "Nothing is left out only if the batches fit exactly.": 0,
+        "That many are in the full batches, which stay.": 960,
+    },
+    because="Fifteen batches of 64 are 960, and 40 remain.",
+)
 
 # %% ../../nbs/exercises/04a_dataloader.ipynb #eb369090
 class _Turning:
     "The numbers below n, beginning one further in each epoch."
+
     def __init__(self, n: int) -> None:
         self.n, self.epoch = n, -1
 
@@ -33,18 +39,25 @@ class _Turning:
         self.epoch += 1
         return iter([(self.epoch + k) % self.n for k in range(self.n)])
 
+
 def _twice(make: Callable, n: int, size: int, drop_last: bool) -> dict[str, list]:
     batches = make(_Turning(n), size, drop_last)
-    return {"one epoch": list(batches), "the next": list(batches), "two loops at once": [list(pair) for pair in zip(batches, batches)]}
+    return {
+        "one epoch": list(batches),
+        "the next": list(batches),
+        "two loops at once": [list(pair) for pair in zip(batches, batches)],
+    }
+
 
 class _Batches:
     "The right answer; mistakes change `cut`, or when it is called."
+
     def __init__(self, sampler: Iterable, size: int, drop_last: bool) -> None:
         self.sampler, self.size, self.drop_last = sampler, size, drop_last
 
     def cut(self) -> list[list]:
         numbers = list(self.sampler)
-        every = [numbers[i:i + self.size] for i in range(0, len(numbers), self.size)]
+        every = [numbers[i : i + self.size] for i in range(0, len(numbers), self.size)]
         return [batch for batch in every if len(batch) == self.size or not self.drop_last]
 
     def __iter__(self) -> Iterator[list]:
@@ -56,14 +69,22 @@ class _DropsFull(_Batches):
         every = _Batches(self.sampler, self.size, False).cut()
         return every[:-1] if self.drop_last else every
 
+
+class _Tuples(_Batches):
+    def cut(self) -> list[tuple]:
+        return [tuple(batch) for batch in super().cut()]
+
+
 class _Filled(_Batches):
     def cut(self) -> list[list]:
         every = super().cut()
-        return [(batch + every[0] * self.size)[:self.size] for batch in every]
+        return [(batch + every[0] * self.size)[: self.size] for batch in every]
+
 
 class _Kept(_Batches):
     def __init__(self, sampler: Iterable, size: int, drop_last: bool) -> None:
         super().__init__(list(sampler), size, drop_last)
+
 
 class _UsedUp(_Batches):
     def __init__(self, sampler: Iterable, size: int, drop_last: bool) -> None:
@@ -73,6 +94,7 @@ class _UsedUp(_Batches):
     def __iter__(self) -> Iterator[list]:
         return self.left
 
+
 class _Shared(_Batches):
     def __iter__(self) -> Iterator[list]:
         self.left = iter(self.cut())
@@ -81,75 +103,145 @@ class _Shared(_Batches):
     def __next__(self) -> list:
         return next(self.left)
 
-_FITS_OR_NOT = [(4, 2, True), (0, 2, True), (0, 3, False), (1, 2, False), (1, 2, True), (5, 2, False), (5, 2, True), (8, 3, False), (8, 3, True), (3, 1, True)]
+
+_FITS_OR_NOT = [
+    (4, 2, True),
+    (0, 2, True),
+    (0, 3, False),
+    (1, 2, False),
+    (1, 2, True),
+    (5, 2, False),
+    (5, 2, True),
+    (8, 3, False),
+    (8, 3, True),
+    (3, 1, True),
+]
 
 # %% ../../nbs/exercises/04a_dataloader.ipynb #3d1f6a03
-ex_4a_2 = Exercise("4a.2", _Batches, _FITS_OR_NOT, wrong={
-    "you drop the last batch even when it is full": _DropsFull,
-    "you keep a short last batch with drop_last=True": lambda sampler, size, drop_last: _Batches(sampler, size, False),
-    "you leave a short last batch out with drop_last=False, too": lambda sampler, size, drop_last: _Batches(sampler, size, True),
-    "drop_last works the other way round": lambda sampler, size, drop_last: _Batches(sampler, size, not drop_last),
-    "your batches are tuples": type("_Tuples", (_Batches,), {"cut": lambda self: [tuple(batch) for batch in _Batches.cut(self)]}),
-    "you fill up the last batch from the beginning": _Filled,
-    "you ask the sampler once, when the object is made, so each epoch has the same order": _Kept,
-    "the object is an iterator: after one epoch it is used up": _UsedUp,
-    "`__iter__` returns the object itself, so two loops take from one and the same epoch": _Shared,
-}, read="Batches of numbers", probe=_twice)
+ex_4a_2 = Exercise(
+    "4a.2",
+    _Batches,
+    _FITS_OR_NOT,
+    wrong={
+        "you drop the last batch even when it is full": _DropsFull,
+        "you keep a short last batch with drop_last=True": lambda s, n, drop: _Batches(s, n, False),
+        "you drop a short last batch with drop_last=False": lambda s, n, drop: _Batches(s, n, True),
+        "drop_last works the other way around": lambda s, n, drop: _Batches(s, n, not drop),
+        "your batches are tuples": _Tuples,
+        "you fill up the last batch from the beginning": _Filled,
+        "you ask the sampler only once, so each epoch has the same order": _Kept,
+        "the object is an iterator: after one epoch it is used up": _UsedUp,
+        "`__iter__` returns the object itself, so two loops share one epoch": _Shared,
+    },
+    read="Batches of numbers",
+    probe=_twice,
+)
 
 # %% ../../nbs/exercises/04a_dataloader.ipynb #214a04e7
-def _padded(samples: list[tuple[Tensor, int]], width: int | None = None, front: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+def _padded(
+    samples: list[tuple[Tensor, int]], width: int | None = None, front: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
     lengths = [len(words) for words, _ in samples]
     width = max(lengths) if width is None else width
     rows = torch.zeros(len(samples), width, dtype=samples[0][0].dtype)
     for row, (words, _) in zip(rows, samples):
         words = words[:width]
-        row[width - len(words):] = words if front else row[width - len(words):]
-        row[:len(words)] = row[:len(words)] if front else words
+        row[width - len(words) :] = words if front else row[width - len(words) :]
+        row[: len(words)] = row[: len(words)] if front else words
     return rows, torch.tensor(lengths), torch.tensor([label for _, label in samples])
 
+
 def _plain(pad: Callable, *lengths: int) -> object:
-    "What a function makes of sentences of these lengths, as lists; its types, where they are not three tensors of integers."
+    "What a function makes of sentences of these lengths; its types, if not three int64 tensors."
     made = pad(_sentences(*lengths))
     parts = made if isinstance(made, (tuple, list)) else [made]
     kinds = [str(part.dtype) if isinstance(part, Tensor) else type(part).__name__ for part in parts]
     return [part.tolist() for part in parts] if kinds == ["torch.int64"] * 3 else ", ".join(kinds)
 
+
 def _sentences(*lengths: int) -> list[tuple[Tensor, int]]:
     return [(torch.arange(10 * k + 1, 10 * k + n + 1), k % 2) for k, n in enumerate(lengths, 1)]
 
 
-ex_4a_3 = Exercise("4a.3", _padded, [(2, 1), (1, 2), (3, 3), (2, 4, 1), (1, 0, 2)], wrong={
-    "the first sentence decides the width, and longer ones are cut": lambda samples: _padded(samples, len(samples[0][0])),
-    "the shortest sentence decides the width": lambda samples: _padded(samples, min(len(words) for words, _ in samples)),
-    "the zeros stand in front of the words": lambda samples: _padded(samples, front=True),
-    "you give the width of the table in place of the lengths": lambda samples: (_padded(samples)[0], torch.full((len(samples),), max(len(words) for words, _ in samples)), _padded(samples)[2]),
-    "you sort the sentences by length: then the order of a batch is not the sampler's": lambda samples: _padded(sorted(samples, key=lambda sample: -len(sample[0]))),
-    "the table is there and the lengths are missing: nobody can tell a zero from padding": lambda samples: _padded(samples)[::2],
-    "the table is a list of rows; stack them": lambda samples: (list(_padded(samples)[0]), *_padded(samples)[1:]),
-    "your three parts are lists; a batch is made of tensors": lambda samples: [part.tolist() for part in _padded(samples)],
-    "your table is float; class numbers of words are integers": lambda samples: (_padded(samples)[0].float(), *_padded(samples)[1:]),
-    "the parts come in another order than table, lengths, labels": lambda samples: [_padded(samples)[k] for k in (0, 2, 1)],
-}, read="From samples to a batch", probe=_plain)
+def _then(change: Callable) -> Callable:
+    return lambda samples: change(*_padded(samples))
+
+
+def _of_width(choose: Callable) -> Callable:
+    return lambda samples: _padded(samples, choose([len(words) for words, _ in samples]))
+
+
+def _by_length(samples: list) -> tuple[Tensor, Tensor, Tensor]:
+    return _padded(sorted(samples, key=lambda sample: -len(sample[0])))
+
+
+ex_4a_3 = Exercise(
+    "4a.3",
+    _padded,
+    [(2, 1), (1, 2), (3, 3), (2, 4, 1), (1, 0, 2)],
+    wrong={
+        "the first sentence decides the width, and longer ones are cut": _of_width(lambda n: n[0]),
+        "the shortest sentence decides the width": _of_width(min),
+        "the zeros stand in front of the words": lambda samples: _padded(samples, front=True),
+        "you give the width of the table in place of the lengths": _then(
+            lambda rows, lengths, labels: (rows, torch.full_like(lengths, rows.shape[1]), labels)
+        ),
+        "you sort by length: then the order of a batch is not the sampler's": _by_length,
+        "the table is there and the lengths are missing: a zero may be a word or padding": _then(
+            lambda rows, lengths, labels: (rows, labels)
+        ),
+        "the table is a list of rows; stack them": _then(
+            lambda rows, *others: (list(rows), *others)
+        ),
+        "your three parts are lists; a batch is made of tensors": _then(
+            lambda *parts: [part.tolist() for part in parts]
+        ),
+        "your table is float; class numbers of words are integers": _then(
+            lambda rows, *others: (rows.float(), *others)
+        ),
+        "the parts come in another order than table, lengths, labels": _then(
+            lambda rows, lengths, labels: (rows, labels, lengths)
+        ),
+    },
+    read="From samples to a batch",
+    probe=_plain,
+)
 
 # %% ../../nbs/exercises/04a_dataloader.ipynb #ab7a3701
-ex_4a_4 = Prediction("4a.4", right="c", wrong={
-    "a: the main process could see in a moment who has nothing to do. It would also be faster, which is why PyTorch offers it as in_order=False.": "a",
-    "b: the main process hands out each list of numbers once, whoever gets it.": "b",
-    "d: a worker's thread listens to its pipe at all times.": "d",
-}, because="Each worker has random numbers of its own. With a fixed plan the same seed gives the same batches, on a quiet and on a busy machine.")
+ex_4a_4 = Prediction(
+    "4a.4",
+    right="c",
+    wrong={
+        "a: the main process could see in a moment who has nothing to do. It would also be faster,"
+        " which is why PyTorch offers it as in_order=False.": "a",
+        "b: the main process hands out each list of numbers once, to any worker.": "b",
+        "d: a worker's thread listens to its pipe at all times.": "d",
+    },
+    because="Each worker has random numbers of its own. With a fixed plan the same seed gives the "
+    "same batches, on a quiet and on a busy machine.",
+)
 
 # %% ../../nbs/exercises/04a_dataloader.ipynb #cc982ef6
 _ALONE = math.prod(1 - k / 1000 for k in range(32))  # all 32 differ
 
-ex_4a_5 = Prediction("4a.5", right=1 - _ALONE, tol=0.05, wrong={
-    "That is the share of the data in a batch. Count the pairs: 32 · 31 / 2 of them.": 0.032,
-    "That is the share of batches in which all are different.": _ALONE,
-    "That is the number of equal pairs to be expected. A batch can have more than one, so fewer batches have any.": 0.496,
-}, because="Sample k + 1 differs from the k before it with probability 1 − k/1000; the product over the batch is the share without a repetition.")
+ex_4a_5 = Prediction(
+    "4a.5",
+    right=1 - _ALONE,
+    tol=0.05,
+    wrong={
+        "That is the fraction of the data in a batch. Count the 32 · 31 / 2 pairs.": 0.032,
+        "That is the fraction of batches in which all are different.": _ALONE,
+        "That is the number of equal pairs to be expected. A batch can have more than one, so "
+        "fewer batches have any.": 0.496,
+    },
+    because="Sample k + 1 differs from the k before it with probability 1 − k/1000; the product "
+    "over the batch is the fraction without a repetition.",
+)
 
 # %% ../../nbs/exercises/04a_dataloader.ipynb #142e85fc
 class _Shuffle:
     "The right answer; `order` is where most mutants differ."
+
     def __init__(self, n: int, generator: Generator) -> None:
         self.n, self.generator = n, generator
 
@@ -162,21 +254,26 @@ class _Shuffle:
     def __iter__(self) -> Iterator[int]:
         return iter(self.order())
 
+
 class _Sequential(_Shuffle):
     def order(self) -> list[int]:
         return list(SequentialSampler(range(self.n)))
+
 
 class _Forgets(_Shuffle):
     def order(self) -> list[int]:
         return super().order()[:-1]
 
+
 class _Replaces(_Shuffle):
     def order(self) -> list[int]:
         return list(RandomSampler(range(self.n), replacement=True, generator=self.generator))
 
+
 class _Global(_Shuffle):
     def order(self) -> list[int]:
         return torch.randperm(self.n).tolist()
+
 
 class _Once(_Shuffle):
     def __init__(self, n: int, generator: Generator) -> None:
@@ -186,43 +283,56 @@ class _Once(_Shuffle):
     def order(self) -> list[int]:
         return self.first
 
+
 class _Rotates(_Shuffle):
     def order(self) -> list[int]:
         start = int(torch.randint(self.n, (1,), generator=self.generator))
         return [(start + k) % self.n for k in range(self.n)]
 
+
 class _Blocks(_Shuffle):
     def order(self) -> list[int]:
-        return [i + k for i in range(0, self.n, 8) for k in torch.randperm(min(8, self.n - i), generator=self.generator).tolist()]
+        order = []
+        for i in range(0, self.n, 8):
+            order += (i + torch.randperm(min(8, self.n - i), generator=self.generator)).tolist()
+        return order
+
 
 class _Biased(_Shuffle):
     def order(self) -> list[int]:
         order = list(range(self.n))
-        for i, j in enumerate(torch.randint(self.n, (self.n,), generator=self.generator).tolist()):  # from all places, not from those that are left
+        places = torch.randint(self.n, (self.n,), generator=self.generator).tolist()
+        for i, j in enumerate(places):  # from all places, not from those that are left
             order[i], order[j] = order[j], order[i]
         return order
+
 
 class _Thrifty(_Shuffle):
     def order(self) -> list[int]:
         return torch.randperm(self.n, generator=self.generator).tolist()
+
 
 class _Short(_Shuffle):
     def __len__(self) -> int:
         return self.n - 1
 
 # %% ../../nbs/exercises/04a_dataloader.ipynb #1e84400b
-ex_4a_6 = MutantHunt("4a.6", _Shuffle, {
-    "does not shuffle at all": _Sequential,
-    "forgets the last sample": _Forgets,
-    "draws with replacement": _Replaces,
-    "ignores the generator and uses the global one": _Global,
-    "has the same order in every epoch": _Once,
-    "starts at a random place and goes on in order": _Rotates,
-    "shuffles only among eight neighbors": _Blocks,
-    "swaps each place with any other, which makes some orders more frequent": _Biased,
-    "says that it has one sample less": _Short,
-    "draws one permutation an epoch, not two, so its second epoch is not RandomSampler's": _Thrifty,
-})
+ex_4a_6 = MutantHunt(
+    "4a.6",
+    _Shuffle,
+    {
+        "does not shuffle at all": _Sequential,
+        "forgets the last sample": _Forgets,
+        "draws with replacement": _Replaces,
+        "ignores the generator and uses the global one": _Global,
+        "has the same order in every epoch": _Once,
+        "starts at a random place and goes on in order": _Rotates,
+        "shuffles only among eight neighbors": _Blocks,
+        "swaps each place with any other, which makes some orders more frequent": _Biased,
+        "says that it has one sample less": _Short,
+        "draws one permutation an epoch, not two as RandomSampler": _Thrifty,
+    },
+)
 
 # %% ../../nbs/exercises/04a_dataloader.ipynb #5944cd1e
 def _resumed(cls: Callable, n: int, seed: int, stop: int) -> dict[str, list[int]]:
@@ -233,7 +343,8 @@ def _resumed(cls: Callable, n: int, seed: int, stop: int) -> dict[str, list[int]
     taken += [next(rest) for _ in range(stop % n)]
     state = before.state_dict()
     kept = copy.deepcopy(state)
-    list(rest), list(before)  # going on must not change a state that was given out
+    list(rest)  # going on must not change a state that was given out
+    list(before)
     after.load_state_dict(state)
     resumed = {"before the stop": taken, "the rest": list(after), "next epoch": list(after)}
     again = cls(n, seed + 2)
@@ -243,6 +354,7 @@ def _resumed(cls: Callable, n: int, seed: int, stop: int) -> dict[str, list[int]
 # %% ../../nbs/exercises/04a_dataloader.ipynb #29b59655
 class _Resumable:
     "The right answer; mistakes change one part of it."
+
     def __init__(self, n: int, seed: int) -> None:
         self.n, self.generator = n, Generator().manual_seed(seed)
         self.start, self.done = self.generator.get_state(), 0
@@ -255,7 +367,7 @@ class _Resumable:
         self.start, self.done = self.generator.get_state(), 0
 
     def __iter__(self) -> Iterator[int]:
-        for number in self.begin()[self.done:]:
+        for number in self.begin()[self.done :]:
             self.done += 1
             yield number
         self.end()
@@ -266,32 +378,39 @@ class _Resumable:
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         self.start, self.done = state["start"].clone(), state["done"]
 
+
 class _Late(_Resumable):
     def state_dict(self) -> dict[str, object]:
         return {"start": self.generator.get_state(), "done": 0}
+
 
 class _Again(_Resumable):
     def state_dict(self) -> dict[str, object]:
         return super().state_dict() | {"done": 0}
 
+
 class _NeverReset(_Resumable):
     def end(self) -> None:
         self.start = self.generator.get_state()
+
 
 class _FirstAgain(_Resumable):
     def end(self) -> None:
         self.done = 0
 
+
 class _OwnOrder(_Resumable):
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         self.done = state["done"]
 
+
 class _CountsLate(_Resumable):
     def __iter__(self) -> Iterator[int]:
-        for number in self.begin()[self.done:]:
+        for number in self.begin()[self.done :]:
             yield number
             self.done += 1
         self.end()
+
 
 class _Living(_Resumable):
     def state_dict(self) -> dict[str, object]:
@@ -301,12 +420,22 @@ class _Living(_Resumable):
         self.start, self.done = state["start"], state["done"]
 
 # %% ../../nbs/exercises/04a_dataloader.ipynb #27c150bd
-ex_4a_7 = Exercise("4a.7", _Resumable, [(4, 0, 2), *((n, seed, stop) for n, seed in ((4, 0), (1, 5), (5, 3)) for stop in range(2 * n + 1))], wrong={
-    "the generator's state is taken after the order was drawn, so the rest of the epoch is lost": _Late,
-    "the interrupted epoch starts from its beginning: count what was yielded": _Again,
-    "the count is not set back to zero, so the epoch after the resumed one is cut, too": _NeverReset,
-    "every epoch begins at the first one's state: its order comes again and again": _FirstAgain,
-    "the order is drawn from the new sampler's own seed, and only the count is loaded": _OwnOrder,
-    "a sample is counted after it is yielded; the one at which it stopped comes twice": _CountsLate,
-    "the state is the sampler's own dictionary, which changes as the sampler goes on": _Living,
-}, read="Epochs, seeds, and going on", probe=_resumed)
+ex_4a_7 = Exercise(
+    "4a.7",
+    _Resumable,
+    [
+        (4, 0, 2),
+        *((n, seed, stop) for n, seed in ((4, 0), (1, 5), (5, 3)) for stop in range(2 * n + 1)),
+    ],
+    wrong={
+        "the generator's state is taken after the draw, so the rest of the epoch is lost": _Late,
+        "the interrupted epoch starts from its beginning: count what was yielded": _Again,
+        "the count is not set back to zero, so the next epoch is cut, too": _NeverReset,
+        "every epoch begins at the first one's state: its order comes again and again": _FirstAgain,
+        "the order is drawn from the new sampler's own seed": _OwnOrder,
+        "a sample is counted after it is yielded; the one of the stop comes twice": _CountsLate,
+        "the state is the sampler's own dictionary, which changes as the sampler goes on": _Living,
+    },
+    read="Epochs, seeds, and going on",
+    probe=_resumed,
+)
