@@ -15,16 +15,21 @@ from ..check import Exercise, MutantHunt, Prediction, Search
 # %% ../../nbs/exercises/02_autograd.ipynb #887ba393
 _generator = torch.Generator().manual_seed(2)
 
+
 def _random(*shape: int) -> Tensor:
     return torch.randn(shape, generator=_generator)
 
 # %% ../../nbs/exercises/02_autograd.ipynb #7eb8408b
 ex_2_1 = Prediction("2.1", right=44, wrong={
-    "y has two routes to L: directly, where its slope is z = 6, and through z, where it is y = 4. You counted the first only.": 28,
-    "y has two routes to L: through z, where its slope is y = 4, and directly, where it is z = 6. You counted the second only.": 20,
+    "y has two routes to L: directly, where its slope is z = 6, and through z, where it is y = 4. "
+    "You counted the first only.": 28,
+    "y has two routes to L: through z, where its slope is y = 4, and directly, where it is z = 6. "
+    "You counted the second only.": 20,
     "x enters z = y + x directly, too. That route is missing.": 40,
-    "x stands twice in x * x, so two routes lead from y to x, with slope 2 each. (24 is also the value of L, which is an accident.)": 24,
-    "That is the second engine: y passed on its gradient when only one part had arrived, and then the total again.": 68,
+    "x stands twice in x * x, so two routes lead from y to x, with slope 2 each. "
+    "(24 is also the value of L, which is an accident.)": 24,
+    "That is the second engine: y passed on its gradient when only one part had arrived, "
+    "and then the total again.": 68,
     "That is the first engine: the last route overwrote the others.": 4,
 }, because="y collects 6 + 4 = 10 and z gets 4; then x collects 10 · 4 from y and 4 from z.")
 
@@ -32,32 +37,55 @@ ex_2_1 = Prediction("2.1", right=44, wrong={
 def _cumsum_pullback(g: Tensor) -> Tensor:
     return g.flip(0).cumsum(0).flip(0)
 
-ex_2_2 = Exercise("2.2", _cumsum_pullback, [(_random(2),), (_random(3),), (_random(5),), (_random(4, 3),)], wrong={
+
+def _whole_rows(g: Tensor) -> Tensor:
+    return torch.stack([g[i:].sum() for i in range(len(g))])
+
+
+ex_2_2 = Exercise("2.2", _cumsum_pullback, [
+    (_random(2),),
+    (_random(3),),
+    (_random(5),),
+    (_random(4, 3),),
+], wrong={
     "you hand g on unchanged, as if each result depended on its own input only": lambda g: g,
-    "you sum from the left: entry i must collect from the results at i and after it": lambda g: g.cumsum(0),
+    "you sum from the left: entry i must collect from the results at i and after it":
+        lambda g: g.cumsum(0),
     "the sums are right, but in reverse order: flip once more": lambda g: g.flip(0).cumsum(0),
     "you flip before and after nothing: the running sum is missing": lambda g: g.flip(0),
     "entry i leaves out the result at i itself": lambda g: _cumsum_pullback(g) - g,
-    "you sum over whole rows; each column of a table has its own running sum": lambda g: torch.stack([g[i:].sum() for i in range(len(g))]),
-    "in a table you run along the rows; the sums run down each column": lambda g: g.flip(-1).cumsum(-1).flip(-1),
-    "every entry gets the sum of all; the first result does not depend on the second input": lambda g: g.sum(0).expand(g.shape).clone(),
+    "you sum over whole rows; each column of a table has its own running sum": _whole_rows,
+    "in a table you run along the rows; the sums run down each column":
+        lambda g: g.flip(-1).cumsum(-1).flip(-1),
+    "every entry gets the sum of all; the first result does not depend on the second input":
+        lambda g: g.sum(0).expand(g.shape).clone(),
 }, read="How a nudge travels")
 
 # %% ../../nbs/exercises/02_autograd.ipynb #7f586b2b
 def _center_pullback(g: Tensor) -> Tensor:
     return g - g.mean(0)
 
-ex_2_3 = Exercise("2.3", _center_pullback, [(_random(2, 1),), (_random(3, 2),), (_random(4, 4),), (_random(2, 5),)], wrong={
-    "you treat the mean as a constant, but every entry of its column takes part in it": lambda g: g,
-    "you subtract the sum of g; each entry has a share of 1/n in the mean": lambda g: g - g.sum(0),
-    "you average over the columns; the mean of the forward pass was over the rows, dimension 0": lambda g: g - g.mean(1, keepdim=True),
+
+ex_2_3 = Exercise("2.3", _center_pullback, [
+    (_random(2, 1),),
+    (_random(3, 2),),
+    (_random(4, 4),),
+    (_random(2, 5),),
+    (_random(7, 3),),
+], wrong={
+    "you treat the mean as a constant, but every entry of its column takes part in it":
+        lambda g: g,
+    "you subtract the sum of g; each entry counts for 1/n in the mean": lambda g: g - g.sum(0),
+    "you average over the columns; the mean of the forward pass was over the rows, dimension 0":
+        lambda g: g - g.mean(1, keepdim=True),
     "you average over everything; each column has a mean of its own": lambda g: g - g.mean(),
-    "you kept only the route through the mean; the direct route is missing": lambda g: -g.mean(0).expand(g.shape).clone(),
+    "you kept only the route through the mean; the direct route is missing":
+        lambda g: -g.mean(0).expand(g.shape).clone(),
     "the sign is wrong: more mean, less result": lambda g: g + g.mean(0),
 }, read="How a nudge travels")
 
 # %% ../../nbs/exercises/02_autograd.ipynb #2245d072
-def _ways_back(n: int, places: list[int]) -> tuple[Tensor, Tensor]:
+def _both_pullbacks(n: int, places: list[int]) -> tuple[Tensor, Tensor]:
     "The gradient of `x[places]` by assigning, and by adding."
     g = torch.arange(1., len(places) + 1)
     assigned, x = torch.zeros(n), Variable(torch.zeros(n), requires_grad=True)
@@ -65,71 +93,96 @@ def _ways_back(n: int, places: list[int]) -> tuple[Tensor, Tensor]:
     x[places].backward(g)
     return assigned, x.grad
 
+
+def _is_index(n: object, places: object) -> bool:
+    "Whether `n` is a length from 1 to 100, and `places` a list of places within it."
+    if type(n) is not int or n > 100 or not isinstance(places, list) or not places:
+        return False
+    return all(type(i) is int and -n <= i < n for i in places)
+
+
 def _nothing_lost(answer: object) -> str | None:
-    "What keeps an answer from being a length and a list of places for which assigning loses a gradient, three numbers in all."
+    "What keeps an answer from being a smallest index for which assigning loses a gradient."
     n, places = answer if isinstance(answer, tuple) and len(answer) == 2 else (0, [])
-    if type(n) is not int or n > 100 or not isinstance(places, list) or not places or not all(type(i) is int and -n <= i < n for i in places):
+    if not _is_index(n, places):
         return "Expected a length from 1 to 100 and a list of places within it, as (3, [0, 2])."
-    if torch.equal(*_ways_back(n, places)):
-        return "There the careless way back is right: every place gets at most one gradient."
-    return "It is wrong there, silently. But fewer numbers and places are enough." if n + len(places) > 3 else None
+    if torch.equal(*_both_pullbacks(n, places)):
+        return "There the careless pullback is right: every place gets at most one gradient."
+    if n + len(places) > 3:
+        return "It is wrong there, silently. But fewer numbers and places are enough."
+    return None
+
 
 ex_2_4 = Search("2.4", _nothing_lost, wrong={
     "Expected a length from 1 to 100 and a list of places within it, as (3, [0, 2]).": (0, []),
-    "There the careless way back is right: every place gets at most one gradient.": (3, [0, 2]),
+    "There the careless pullback is right: every place gets at most one gradient.": (3, [0, 2]),
     "It is wrong there, silently. But fewer numbers and places are enough.": (3, [0, 1, 0]),
-}, because="One number, picked twice: it should get 1 + 2 = 3, and gets 2. Picking copies, so the way back must add.")
+}, because="One number, picked twice: it should get 1 + 2 = 3, and gets 2. Picking copies, so the "
+           "pullback must add.")
 
 # %% ../../nbs/exercises/02_autograd.ipynb #309286e5
 ex_2_5 = Prediction("2.5", right="b", wrong={
-    "a: that is what happens now, and it is right. With kept totals, c and d would hold the gradient of the first call when the second begins, and pass it on again.": "a",
+    "a: that is what happens now, and it is right. With kept totals, c and d would hold the "
+    "gradient of the first call when the second begins, and pass it on again.": "a",
     "c: nothing checks for it. The numbers are wrong without a word.": "c",
-    "d: both calls start from 1 at L, so new parts arrive at c and d, and what they hold grows.": "d",
-}, because="d holds -12 once L has spoken and hands on all of it; c then holds -10 - 4 - 12 = -26. The second call adds -12 + 78 = 66 to a, where 24 would be right.")
+    "d: both calls start from 1 at L, so new parts arrive at c and d, and what they hold "
+    "grows.": "d",
+}, because="d holds -12 once L has spoken and hands on all of it; c then holds -10 - 4 - 12 = -26. "
+           "The second call adds -12 + 78 = 66 to a, where 24 would be right.")
 
 # %% ../../nbs/exercises/02_autograd.ipynb #5ddcd4ed
 ex_2_6 = Prediction("2.6", right=-2.5, tol=0.26, wrong={
-    "That is near the best step for stepping forward only. Both ways, the error shrinks with h², so a larger step does better.": -3.6,
+    "That is near the best step for stepping forward only. Both ways, the error shrinks with h², "
+    "so a larger step does better.": -3.6,
     "That is where float64 is best. Is your x in float32?": -5.2,
-    "At steps that small the two values agree in nearly all their digits. Did you plot or print the error for larger steps, too?": -7.,
+    "At steps that small the two values agree in nearly all their digits. Did you plot or print "
+    "the error for larger steps, too?": -7.,
     "That step is so large that the curve shows through. Try smaller ones.": -0.5,
-}, because="Theory: rounding grows as eps/h, curvature as h²; the sum is smallest where h is about the cube root of eps, 0.005.")
+}, because="Theory: rounding grows as eps/h, curvature as h²; the sum is smallest where h is about "
+           "the cube root of eps, 0.005.")
 
 # %% ../../nbs/exercises/02_autograd.ipynb #8f03dd06
-def _counted(g: Tensor, shape: Sequence[int]) -> float:
-    "How many copies were made of each entry."
-    return g.numel() / max(1, unbroadcast(g, shape).numel())
+def _averaged(g: Tensor, shape: Sequence[int]) -> Tensor:
+    summed = unbroadcast(g, shape)
+    return summed * (max(1, summed.numel()) / max(1, g.numel()))
+
 
 def _left_aligned(g: Tensor, shape: Sequence[int]) -> Tensor:
     square = g.ndim == 2 and len(shape) == 1 and g.shape[0] == g.shape[1]
     return g.sum(1) if square else unbroadcast(g, shape)
 
+
 def _missing_only(g: Tensor, shape: Sequence[int]) -> Tensor:
-    return g.sum(list(range(g.ndim - len(shape)))) if g.ndim > len(shape) else g
+    missing = g.ndim - len(shape)
+    return g.sum(list(range(missing))) if missing else g
+
 
 def _squeezed(g: Tensor, shape: Sequence[int]) -> Tensor:
     return unbroadcast(g, shape).squeeze()
 
+# %% ../../nbs/exercises/02_autograd.ipynb #3df0c715
 def _first_copy(g: Tensor, shape: Sequence[int]) -> Tensor:
-    missing = g.ndim - len(shape)
-    index = [0] * missing + [slice(0, 1) if n == 1 else slice(None) for n in shape]
-    return g[tuple(index)].reshape(tuple(shape))
+    missing = [0] * (g.ndim - len(shape))
+    kept = [slice(0, 1) if n == 1 else slice(None) for n in shape]
+    return g[tuple(missing + kept)].reshape(tuple(shape))
 
-def _spread_total(g: Tensor, shape: Sequence[int]) -> Tensor:
-    share = g.sum() / max(1, unbroadcast(g, shape).numel())
-    return share.expand(tuple(shape)).clone()
+
+def _even_total(g: Tensor, shape: Sequence[int]) -> Tensor:
+    summed = unbroadcast(g, shape)
+    return (g.sum() / max(1, summed.numel())).expand(tuple(shape)).clone()
+
 
 def _double_for_two(g: Tensor, shape: Sequence[int]) -> Tensor:
     missing = g.ndim - len(shape)
-    copied = [i for i in range(g.ndim) if i < missing or shape[i - missing] != g.shape[i]]
-    return unbroadcast(g, shape) * max(1, len(copied))
+    stretched = sum(n != m for n, m in zip(shape, g.shape[missing:]))
+    return unbroadcast(g, shape) * max(1, missing + stretched)
 
 # %% ../../nbs/exercises/02_autograd.ipynb #48d1059d
 ex_2_7 = MutantHunt("2.7", unbroadcast, {
     "returns zeros of the right shape": lambda g, shape: g.new_zeros(tuple(shape)),
-    "averages the copies instead of summing them": lambda g, shape: unbroadcast(g, shape) / _counted(g, shape),
+    "averages the copies instead of summing them": _averaged,
     "keeps the gradient of the first copy only": _first_copy,
-    "spreads the total evenly over all entries": _spread_total,
+    "spreads the total evenly over all entries": _even_total,
     "sums the missing dimensions, and forgets those of size 1": _missing_only,
     "drops the dimensions of size 1 from the result": _squeezed,
     "sums the wrong dimension when the gradient is square": _left_aligned,
@@ -146,27 +199,43 @@ def _through(fn: Callable[[Variable], Variable]) -> Callable[[Tensor, Tensor], T
         return torch.stack([out.data, v.grad])
     return value_and_gradient
 
-def _log_softmax(v: Variable) -> Variable:
-    shifted = v - v.data.amax(1, keepdim=True)
-    return shifted - shifted.exp().sum(1, keepdim=True).log()
 
-def _global_shift(v: Variable) -> Variable:
-    shifted = v - v.data.amax()
-    return shifted - shifted.exp().sum(1, keepdim=True).log()
+def _unshifted(v: Variable) -> Variable:
+    return v - v.exp().sum(1, keepdim=True).log()
+
+
+def _log_softmax(v: Variable) -> Variable:
+    return _unshifted(v - v.data.amax(1, keepdim=True))
+
 
 def _cut_off(v: Variable) -> Variable:
     shifted = v - v.data.amax(1, keepdim=True)
     return shifted - shifted.exp().sum(1, keepdim=True).data.log()
 
+
+def _over_images(v: Variable) -> Variable:
+    shifted = v - v.data.amax(0)
+    return shifted - shifted.exp().sum(0).log()
+
 # %% ../../nbs/exercises/02_autograd.ipynb #312c8a7b
+_large = torch.tensor([[0., 1000., 999.], [-502., -500., -501.]])
+
 ex_2_8 = Exercise("2.8", _through(_log_softmax), [
-    (_random(1, 2), _random(1, 2)), (_random(3, 4), _random(3, 4)), (_random(4, 4), _random(4, 4)),
-    (torch.tensor([[1000., 999., 0.], [-500., -501., -502.]]), _random(2, 3)),
+    (_random(1, 2), _random(1, 2)),
+    (_random(3, 4), _random(3, 4)),
+    (_random(4, 4), _random(4, 4)),
+    (_large, _random(2, 3)),
 ], wrong={
-    "exp overflows for scores of 1000: subtract the largest score of each row first": _through(lambda v: v - v.exp().sum(1, keepdim=True).log()),
-    "you subtract the largest score of all; in a row of much smaller ones every exp becomes 0": _through(_global_shift),
-    "you return the softmax itself: the logarithm is missing": _through(lambda v: _log_softmax(v).exp()),
-    "you sum over the images; the classes are dimension 1": _through(lambda v: v - v.data.amax(0) - (v - v.data.amax(0)).exp().sum(0).log()),
+    "exp overflows for scores of 1000: subtract the largest score of each row first":
+        _through(_unshifted),
+    "you subtract the largest score of all; in a row of much smaller ones every exp becomes 0":
+        _through(lambda v: _unshifted(v - v.data.amax())),
+    "you subtract the first score of each row; if another one is much larger, exp overflows":
+        _through(lambda v: _unshifted(v - v.data[:, :1])),
+    "you return the softmax itself: the logarithm is missing":
+        _through(lambda v: _log_softmax(v).exp()),
+    "you sum over the images; the classes are dimension 1": _through(_over_images),
     "the logarithm of the sum is missing": _through(lambda v: v - v.data.amax(1, keepdim=True)),
-    "the value is right, the gradient is not: a .data cut the record inside the sum": _through(_cut_off),
-}, read="The operations", tol=1e-4)
+    "the value is right, the gradient is not: a .data cut the graph inside the sum":
+        _through(_cut_off),
+}, read="The full Variable", tol=1e-4)
