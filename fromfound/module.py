@@ -38,7 +38,7 @@ class Parameter(Tensor):
     def __deepcopy__(self, memo: dict) -> "Parameter":
         return type(self)(self.data.clone(), self.requires_grad)
 
-# %% ../nbs/03_module.ipynb #f244ed20
+# %% ../nbs/03_module.ipynb #669a6519
 class Buffer:
     """Marks a tensor that a Module moves and saves, but does not learn.
 
@@ -59,7 +59,7 @@ class Buffer:
         self.data = data
         self.persistent = persistent
 
-# %% ../nbs/03_module.ipynb #520b0045
+
 _IncompatibleKeys = namedtuple("IncompatibleKeys", ["missing_keys", "unexpected_keys"])
 
 
@@ -145,7 +145,7 @@ class Module:
         else:
             self._replace(name, value)
 
-    def _register(self, kind: str, name: str, value: Tensor | "Module") -> None:
+    def _register(self, kind: str, name: str, value: object) -> None:
         """Keep a value under a name in the dictionary of its kind, and nowhere else."""
         if kind not in self.__dict__:
             raise AttributeError(
@@ -179,7 +179,7 @@ class Module:
             )
 
     def _holder(self, name: str) -> dict | None:
-        """Return the dictionary that holds a name, None where no one does."""
+        """Return the dictionary that holds a name; None where there is none."""
         for kind in ("_parameters", "_buffers", "_modules"):
             if name in self.__dict__.get(kind, {}):
                 return self.__dict__[kind]
@@ -423,7 +423,7 @@ class Module:
             inside = "\n  " + "\n  ".join(lines) + "\n"
         return f"{type(self).__name__}({inside})"
 
-# %% ../nbs/03_module.ipynb #d9d7858a
+# %% ../nbs/03_module.ipynb #052e17b2
 class Linear(Module):
     """x @ weight.T + bias.
 
@@ -469,7 +469,7 @@ class Linear(Module):
         has_bias = self.bias is not None
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={has_bias}"
 
-# %% ../nbs/03_module.ipynb #4c3d3f87
+# %% ../nbs/03_module.ipynb #db21d454
 class ModuleList(Module):
     """Modules in a list that the module around it notices; calling them is up to that module.
 
@@ -502,7 +502,7 @@ class ModuleList(Module):
         self.add_module(str(index), module)
         return self
 
-# %% ../nbs/03_module.ipynb #d5e154e3
+
 class Sequential(ModuleList):
     """Modules called one after the other; or one dictionary of modules by name.
 
@@ -528,7 +528,7 @@ class Sequential(ModuleList):
             x = module(x)
         return x
 
-# %% ../nbs/03_module.ipynb #8d6a4ed9
+# %% ../nbs/03_module.ipynb #0f4e6b48
 def save(obj: object, path: str | Path) -> None:
     """Write tensors, numbers, strings, None, and dicts, lists and tuples of them to a file.
 
@@ -555,13 +555,15 @@ def save(obj: object, path: str | Path) -> None:
                 torch.save(obj, draft)
             load(draft, "cpu")
         except (AttributeError, TypeError, ValueError, pickle.PicklingError) as error:
-            message = f"save: not written, {path.name} is as before: {error}"
-            raise ValueError(message) from error
+            raise ValueError(
+                f"save: not written, {path.name} is as before: {error}. "
+                "Save tensors, plain values and containers; of a model, its state_dict()"
+            ) from error
         with open(draft, "rb+") as file:
             os.fsync(file.fileno())  # certainly on the disk, before it takes the name
         os.replace(draft, path)
 
-# %% ../nbs/03_module.ipynb #510ee496
+# %% ../nbs/03_module.ipynb #af6e7a7f
 def load(path: str | Path, map_location: str | torch.device | None = None) -> object:
     """Read what `save` wrote, or another file of these formats, without running code from it.
 
@@ -588,13 +590,12 @@ def load(path: str | Path, map_location: str | torch.device | None = None) -> ob
         is_cut = getattr(error, "errno", None) == errno.EINVAL  # so PyTorch calls a cut file
         if isinstance(error, (OSError, MemoryError, torch.OutOfMemoryError)) and not is_cut:
             raise  # not the file's fault
-        raise ValueError(
-            f"load cannot read {path.name}: it is cut off, of another kind, holds more than "
-            "tensors, numbers, strings and containers, or is for a device that is not here "
-            f"(then give map_location='cpu'). {type(error).__name__}: {str(error)[:200]}"
-        ) from error
+        why = "it is cut off, of another kind, or holds more than tensors and plain values"
+        if "map_location" in str(error) or "cuda" in str(error).lower():
+            why = "it is for a device that this machine does not have: give map_location='cpu'"
+        raise ValueError(f"load cannot read {path.name}: {why} ({str(error)[:90]})") from error
 
-# %% ../nbs/03_module.ipynb #7c7fb092
+# %% ../nbs/03_module.ipynb #b033635a
 def default_device() -> torch.device:
     """Return the first GPU where there is one (cuda, then mps), else the CPU."""
     if torch.cuda.is_available():
@@ -627,7 +628,7 @@ def to_device(
         return type(x)(*moved) if hasattr(x, "_fields") else type(x)(moved)
     return x
 
-# %% ../nbs/03_module.ipynb #367df855
+# %% ../nbs/03_module.ipynb #57a368f4
 class UninitializedParameter(Parameter):
     """A parameter whose shape is not known yet.
 
