@@ -2,9 +2,13 @@
 
 import os
 import signal
+import socket
 import tempfile
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 from hypothesis.configuration import set_hypothesis_home_dir
 
@@ -17,3 +21,36 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 set_hypothesis_home_dir(Path(tempfile.gettempdir()) / "fromfound-hypothesis")
 settings.register_profile("book", database=None, deadline=None)
 settings.load_profile("book")
+
+
+@pytest.fixture
+def no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty cache, no data, no memory of failures, and no network but this machine."""
+    from fromfound import data
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.delenv("FROMFOUND_DATA", raising=False)
+    monkeypatch.setattr(data, "_given_up", {})
+    look_up = socket.getaddrinfo
+
+    def local_only(host, *args, **options):
+        if host != "127.0.0.1":
+            raise socket.gaierror(f"a test asked for {host}")
+        return look_up(host, *args, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", local_only)
+
+
+@pytest.fixture
+def server() -> Iterator:
+    """A running `tests.datasets.Server`."""
+    from tests.datasets import Server
+
+    with Server() as running:
+        threading.Thread(
+            target=running.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+        ).start()
+        yield running
+        running.ended.set()
+        running.shutdown()

@@ -33,6 +33,7 @@ from fromfound.learner import (
     Learner,
 )
 from fromfound.module import Linear
+from tests.toys import accuracy
 
 
 def mlp():
@@ -735,10 +736,6 @@ def board():
         yield lambda folder: TensorBoard(folder)
 
 
-def right(pred, target):
-    return (pred.argmax(1) == target).float().mean()
-
-
 def make_learner(cbs, opt_func=torch.optim.SGD, valid=True):
     torch.manual_seed(0)
     x, y = torch.randn(20, 4), torch.randint(3, (20,))
@@ -749,7 +746,7 @@ def make_learner(cbs, opt_func=torch.optim.SGD, valid=True):
         nn.functional.cross_entropy,
         opt_func,
         lr=0.1,
-        metrics=[right],
+        metrics=[accuracy],
         cbs=cbs,
         default_cbs=False,
     )
@@ -773,7 +770,7 @@ def test_what_is_logged(board) -> None:
     assert [v for v, _ in writer.named("loss/train")] == watch.seen
     assert [s for _, s in writer.named("loss/train")] == list(range(10))
     assert [v for v, _ in writer.named("rate/0")] == [0.1] * 10
-    for name in ("epoch/train_loss", "epoch/valid_loss", "epoch/right"):
+    for name in ("epoch/train_loss", "epoch/valid_loss", "epoch/accuracy"):
         assert [s for _, s in writer.named(name)] == [5, 10]
     assert Path(writer.folder) == Path("logs/run").resolve()
     assert writer.purge_step == 0
@@ -973,13 +970,13 @@ def test_the_true_writer(tmp_path) -> None:
     logged = events.Scalars("loss/train")
     assert [e.step for e in logged] == list(range(10))
     assert [e.value for e in logged] == pytest.approx(watch.seen)
-    assert [e.step for e in events.Scalars("epoch/right")] == [5, 10]
+    assert [e.step for e in events.Scalars("epoch/accuracy")] == [5, 10]
     # The same program again, shorter; its file sorts after the first.
     make_learner([TensorBoard(tmp_path / "run")]).fit(1)
     events = EventAccumulator(str(tmp_path / "run"))
     events.Reload()
     assert [e.step for e in events.Scalars("loss/train")] == list(range(5))
-    assert [e.step for e in events.Scalars("epoch/right")] == [5]
+    assert [e.step for e in events.Scalars("epoch/accuracy")] == [5]
 
 
 # --- exercises ------------------------------------------------------------------------------------

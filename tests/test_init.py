@@ -31,10 +31,7 @@ from fromfound.init import (
     lsuv_,
     orthogonal_,
 )
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
+from tests.toys import seeded
 
 
 def outcome(call):

@@ -174,6 +174,13 @@ def test_an_import_is_light(module: str, tmp_path: Path) -> None:
     assert len(added) < 30, f"import {module} loads {len(added)} more modules than torch: {added}"
 
 
+def test_every_module_has_its_test_file() -> None:
+    """One stem a chapter. The checks of exercises are tested together."""
+    expected = {f"test_{m.name}.py" for m in modules(ROOT) if "." not in m.name}
+    missing = expected - {path.name for path in (ROOT / "tests").glob("test_*.py")}
+    assert not missing, f"write tests/{', tests/'.join(sorted(missing))}: one stem a chapter"
+
+
 @pytest.mark.parametrize("module", MODULES[1:])
 def test_public_names_exist(module: str) -> None:
     found = __import__(module, fromlist=["__all__"])

@@ -19,12 +19,9 @@ from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorData
 from fromfound import dataloader
 from fromfound.module import load, save
 from fromfound.rng import generators, random_states, set_random_states, untouched
+from tests.toys import seeded
 
 X = torch.arange(24.0)[:, None]
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def batches(data):

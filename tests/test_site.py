@@ -20,6 +20,7 @@ sys.path.append(str(env.EXTENSIONS))
 from booksite import build as site  # noqa: E402
 from booksite import symbols  # noqa: E402
 from booksite.book import QUOTE  # noqa: E402
+from booksite.folds import MOST_OPEN_LINES, caption  # noqa: E402
 
 pytestmark = pytest.mark.xdist_group("site")  # one process builds it
 
@@ -182,6 +183,36 @@ def test_imports_and_drawing_helpers_are_folded(html: Path) -> None:
         )
     }
     assert {"The imports of this module", "The code of <code>_draw_ladder</code>"} <= folds
+
+
+LONG = "def long():\n" + "    pass\n" * MOST_OPEN_LINES
+
+
+@pytest.mark.parametrize(
+    ("marks", "code", "expected"),
+    [
+        ("", "x = 1", ""),
+        ("", "%pip install fromfound", ""),
+        ("", "import torch", "Imports"),
+        ("export", "import torch", "The imports of this module"),
+        ("fold", "def f(): pass", "The code of <code>f</code>"),
+        ("fold", "x = 1", "The code of this cell"),
+        ("fold fig-alt", "show(fig)", "The code of this picture"),
+        ("export", "def _draw_box(): pass", "The code of <code>_draw_box</code>"),
+        ("export", "def _check(): pass", ""),
+        ("export", LONG, "The code of <code>long</code>"),
+        ("", LONG, ""),  # the lint asks for less
+        ("", "assert x", "The check of this claim"),
+        ("", "if real:\n    assert x\n    assert y", "The checks of these claims"),
+        ("", "for x in y:\n    assert x\nassert y", "The checks of these claims"),
+        ("", "quote(x=x)", "The values quoted"),
+        ("", "assert x\nquote(x=x)", "The checks, and the values quoted"),
+        ("", "assert x\nprint(x)", ""),
+        ("", "for x in y:\n    train(x)\n    assert x", ""),
+    ],
+)
+def test_what_folds(marks: str, code: str, expected: str) -> None:
+    assert caption(dict.fromkeys(marks.split(), ""), code) == expected
 
 
 @pytest.mark.slow

@@ -8,30 +8,32 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from book import env
 from tests.press.book import Cell, Notebook, code_lines, notebooks
 from tests.press.sizes import tokens
+
+sys.path.append(str(env.EXTENSIONS))
+from booksite.folds import MOST_OPEN_LINES, caption, written  # noqa: E402
+from booksite.symbols import directives  # noqa: E402
 
 WORDS_A_MINUTE = 200
 SECONDS_A_LINE = 4  # of open code
 MAX_MINUTES = 60
-MAX_OPEN_LINES = 25  # of an open cell; a longer exported cell folds by itself
 MAX_COLUMNS = 100
 
 FOLDED = re.compile(r"<details>.*?</details>", re.S)
 HEADING = re.compile(r"^(#+) +(.*)", re.M)
 
 
-def written(cell: Cell) -> list[str]:
-    """Return the lines of a code cell that a reader sees: no directives, no blank lines."""
-    lines = cell.source.splitlines()[len(cell.directives) :]
-    return [line for line in lines if line.strip()]
-
-
 def is_open(cell: Cell) -> bool:
     """Whether the site shows the code of a cell without a click."""
-    if {"hide", "fold"} & {directive.split(":")[0] for directive in cell.directives}:
-        return False
-    return not (cell.exported and len(written(cell)) > MAX_OPEN_LINES)
+    marks, code = directives(cell.source)
+    return "hide" not in marks and not caption(marks, code)
+
+
+def code_of(cell: Cell) -> str:
+    """Return the code of a cell without its directives."""
+    return directives(cell.source)[1]
 
 
 def words(cell: Cell) -> int:
@@ -79,12 +81,12 @@ def reading(notebook: Notebook) -> Reading:
     many = sum(tokens(cell.source, lines) for cell, lines in counted)
     return Reading(
         words=sum(words(cell) for cell in track if cell.kind == "markdown"),
-        lines=sum(len(written(cell)) for cell in shown),
+        lines=sum(len(written(code_of(cell))) for cell in shown),
         wide=sum(
             len(line) > MAX_COLUMNS for line in code.splitlines() if not line.startswith("#|")
         ),
         dense=many / max(1, sum(len(lines) for _, lines in counted)),
-        long=tuple(cell for cell in shown if len(written(cell)) > MAX_OPEN_LINES),
+        long=tuple(cell for cell in shown if len(written(code_of(cell))) > MOST_OPEN_LINES),
     )
 
 
@@ -96,11 +98,11 @@ def main() -> None:
             continue
         found = reading(notebook)
         for cell in found.long if chosen else ():
-            print(f"  cell {cell.number}: {len(written(cell))} open lines")
+            print(f"  cell {cell.number}: {len(written(code_of(cell)))} open lines")
         print(
             f"{notebook.path.stem:16} {found.minutes:4.0f} minutes: {found.words:6} words, "
             f"{found.lines:4} open lines of code; {len(found.long):2} cells over "
-            f"{MAX_OPEN_LINES} lines, {found.wide:3} lines over {MAX_COLUMNS} columns, "
+            f"{MOST_OPEN_LINES} lines, {found.wide:3} lines over {MAX_COLUMNS} columns, "
             f"{found.dense:4.1f} tokens a line"
         )
 

@@ -1,8 +1,8 @@
 """A notebook as the website shows it: no directives, no hidden cells, figures with their words."""
 
-from .bib import listed
 from .book import QUOTE, Book
-from .symbols import defined, directives, exported, only_imports
+from .folds import caption
+from .symbols import directives, exported
 
 # Said below the output.
 KINDS = {"varies": "differs from machine to machine", "timing": "times of one machine"}
@@ -32,14 +32,7 @@ def _code_cell(cell: dict, marks: dict[str, str], code: str, docname: str, book:
     outputs = [o for o in cell["outputs"] if QUOTE not in o.get("data", {})]
     module = book.chapters[docname].module
     drawn = any(kind in o.get("data", {}) for o in outputs for kind in PICTURES)
-    fold, names = "", defined(code)
-    # The figure is what matters.
-    drawing = "export" in marks and names and all(name.startswith("_draw") for name in names)
-    if "fold" in marks or drawing:
-        fold = "The code of " + listed([f"<code>{name}</code>" for name in names] or ["this cell"])
-    elif "export" in marks and only_imports(code):
-        fold = "The imports of this module"
-    facts = {"fold": fold, "alt": "" if drawn else marks.get("fig-alt", "")}
+    facts = {"fold": caption(marks, code), "alt": "" if drawn else marks.get("fig-alt", "")}
     facts["kind"] = next((KINDS[mark] for mark in marks if mark in KINDS and outputs), "")
     if "export" in marks:
         facts |= {"module": module, "names": [s.name for s in exported(code, module, docname, {})]}

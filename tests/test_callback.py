@@ -1,0 +1,370 @@
+"""Chapter 04b: callbacks, what attaches them and makes the optimizer, Recorder and ProgressBar."""
+
+import io
+import sys
+from contextlib import redirect_stderr
+from dataclasses import dataclass
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+import torch
+import tqdm
+from torch import nn
+
+from fromfound import callback
+from fromfound.callback import (
+    Callback,
+    CancelBatchException,
+    CancelEpochException,
+    CancelFitException,
+    CancelStepException,
+    ProgressBar,
+    Recorder,
+    show_training_loop,
+)
+from fromfound.learner import Checkpoint, GradientClip, Learner, StopOnNaN
+from tests.toys import BATCHES, Log, accuracy, learner, net, same
+
+
+# --- how callbacks are attached -------------------------------------------------------------------
+
+
+def test_callbacks_that_cannot_be_hashed():
+    @dataclass
+    class Count(Callback):
+        n: int = 0
+
+        def after_batch(self):
+            self.n += 1
+
+    count = Count()
+    learner(cbs=[count, count]).fit(1)
+    assert count.n == len(BATCHES)
+
+
+def test_order_and_callbacks_of_one_fit():
+    heard = []
+
+    class Say(Callback):
+        def __init__(self, name, order):
+            self.name = name
+            self.order = order
+
+        def before_fit(self):
+            heard.append((self.name, len(self.learn.cbs)))
+
+    learn = learner(cbs=[Say("b", 1), Say("a", -1)])
+    learn.fit(1, cbs=[Say("c", 0)])
+    learn.fit(0)
+    assert heard == [("a", 3), ("c", 3), ("b", 3), ("a", 2), ("b", 2)]
+
+
+def test_an_event_that_was_switched_off():
+    class Quiet(Log):
+        after_epoch = None
+
+    learner(cbs=[quiet := Quiet()]).fit(1)
+    assert "after_epoch" not in quiet.lines
+    assert quiet.lines[-1] == "after_fit"
+
+
+# --- mistakes -------------------------------------------------------------------------------------
+
+
+class Misspelled(Callback):
+    def after_barch(self):
+        pass
+
+
+class Hidden(Callback):
+    loss = None
+
+
+class Assigned(Callback):
+    def after_loss(self):
+        self.pred = 2
+
+
+class Rate(Callback):
+    owns = "lr"
+
+
+class Cycle(Callback):
+    owns = ("lr", "momentum")
+
+
+@pytest.mark.parametrize(
+    "cbs, error, words",
+    [
+        ([Misspelled()], AttributeError, "after_barch is no event.*after_batch"),
+        ([Hidden()], AttributeError, "self.learn.loss"),
+        ([Assigned()], AttributeError, "self.learn.pred"),
+        ([Rate(), Cycle()], ValueError, "Rate and Cycle both own 'lr'"),
+        ([Checkpoint("a"), Checkpoint("b")], ValueError, "own 'checkpoint'"),
+        (
+            [Recorder],
+            TypeError,
+            r"cbs expected objects, got the class Recorder: write Recorder\(\)",
+        ),
+        (StopOnNaN(), TypeError, r"cbs expected a list, got .*StopOnNaN.*: write cbs=\[...\]"),
+        ([print], TypeError, "Callback objects, got <built-in function print>"),
+    ],
+)
+def test_mistakes_with_callbacks(cbs, error, words):
+    with pytest.raises(error, match=words):
+        learner(cbs=cbs).fit(1)
+    with pytest.raises(error, match=words):
+        (learn := learner()).fit(1, cbs=cbs)
+    assert learn.cbs == []
+
+
+# --- the optimizer of a fit -----------------------------------------------------------------------
+
+
+def test_an_optimizer_that_needs_a_closure_is_refused():
+    learn = learner(opt_func=torch.optim.LBFGS, cbs=[log := Log()])
+    with pytest.raises(
+        TypeError,
+        match="LBFGS wants a closure in each step.*SGD or Adam, or write the loop by hand",
+    ):
+        learn.fit(1, cbs=[GradientClip(1.0)])
+    assert log.lines == []
+    assert learn.cbs == [log]
+
+
+class Plain:
+    """An optimizer of one's own, which knows of no closure."""
+
+    def __init__(self, params, lr):
+        self.params, self.lr, self.param_groups = list(params), lr, [{"lr": lr}]
+
+    def step(self):
+        with torch.no_grad():
+            for p in self.params:
+                p.sub_(p.grad, alpha=self.lr)
+
+    def zero_grad(self):
+        for p in self.params:
+            p.grad = None
+
+
+def test_an_optimizer_of_ones_own_will_do():
+    learn = learner(opt_func=Plain)
+    learn.fit(2)
+    plain = learner()
+    plain.fit(2)
+    assert same(learn.model, plain.model)
+
+
+def test_classes_and_objects_are_told_apart():
+    with pytest.raises(
+        TypeError,
+        match=(
+            "loss_func expected objects, got the class CrossEntropyLoss: "
+            r"write CrossEntropyLoss\(\)"
+        ),
+    ):
+        Learner(net(), BATCHES, nn.CrossEntropyLoss)
+    with pytest.raises(
+        TypeError,
+        match=(
+            "opt_func expected a function of parameters and lr=, got a SGD object: give its class"
+        ),
+    ):
+        learner(opt_func=torch.optim.SGD(net().parameters(), lr=0.1)).fit(1)
+
+
+# --- recorder, bar, loop --------------------------------------------------------------------------
+
+
+def test_recorder_and_table(capsys):
+    learn = learner(
+        BATCHES,
+        BATCHES,
+        default_cbs=True,
+        metrics=[accuracy],
+        opt_func=partial(torch.optim.Adam, betas=(0.8, 0.99)),
+    )
+    learn.fit(2)
+    recorder = learn.recorder
+    assert len(recorder.losses) == len(recorder.lrs) == 14
+    assert recorder.ends == [7, 14]
+    assert set(recorder.momenta) == {0.8}
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["epoch", "train_loss", "valid_loss", "accuracy"]
+    assert len(lines) == 3
+    assert len(set(map(len, lines))) == 1
+    sizes = [len(y) for _, y in BATCHES]
+    assert recorder.rows[1]["train_loss"] == pytest.approx(
+        sum(v * n for v, n in zip(recorder.losses[7:], sizes, strict=True)) / 100
+    )
+    panels = recorder.plot().fig.axes
+    assert [ax.get_ylabel() for ax in panels] == ["learning rate", "momentum", "loss"]
+    assert list(panels[2].lines[1].get_xdata()) == [7, 14]
+    learn.fit(1)
+    assert len(recorder.rows) == 1
+
+
+@pytest.mark.parametrize("options, momentum", [({"momentum": 0.9}, 0.9), ({}, 0.0)])
+def test_the_recorder_writes_momentum_before_others_look(options, momentum):
+    class Reader(Callback):
+        def before_backward(self):
+            seen.append(len(self.learn.recorder.lrs))
+
+    seen = []
+    learn = learner(cbs=[Reader(), Recorder()], opt_func=partial(torch.optim.SGD, **options))
+    learn.fit(1)
+    assert seen == [1, 2, 3, 4, 5, 6, 7]
+    assert learn.recorder.momenta == [momentum] * 7
+
+
+def test_own_recorder_replaces_the_default():
+    learn = learner(default_cbs=True, cbs=[recorder := Recorder()])
+    assert learn.recorder is recorder
+    assert [type(cb) for cb in learn.cbs] == [Recorder, ProgressBar]
+
+
+@pytest.mark.parametrize("watched", [True, False])
+def test_the_bar_is_seen_only_where_somebody_watches(watched, monkeypatch, capsys):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return watched
+
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+    with redirect_stderr(Terminal()) as seen:
+        learner(BATCHES, BATCHES, default_cbs=True).fit(2)
+    assert ("train_loss" in seen.getvalue()) == watched
+    assert bool(seen.getvalue()) == watched
+    monkeypatch.setenv("CI", "true")
+    with redirect_stderr(Terminal()) as seen:
+        learner(default_cbs=True).fit(1)
+    assert seen.getvalue() == ""
+
+
+class Bar:
+    """What a ProgressBar asks of tqdm, written down."""
+
+    def __init__(self, leave, disable):
+        self.leave, self.disable, self.n, self.total, self.shown, self.closed = (
+            leave,
+            disable,
+            0,
+            None,
+            [],
+            0,
+        )
+
+    def set_postfix_str(self, text):
+        self.shown.append((self.n, self.total, text.partition(",")[0]))
+
+    def close(self):
+        self.closed += 1
+
+
+@pytest.fixture
+def bars(monkeypatch):
+    made = []
+    monkeypatch.setattr(tqdm, "tqdm", lambda **options: made.append(Bar(**options)) or made[-1])
+    monkeypatch.delenv("CI", raising=False)
+    return made
+
+
+@pytest.mark.parametrize(
+    "ci, terminal, notebook, watched",
+    [
+        (False, False, False, False),
+        (False, True, False, True),
+        (False, False, True, True),
+        (True, True, True, False),
+    ],
+)
+def test_a_bar_is_for_a_terminal_or_a_notebook(ci, terminal, notebook, watched, bars, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
+    monkeypatch.setitem(sys.modules, "ipykernel", None) if notebook else monkeypatch.delitem(
+        sys.modules, "ipykernel", raising=False
+    )
+    if ci:
+        monkeypatch.setenv("CI", "true")
+    learner(cbs=[ProgressBar()]).fit(1)
+    assert [(bar.disable, bar.leave, bar.closed, bool(bar.shown)) for bar in bars] == [
+        (not watched, False, 1, watched)
+    ]
+
+
+@pytest.mark.parametrize(
+    "valid, shown",
+    [
+        (
+            None,
+            [
+                (1, 14, "epoch 0"),
+                (4, 14, "epoch 0"),
+                (7, 14, "epoch 0"),
+                (10, 14, "epoch 1"),
+                (13, 14, "epoch 1"),
+            ],
+        ),
+        (
+            BATCHES[:4],
+            [
+                (1, 14, "epoch 0"),
+                (4, 14, "epoch 0"),
+                (7, 14, "epoch 0"),
+                (7, 14, "epoch 0"),
+                (9, 14, "epoch 1"),
+                (12, 14, "epoch 1"),
+                (12, 14, "epoch 1"),
+                (12, 14, "epoch 1"),
+            ],
+        ),
+    ],
+)
+def test_the_bar_counts_steps_three_times_a_second(valid, shown, bars, monkeypatch):
+    class Eighth(Callback):
+        def after_batch(self):
+            clock[0] += 0.125
+
+    clock = [100.0]
+    monkeypatch.setattr(callback, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    learner(BATCHES, valid, cbs=[ProgressBar(), Eighth()]).fit(2)
+    assert bars[0].shown == shown
+
+
+def test_the_bar_of_a_stream_has_no_end(bars, monkeypatch):
+    class Stream:
+        def __iter__(self):
+            return iter(BATCHES[:1])
+
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    learner(Stream(), cbs=[ProgressBar()]).fit(1)
+    assert bars[0].shown == [(0, None, "epoch 0")]
+
+
+def test_the_loop_is_shown_with_its_callbacks(capsys):
+    learn = learner(default_cbs=True, cbs=[GradientClip(1.0)])
+    show_training_loop(learn)
+    shown = capsys.readouterr().out
+    learn.show_training_loop()
+    assert shown == capsys.readouterr().out
+    assert len(shown.splitlines()) == 7
+    assert "step      before: GradientClip" in shown
+
+
+@pytest.mark.parametrize(
+    "kind", [CancelStepException, CancelBatchException, CancelEpochException, CancelFitException]
+)
+@pytest.mark.parametrize("event", ["before_batch", "after_loss", "before_backward", "before_step"])
+@pytest.mark.parametrize("order", [-100, 100])
+def test_a_rate_for_each_loss(kind, event, order):
+    leave = Log(event, kind)
+    leave.order = order
+    learn = learner(valid=BATCHES, cbs=[leave, recorder := Recorder()])
+    try:
+        learn.fit(2)
+    except RuntimeError:
+        assert kind is CancelStepException
+        assert event in ("before_batch", "after_loss")
+    assert len(recorder.losses) == len(recorder.lrs) == len(recorder.momenta)
