@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-# %% ../nbs/03_module.ipynb #d4629c2f
+# %% ../nbs/03_module.ipynb #4ccf9ef1
 class Parameter(Tensor):
     """A tensor that a Module registers as something to learn.
 
@@ -29,16 +29,18 @@ class Parameter(Tensor):
     Source: torch.nn.Parameter
     """
 
-    __torch_function__ = torch._C._disabled_torch_function_impl  # results are plain tensors
+    # What is computed from it is an ordinary tensor.
+    __torch_function__ = torch._C._disabled_torch_function_impl
 
     def __new__(cls, data: Tensor | None = None, requires_grad: bool = True) -> "Parameter":
+        """Make one from values, which may be a result of other operations."""
         values = torch.empty(0) if data is None else data.detach()
         return values.as_subclass(cls).requires_grad_(requires_grad)
 
     def __deepcopy__(self, memo: dict) -> "Parameter":
         return type(self)(self.data.clone(), self.requires_grad)
 
-# %% ../nbs/03_module.ipynb #669a6519
+# %% ../nbs/03_module.ipynb #973e2d3c
 class Buffer:
     """Marks a tensor that a Module moves and saves, but does not learn.
 
@@ -60,7 +62,7 @@ class Buffer:
         self.persistent = persistent
 
 
-_IncompatibleKeys = namedtuple("IncompatibleKeys", ["missing_keys", "unexpected_keys"])
+_Keys = namedtuple("IncompatibleKeys", ["missing_keys", "unexpected_keys"])
 
 
 def _join(path: str, name: str) -> str:
@@ -122,6 +124,7 @@ class Module:
         )
 
     def __call__(self, *inputs: object, **options: object) -> object:
+        """Return what `forward` computes."""
         return self.forward(*inputs, **options)
 
     # What it contains
@@ -221,7 +224,7 @@ class Module:
     # Walking through
 
     def named_modules(
-        self, memo: set | None = None, prefix: str = "", remove_duplicate: bool = True
+        self, memo: set["Module"] | None = None, prefix: str = "", remove_duplicate: bool = True
     ) -> Iterator[tuple[str, "Module"]]:
         """Yield this module and all below it with their paths.
 
@@ -302,7 +305,7 @@ class Module:
                     state[key] = value if keep_vars else value.detach()
         return state
 
-    def load_state_dict(self, state_dict: Mapping[str, Tensor], strict: bool = True) -> tuple:
+    def load_state_dict(self, state_dict: Mapping[str, Tensor], strict: bool = True) -> _Keys:
         """Copy values into the parameters and buffers of this module; all of them, or none.
 
         Args:
@@ -342,7 +345,7 @@ class Module:
                 if hasattr(own[key], "materialize"):
                     own[key].materialize(state_dict[key].shape)
                 own[key].copy_(state_dict[key])
-        return _IncompatibleKeys(missing, unexpected)
+        return _Keys(missing, unexpected)
 
     # Doing something to all of it
 
