@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-# %% ../nbs/03_module.ipynb #4ccf9ef1
+# %% ../nbs/03_module.ipynb #a819d42a
 class Parameter(Tensor):
     """A tensor that a Module registers as something to learn.
 
@@ -30,17 +30,17 @@ class Parameter(Tensor):
     """
 
     # What is computed from it is an ordinary tensor.
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__: Callable[..., object] = torch._C._disabled_torch_function_impl
 
     def __new__(cls, data: Tensor | None = None, requires_grad: bool = True) -> "Parameter":
         """Make one from values, which may be a result of other operations."""
         values = torch.empty(0) if data is None else data.detach()
         return values.as_subclass(cls).requires_grad_(requires_grad)
 
-    def __deepcopy__(self, memo: dict) -> "Parameter":
+    def __deepcopy__(self, memo: dict[int, object]) -> "Parameter":
         return type(self)(self.data.clone(), self.requires_grad)
 
-# %% ../nbs/03_module.ipynb #973e2d3c
+# %% ../nbs/03_module.ipynb #59d7c5d1
 class Buffer:
     """Marks a tensor that a Module moves and saves, but does not learn.
 
@@ -56,8 +56,7 @@ class Buffer:
 
     def __init__(self, data: Tensor, *, persistent: bool = True) -> None:
         if not isinstance(data, Tensor):
-            kind = type(data).__name__
-            raise TypeError(f"Buffer expected a tensor, got {kind}: wrap it in torch.tensor(...)")
+            raise TypeError(f"Buffer expected a tensor, got {type(data)}: use torch.tensor(...)")
         self.data = data
         self.persistent = persistent
 
@@ -301,8 +300,7 @@ class Module:
         for path, module in self.named_modules(remove_duplicate=False):
             for name, value in (module._parameters | module._buffers).items():
                 if name not in module._non_persistent:
-                    key = prefix + _join(path, name)
-                    state[key] = value if keep_vars else value.detach()
+                    state[prefix + _join(path, name)] = value if keep_vars else value.detach()
         return state
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor], strict: bool = True) -> _Keys:
@@ -631,7 +629,7 @@ def to_device(
         return type(x)(*moved) if hasattr(x, "_fields") else type(x)(moved)
     return x
 
-# %% ../nbs/03_module.ipynb #57a368f4
+# %% ../nbs/03_module.ipynb #4a335971
 class UninitializedParameter(Parameter):
     """A parameter whose shape is not known yet.
 
@@ -641,14 +639,16 @@ class UninitializedParameter(Parameter):
     """
 
     @classmethod
-    def __torch_function__(cls, function, types, args=(), kwargs=None):
+    def __torch_function__(
+        cls, func: Callable[..., object], types: object, args: object = (), kwargs: object = None
+    ) -> object:
         allowed = ("__get__", "__set__", "__hash__", "__repr__", "requires_grad_")
-        if function.__name__ not in allowed or function == Tensor.shape.__get__:
+        if func.__name__ not in allowed or func == Tensor.shape.__get__:
             raise ValueError(
                 "Attempted to use the shape or the values of an uninitialized parameter: it gets "
                 "its shape from the first batch, so run one through the network before"
             )
-        return super().__torch_function__(function, types, args, kwargs or {})
+        return super().__torch_function__(func, types, args, kwargs or {})
 
     def materialize(self, shape: Iterable[int]) -> None:
         """Give it a shape, and memory with anything in it; it becomes a `Parameter`."""

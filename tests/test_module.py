@@ -547,11 +547,11 @@ REFUSALS = [
         TypeError,
         "Module.w expected a Parameter .* derive from torch.nn.Module",
     ),
-    (lambda: Buffer([1.0, 2.0]), TypeError, "Buffer expected a tensor, got list"),
+    (lambda: Buffer([1.0, 2.0]), TypeError, "Buffer expected a tensor, got <class 'list'>"),
     (
         lambda: Module().register_buffer("x", 5),
         TypeError,
-        r"Buffer expected a tensor, got int: wrap it in torch.tensor",
+        r"Buffer expected a tensor, got <class .int.>: use torch.tensor",
     ),
     (lambda: Module().nothing, AttributeError, "'Module' object has no attribute 'nothing'"),
     (lambda: delattr(Module(), "nothing"), AttributeError, "nothing"),
