@@ -42,7 +42,7 @@ TO_REWRITE = {  # longer still, and until then no longer than this
     "hooks": 587,
     "init": 355,
     "learner": 389,
-    "module": 407,
+    "module": 408,
     "norm": 527,
     "record": 352,
     "schedule": 392,
