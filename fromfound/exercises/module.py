@@ -4,7 +4,9 @@
 __all__ = ['ex_3_1', 'ex_3_2', 'ex_3_3', 'ex_3_4', 'ex_3_5', 'ex_3_6', 'ex_3_7', 'ex_3_8']
 
 # %% ../../nbs/exercises/03_module.ipynb #880abbed
+import copy
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -16,28 +18,37 @@ from ..module import Buffer, Linear, Module, Parameter, Sequential
 # %% ../../nbs/exercises/03_module.ipynb #5f208f55
 _generator = torch.Generator().manual_seed(3)
 
+
 def _random(*shape: int) -> Tensor:
     return torch.randn(shape, generator=_generator)
+
 
 def _rounded(t: Tensor | None) -> list | None:
     return None if t is None else [round(v, 3) for v in t.detach().flatten().tolist()]
 
+
 def _layers(*sizes: int) -> Sequential:
-    "Linear layers with values from the generator."
+    """Linear layers with values from the generator."""
     with torch.device("meta"):
-        net = Sequential(*[Linear(a, b) for a, b in zip(sizes, sizes[1:])])
-    net.to_empty(device="cpu").load_state_dict({k: _random(*v.shape) for k, v in net.state_dict().items()})
+        net = Sequential(*[Linear(a, b) for a, b in pairwise(sizes)])
+    values = {key: _random(*value.shape) for key, value in net.state_dict().items()}
+    net.to_empty(device="cpu").load_state_dict(values)
     return net
 
 # %% ../../nbs/exercises/03_module.ipynb #67d32ad4
-ex_3_1 = Prediction("3.1", right=34, wrong={
-    "The tied weight is one parameter, and parameters() yields it once: 16 of these were counted twice.": 50,
-    "Two things too many: the tied weight is counted twice, and a buffer is no parameter.": 54,
-    "A buffer is no parameter: it is moved and saved, and not learned.": 38,
-    "The weights are right. Each of the three linear layers has a bias as well.": 24,
-    "The weight is tied, the bias is not: the second layer keeps its own.": 30,
-    "That counts parameters, not the numbers in them.": 5,
-}, because="16 + 4 for the first layer, 4 for the second, whose weight is the first one's, 8 + 2 for the last; the constant is a buffer.")
+ex_3_1 = Prediction(
+    "3.1",
+    right=34,
+    wrong={
+        "The tied weight is one parameter: 16 of these numbers were counted twice.": 50,
+        "Two too many: the tied weight is counted twice, and a buffer is not learned.": 54,
+        "A buffer is not a parameter: it is moved and saved, but not learned.": 38,
+        "The weights are right. Each of the three linear layers has a bias as well.": 24,
+        "The weight is tied, the bias is not: the second layer keeps its own.": 30,
+        "That counts parameters, not the numbers in them.": 5,
+    },
+    because="16 + 4 for the first layer, 4 for the second, which is tied, 8 + 2 for the last.",
+)
 
 # %% ../../nbs/exercises/03_module.ipynb #058b07d1
 def _with_buffer() -> Sequential:
@@ -45,97 +56,197 @@ def _with_buffer() -> Sequential:
     net.shift = Buffer(_random(2))
     return net
 
+
 def _frozen_first() -> Sequential:
     net = _layers(2, 2, 1)
     net[0].requires_grad_(False)
     return net
+
 
 def _frozen_bias() -> Sequential:
     net = _layers(2, 2)
     net[0].bias.requires_grad_(False)
     return net
 
+
 def _tied() -> Sequential:
     net = _layers(2, 2, 2)
     net[1].weight = net[0].weight
     return net
 
+
+def _equal_but_not_tied() -> Sequential:
+    net = _layers(2, 2, 2)
+    net[1].load_state_dict(net[0].state_dict())
+    return net
+
+
+class _Gain(Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = Parameter(_random(2))
+
+
 _MODELS: dict[str, Callable[[], Sequential]] = {
-    "one layer": lambda: _layers(2, 1), "one layer and a buffer": _with_buffer, "two layers, the first frozen": _frozen_first,
-    "one layer with a frozen bias": _frozen_bias, "two layers with tied weights": _tied,
-    "a body of two layers and a head": lambda: Sequential({"body": _layers(2, 2, 2), "head": _layers(2, 1)[0]}),
+    "one layer": lambda: _layers(2, 1),
+    "one layer and a buffer": _with_buffer,
+    "two layers, the first frozen": _frozen_first,
+    "one layer with a frozen bias": _frozen_bias,
+    "two layers with tied weights": _tied,
+    "a body and a head": lambda: Sequential({"body": _layers(2, 2, 2), "head": _layers(2, 1)}),
+    "two layers that are equal, but not tied": _equal_but_not_tied,
+    "a gain, three levels down": lambda: Sequential(Sequential(Sequential(_Gain()))),
 }
 
 # %% ../../nbs/exercises/03_module.ipynb #6297a569
 def _on_model(fn: Callable[[Module], list[str]], name: str) -> list[str]:
     return fn(_MODELS[name]())
 
-ex_3_2 = Exercise("3.2", lambda m: sorted(n for n, p in m.named_parameters() if p.requires_grad), [(name,) for name in _MODELS], wrong={
-    "you list the whole state: buffers are saved, and not learned": lambda m: sorted(m.state_dict()),
-    "you list all parameters: frozen ones want no gradient": lambda m: sorted(n for n, p in m.named_parameters()),
-    "you list a tied parameter under each of its paths": lambda m: sorted(n for n, p in m.named_parameters(remove_duplicate=False) if p.requires_grad),
-    "you list the frozen ones": lambda m: sorted(n for n, p in m.named_parameters() if not p.requires_grad),
-    "you look only at parameters directly in the model: leave recurse on": lambda m: sorted(n for n, p in m.named_parameters(recurse=False) if p.requires_grad),
-    "the paths are right, but not sorted": lambda m: [n for n, p in m.named_parameters() if p.requires_grad],
-    "you ask the weight and list the whole layer; a bias can be frozen alone":
-        lambda m: sorted(n for n, p in m.named_parameters() if m.state_dict(keep_vars=True)[n.rsplit(".", 1)[0] + ".weight"].requires_grad),
-}, read="Walking through", probe=_on_model)
+
+def _unsorted(model: Module, **options: bool) -> list[str]:
+    return [path for path, p in model.named_parameters(**options) if p.requires_grad]
+
+
+def _learned(model: Module, **options: bool) -> list[str]:
+    return sorted(_unsorted(model, **options))
+
+
+def _all(model: Module) -> list[str]:
+    return sorted(path for path, _ in model.named_parameters())
+
+
+def _frozen(model: Module) -> list[str]:
+    return sorted(path for path, p in model.named_parameters() if not p.requires_grad)
+
+
+def _by_weight(model: Module) -> list[str]:
+    state = model.state_dict(keep_vars=True)
+    weights = {path: path.rpartition(".")[0] + ".weight" for path, _ in model.named_parameters()}
+    return sorted(path for path, weight in weights.items() if state[weight].requires_grad)
+
+
+ex_3_2 = Exercise(
+    "3.2",
+    _learned,
+    [(name,) for name in _MODELS],
+    wrong={
+        "you list the whole state: buffers are not learned": lambda m: sorted(m.state_dict()),
+        "you list all parameters: frozen ones want no gradient": _all,
+        "you list a tied parameter twice": lambda m: _learned(m, remove_duplicate=False),
+        "you list the frozen ones": _frozen,
+        "you do not look inside: leave recurse on": lambda m: _learned(m, recurse=False),
+        "the paths are right, but not sorted": _unsorted,
+        "you ask the weight and list the whole layer; a bias can be frozen alone": _by_weight,
+    },
+    read="Walking through",
+    probe=_on_model,
+)
 
 # %% ../../nbs/exercises/03_module.ipynb #bf1a4379
 def _seen(fn: Callable, x: Tensor, weight: Tensor, g: Tensor) -> dict[str, list | None]:
-    "Gradients of the weight and the input, and the output; None where no gradient arrives."
-    x, weight = x.clone().requires_grad_(), Parameter(weight.clone())
+    """Gradients of the weight and the input, and the output; None where no gradient arrives."""
+    x = x.clone().requires_grad_()
+    weight = Parameter(weight.clone())
     y = fn(x, weight)
     if y.requires_grad:
         y.backward(g)
-    return {"gradient of weight": _rounded(weight.grad), "of x": _rounded(x.grad), "output": _rounded(y)}
+    return {
+        "gradient of weight": _rounded(weight.grad),
+        "of x": _rounded(x.grad),
+        "output": _rounded(y),
+    }
 
-ex_3_3 = Exercise("3.3", lambda x, w: (x * w).clamp(min=0), [(torch.tensor([[1., -2.]]), torch.tensor([3., 4.]), torch.tensor([[1., 1.]])), (_random(2, 3), _random(3), _random(2, 3)), (_random(5, 2), _random(2), _random(5, 2))], wrong={
-    "the weights are still taken with .data, so no gradient reaches them": lambda x, w: (x * w.data).clamp(min=0),
-    "now the input is cut off: the layers before this one would not learn": lambda x, w: (x.data * w).clamp(min=0),
-    "the whole result is cut off from the weights and the input": lambda x, w: (x * w).data.clamp(min=0),
-    "the cut at zero is missing": lambda x, w: x * w,
-    "the cut at zero comes before the product; the result can be negative": lambda x, w: x.clamp(min=0) * w,
-}, read="Layers of your own", probe=_seen)
+
+def _gate(x: Tensor, weight: Tensor) -> Tensor:
+    return (x * weight).clamp(min=0)
+
+
+ex_3_3 = Exercise(
+    "3.3",
+    _gate,
+    [
+        (torch.tensor([[1.0, -2.0]]), torch.tensor([3.0, 4.0]), torch.tensor([[1.0, 1.0]])),
+        (_random(2, 3), _random(3), _random(2, 3)),
+        (_random(5, 2), _random(2), _random(5, 2)),
+        (100 * _random(4, 3), 100 * _random(3), _random(4, 3)),
+    ],
+    wrong={
+        "the weights are still taken with .data: they get no gradient": (
+            lambda x, w: _gate(x, w.data)
+        ),
+        "now the input is cut off: earlier layers would not learn": lambda x, w: _gate(x.data, w),
+        "the whole result is cut off from weights and input": lambda x, w: _gate(x, w).data,
+        "the cut at zero is missing": lambda x, w: x * w,
+        "the cut comes before the product, so a result can be negative": (
+            lambda x, w: x.clamp(min=0) * w
+        ),
+    },
+    read="Layers of your own",
+    probe=_seen,
+)
 
 # %% ../../nbs/exercises/03_module.ipynb #6bbfa8a9
 def _not_fooled(answer: object) -> str | None:
-    "What keeps an answer from being one number that a careless loader accepts for a weight of shape (2, 2)."
+    """What keeps an answer from being one number that passes for a weight of shape (2, 2)."""
     if not isinstance(answer, Tensor):
-        return "Expected a tensor, as torch.zeros(3, 2)."
+        return "Expected a tensor, such as torch.zeros(3, 2)."
     if answer.shape == (2, 2):
         return "That is the right shape; it is meant to fit. Find another one."
     try:
         torch.empty(2, 2).copy_(answer)
     except RuntimeError:
-        return "No numbers cannot fill four places." if answer.numel() == 0 else "With this shape the careless line fails too, and an error is what we want."
-    if answer.numel() > 1:
-        what = "A column is copied to every column" if answer.shape[-1] == 1 else "A row is copied to every row"
-        return f"It is fooled. {what}. Fewer numbers are enough."
-    return None
+        if answer.numel() == 0:
+            return "No numbers cannot fill four places."
+        return _FAILS
+    if answer.numel() == 1:
+        return None
+    if answer.shape[-1] == 1:
+        return _BY_COLUMN
+    return _BY_ROW
 
-ex_3_4 = Search("3.4", _not_fooled, wrong={
-    "Expected a tensor, as torch.zeros(3, 2).": 4,
-    "That is the right shape; it is meant to fit. Find another one.": torch.zeros(2, 2),
-    "No numbers cannot fill four places.": torch.zeros(0),
-    "With this shape the careless line fails too, and an error is what we want.": torch.zeros(3, 2),
-    "It is fooled. A row is copied to every row. Fewer numbers are enough.": torch.zeros(2),
-    "It is fooled. A column is copied to every column. Fewer numbers are enough.": torch.zeros(2, 1),
-}, because="One number fills the layer, and nothing complains: copy_ broadcasts.")
+
+_BY_ROW = "It is fooled. A row is copied to every row. Fewer numbers are enough."
+_BY_COLUMN = "It is fooled. A column is copied to every column. Fewer numbers are enough."
+_FAILS = "With this shape the careless line fails too, and an error is what we want."
+
+ex_3_4 = Search(
+    "3.4",
+    _not_fooled,
+    wrong={
+        "Expected a tensor, such as torch.zeros(3, 2).": 4,
+        "That is the right shape; it is meant to fit. Find another one.": torch.zeros(2, 2),
+        "No numbers cannot fill four places.": torch.zeros(0),
+        _FAILS: torch.zeros(3, 2),
+        _BY_ROW: torch.zeros(2),
+        _BY_COLUMN: torch.zeros(2, 1),
+    },
+    because="One number fills the layer, and nothing complains: copy_ broadcasts.",
+)
 
 # %% ../../nbs/exercises/03_module.ipynb #a8954c81
-ex_3_5 = Prediction("3.5", right="b", wrong={
-    "a: the old parameters would be freed as soon as nobody holds them; during the move both ways need the same.": "a",
-    "c: a new parameter on the GPU is a leaf like any other, and gets its gradient there.": "c",
-    "d: the paths are the names in the tree, and a new parameter under the old name has the old path.": "d",
-}, because="The optimizer holds the objects that it was given. They would stay on the CPU, with no gradient, and the model would never move.")
+ex_3_5 = Prediction(
+    "3.5",
+    right="b",
+    wrong={
+        "a: what nothing holds is freed, and during the move both ways need the same.": "a",
+        "c: a new parameter on the GPU is a leaf like any other, and gets its gradient there.": "c",
+        "d: a path is made of the names in the tree, and those would stay as they are.": "d",
+    },
+    because="The optimizer would hold the old objects, which get no gradient any more.",
+)
 
 # %% ../../nbs/exercises/03_module.ipynb #7ddb7206
-ex_3_6 = Prediction("3.6", right=3.0, tol=0.02, wrong={
-    "That would be one memory for each parameter, as SGD with momentum has. Adam keeps two.": 2.0,
-    "Did the optimizer take a step? Before its first one it has nothing to remember.": 1.0,
-    "Four would be with a copy of the gradients. They are not part of a state.": 4.0,
-}, because="The model, a running average of its gradients and one of their squares: three tensors for each parameter.")
+ex_3_6 = Prediction(
+    "3.6",
+    right=3.0,
+    tol=0.02,
+    wrong={
+        "That would be one average for each parameter, as with momentum. Adam keeps two.": 2.0,
+        "Did the optimizer take a step? Before its first one it has nothing to remember.": 1.0,
+        "Four would be with a copy of the gradients. They are not part of a state.": 4.0,
+    },
+    because="The model, an average of its gradients, and one of their squares: three of each.",
+)
 
 # %% ../../nbs/exercises/03_module.ipynb #dee4d8c7
 class _Unregistered(Linear):
@@ -145,17 +256,21 @@ class _Unregistered(Linear):
         del self.weight
         self.weight = weight
 
+
 class _CutOff(Linear):
     def forward(self, x: Tensor) -> Tensor:
         return linear(x, self.weight.data, self.bias)
+
 
 class _NoBias(Linear):
     def forward(self, x: Tensor) -> Tensor:
         return linear(x, self.weight)
 
+
 class _AlwaysBias(Linear):
     def __init__(self, ni: int, nf: int, bias: bool = True) -> None:
         super().__init__(ni, nf)
+
 
 class _Transposed(Linear):
     def __init__(self, ni: int, nf: int, bias: bool = True) -> None:
@@ -165,14 +280,17 @@ class _Transposed(Linear):
     def forward(self, x: Tensor) -> Tensor:
         return linear(x, self.weight.T, self.bias)
 
+
 class _TwoDimensions(Linear):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.reshape(-1, self.in_features))
+
 
 class _Zeros(Linear):
     def reset_parameters(self) -> None:
         for p in self.parameters(recurse=False):
             p.data.zero_()
+
 
 class _ZeroBias(Linear):
     def reset_parameters(self) -> None:
@@ -180,62 +298,80 @@ class _ZeroBias(Linear):
         if self.bias is not None:
             self.bias.data.zero_()
 
+
 class _Outputs(Linear):
     def reset_parameters(self) -> None:
         for p in self.parameters(recurse=False):
-            p.data.uniform_(-self.out_features ** -0.5, self.out_features ** -0.5)
+            p.data.uniform_(-(self.out_features**-0.5), self.out_features**-0.5)
 
 # %% ../../nbs/exercises/03_module.ipynb #a1c0ef93
 def _in_disguise(mutant: type) -> type:
-    "The class under the name of the right one, so that its printed line tells nothing."
+    """The class under the name of the right one, so that its printed line tells nothing."""
     mutant.__name__ = mutant.__qualname__ = "Linear"
     return mutant
 
 
-ex_3_7 = MutantHunt("3.7", Linear, {
-    "keeps its weights in a plain tensor": _in_disguise(_Unregistered),
-    "computes with weight.data": _in_disguise(_CutOff),
-    "forgets to add the bias": _in_disguise(_NoBias),
-    "has a bias even with bias=False": _in_disguise(_AlwaysBias),
-    "keeps its weights transposed, so no file of another Linear fits": _in_disguise(_Transposed),
-    "returns two dimensions for an input of three": _in_disguise(_TwoDimensions),
-    "starts from zeros": _in_disguise(_Zeros),
-    "starts its bias from zeros": _in_disguise(_ZeroBias),
-    "takes the bound of its starting values from the outputs": _in_disguise(_Outputs),
-})
+ex_3_7 = MutantHunt(
+    "3.7",
+    Linear,
+    {
+        "keeps its weights in a plain tensor": _in_disguise(_Unregistered),
+        "computes with weight.data": _in_disguise(_CutOff),
+        "forgets to add the bias": _in_disguise(_NoBias),
+        "has a bias even with bias=False": _in_disguise(_AlwaysBias),
+        "keeps its weights transposed, so no state of a Linear fits": _in_disguise(_Transposed),
+        "returns two dimensions for an input of three": _in_disguise(_TwoDimensions),
+        "starts from zeros": _in_disguise(_Zeros),
+        "starts its bias from zeros": _in_disguise(_ZeroBias),
+        "takes the bound of its starting values from the outputs": _in_disguise(_Outputs),
+    },
+)
 
 # %% ../../nbs/exercises/03_module.ipynb #64b7ee45
-def _average_trace(cls: Callable, values: Tensor, decay: float) -> dict[str, object]:
-    "What an Average shows after three updates."
-    model = _tied_of(values[0])
-    average = cls(model, decay)
-    for k, value in enumerate(values[1:]):
-        if k == 1:
-            average, model = average.to(torch.float64), model.to(torch.float64)
-        for p in model.parameters():
-            p.data.copy_(value * torch.arange(1, p.numel() + 1).reshape(p.shape))
-        before = [p.data.clone() for p in model.parameters()]
-        average.update(model)
-    unchanged = all(torch.equal(a, p.data) for a, p in zip(before, model.parameters()))
-    state = {k: _rounded(v) for k, v in average.state_dict().items()}
-    types = {str(v.dtype) for v in average.state_dict().values()}
-    return {"saved": state, "types": sorted(types), "learned": [n for n, _ in average.named_parameters()], "model unchanged": unchanged, "wants a gradient": any(b.requires_grad for b in average.buffers())}
+def _fill(model: Module, value: Tensor) -> None:
+    for p in model.parameters():
+        p.data.copy_(value * torch.arange(1, p.numel() + 1).reshape(p.shape))
+
 
 def _tied_of(value: Tensor) -> Sequential:
     with torch.device("meta"):
         model = Sequential({"body": Sequential(Linear(2, 2), Linear(2, 2)), "head": Linear(2, 1)})
     model.to_empty(device="cpu")
     model.body[1].weight = model.body[0].weight
-    for p in model.parameters():
-        p.data.copy_(value * torch.arange(1, p.numel() + 1).reshape(p.shape))
+    model.head.requires_grad_(False)
+    _fill(model, value)
     return model
+
+
+def _average_trace(cls: Callable, values: Tensor, decay: float) -> dict[str, object]:
+    """What an Average shows after an update for each further value."""
+    model = _tied_of(values[0])
+    average = cls(model, decay)
+    for k, value in enumerate(values[1:], 1):
+        if k == 2:
+            average, model = average.to(torch.float64), model.to(torch.float64)
+        if k == len(values) - 1:
+            model = copy.deepcopy(model)
+        _fill(model, value)
+        before = [p.data.clone() for p in model.parameters()]
+        average.update(model)
+    after = [p.data for p in model.parameters()]
+    state = average.state_dict()
+    return {
+        "saved": {key: _rounded(value) for key, value in state.items()},
+        "types": sorted({str(value.dtype) for value in state.values()}),
+        "learned": [path for path, _ in average.named_parameters()],
+        "model unchanged": all(map(torch.equal, before, after)),
+        "wants a gradient": any(buffer.requires_grad for buffer in average.buffers()),
+    }
 
 # %% ../../nbs/exercises/03_module.ipynb #3bae02a2
 class _Average(Module):
-    "The right answer; `start` and `share` are where its mistakes differ."
+    """The right answer; `paths`, `start` and `fraction` are where its mistakes differ."""
+
     paths = staticmethod(lambda model: model.named_parameters())
     start = staticmethod(lambda p: p.data.clone())
-    share = staticmethod(lambda decay: 1 - decay)
+    fraction = staticmethod(lambda decay: 1 - decay)
 
     def __init__(self, model: Module, decay: float) -> None:
         super().__init__()
@@ -248,23 +384,29 @@ class _Average(Module):
 
     def update(self, model: Module) -> None:
         for name, p in self.paths(model):
-            getattr(self, name.replace(".", "_")).data.lerp_(p.data, self.share(self.decay))
+            getattr(self, name.replace(".", "_")).data.lerp_(p.data, self.fraction(self.decay))
+
 
 class _Shared(_Average):
     start = staticmethod(lambda p: p.data)
 
+
 class _FromZero(_Average):
     start = staticmethod(lambda p: torch.zeros_like(p.data))
 
+
 class _Swapped(_Average):
-    share = staticmethod(lambda decay: decay)
+    fraction = staticmethod(lambda decay: decay)
+
 
 class _EachPath(_Average):
     paths = staticmethod(lambda model: model.named_parameters(remove_duplicate=False))
 
+
 class _Learned(_Average):
     def keep(self, name: str, value: Tensor) -> None:
         setattr(self, name, Parameter(value))
+
 
 class _Recorded(_Average):
     def update(self, model: Module) -> None:
@@ -272,17 +414,29 @@ class _Recorded(_Average):
             name = name.replace(".", "_")
             setattr(self, name, self.decay * getattr(self, name) + (1 - self.decay) * p)
 
+
 class _NotSaved(_Average):
     def keep(self, name: str, value: Tensor) -> None:
         self.register_buffer(name, value, persistent=False)
 
 # %% ../../nbs/exercises/03_module.ipynb #23773c7c
-ex_3_8 = Exercise("3.8", _Average, [(torch.tensor([1., 2., 3., 4.]), 0.9), (torch.tensor([2., -1., 0.5, 3.]), 0.5), (torch.tensor([0., 1., 0., 2.]), 0.75)], wrong={
-    "the first copy is no copy: it shares its memory with the parameter, so the average follows it at once": _Shared,
-    "the averages start from zero instead of the first values": _FromZero,
-    "decay and 1 - decay are exchanged": _Swapped,
-    "a parameter that is tied in two places gets two averages": _EachPath,
-    "the averages are parameters, and an optimizer would learn them": _Learned,
-    "the averages remember how they were computed, so memory grows with each update: use p.data or torch.no_grad()": _Recorded,
-    "the averages are not saved: a plain tensor, a list, or persistent=False": _NotSaved,
-}, read="A constant that stays at home", probe=_average_trace)
+ex_3_8 = Exercise(
+    "3.8",
+    _Average,
+    [
+        (torch.tensor([1.0, 2.0, 3.0, 4.0]), 0.9),
+        (torch.tensor([2.0, -1.0, 0.5, 3.0]), 0.5),
+        (torch.tensor([0.0, 1.0, 0.0, 2.0, -3.0, 1.0]), 0.75),
+    ],
+    wrong={
+        "the first copy shares its memory with the parameter, so it follows at once": _Shared,
+        "the averages start from zero instead of the first values": _FromZero,
+        "decay and 1 - decay are exchanged": _Swapped,
+        "a parameter that is tied in two places gets two averages": _EachPath,
+        "the averages are parameters, and an optimizer would learn them": _Learned,
+        "the averages remember how they were computed: use p.data or torch.no_grad()": _Recorded,
+        "the averages are not saved: a plain tensor, a list, or persistent=False": _NotSaved,
+    },
+    read="A constant that stays at home",
+    probe=_average_trace,
+)
