@@ -338,7 +338,7 @@ class Exercise:
     Raises:
         ValueError: a wrong variant agrees with the right one on every case, so the cases are blind to it.
     """
-    def __init__(self, name: str, right: Callable, cases: Sequence[tuple], wrong: Mapping[str, Callable], read: str = "", tol: float = 1e-5, probe: Callable | None = None) -> None:
+    def __init__(self, name: str, right: Callable[..., object], cases: Sequence[tuple[object, ...]], wrong: Mapping[str, Callable[..., object]], read: str = "", tol: float = 1e-5, probe: Callable | None = None) -> None:
         self.name, self.right, self.cases, self.wrong, self.read, self.tol, self.probe = name, right, list(cases), dict(wrong), read, tol, probe
         self.expected = self._answers(right)
         blind = [m for m, fn in self.wrong.items() if self._first_failure(self._answers(fn)) is None]
@@ -444,7 +444,7 @@ class MutantHunt:
         mutants: the sentence that describes a mistake, and an implementation that makes it.
         need: how many must be rejected; all by default.
     """
-    def __init__(self, name: str, right: Callable, mutants: Mapping[str, Callable], need: int | None = None) -> None:
+    def __init__(self, name: str, right: Callable[..., object], mutants: Mapping[str, Callable[..., object]], need: int | None = None) -> None:
         self.name, self.right, self.mutants, self.need = name, right, dict(mutants), len(mutants) if need is None else need
 
     def _accepts(self, check: Callable[[Callable], bool], candidate: Callable) -> bool:

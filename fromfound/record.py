@@ -56,7 +56,7 @@ def _plain(name: str, value: object) -> int | float | str | dict:
 class Quoted:
     "Values on their way from a cell into a sentence; shown as `name = value`."
 
-    def __init__(self, values: dict[str, int | float | str | dict]) -> None:
+    def __init__(self, values: dict[str, object]) -> None:
         self.values = values
 
     def __repr__(self) -> str:
@@ -332,7 +332,7 @@ def _verdict(found: Spread, mark: str | None) -> str:
 class Run:
     "A recorded run: `run[name]` is a spread over its seeds; a notebook shows it as a table with its provenance."
 
-    def __init__(self, name: str, record: dict | None) -> None:
+    def __init__(self, name: str, record: dict[str, object] | None) -> None:
         self.name, self.record = name, record
 
     def __getitem__(self, name: str) -> Spread:

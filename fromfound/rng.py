@@ -62,7 +62,7 @@ def _sources(data: object) -> list[tuple[Callable, Callable]]:
     return sources + [(generator.get_state, generator.set_state) for generator in generators(data)]
 
 
-def random_states(data: object = None) -> list:
+def random_states(data: object = None) -> list[object]:
     """The state of everything that draws random numbers in a training.
 
     Args:
@@ -74,7 +74,7 @@ def random_states(data: object = None) -> list:
     return [read() for read, _ in _sources(data)]
 
 
-def set_random_states(states: list, data: object = None) -> None:
+def set_random_states(states: list[object], data: object = None) -> None:
     """Go back to where `random_states` was called.
 
     Args:

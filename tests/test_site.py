@@ -18,9 +18,9 @@ from tests.press.browser import Browser, find
 
 sys.path.append(str(env.EXTENSIONS))
 from booksite import build as site  # noqa: E402
-from booksite import symbols  # noqa: E402
+from booksite import reading, symbols  # noqa: E402
 from booksite.book import QUOTE  # noqa: E402
-from booksite.folds import MOST_OPEN_LINES, caption  # noqa: E402
+from booksite.folds import MOST_OPEN_LINES, caption, written  # noqa: E402
 
 pytestmark = pytest.mark.xdist_group("site")  # one process builds it
 
@@ -183,6 +183,49 @@ def test_imports_and_drawing_helpers_are_folded(html: Path) -> None:
         )
     }
     assert {"The imports of this module", "The code of <code>_draw_ladder</code>"} <= folds
+
+
+@pytest.mark.slow
+def test_the_card_says_how_long_what_stands_open_takes(parsed: site.Site, html: Path) -> None:
+    for path in sorted((site.ROOT / "nbs").glob("*.ipynb")):
+        cells = nbformat.read(path, as_version=4).cells
+        page = parsed.pages[html / "nbs" / f"{path.stem}.html"]
+        open_code = [
+            block for block in page.select("div.cell_input pre") if not block.find_parent("details")
+        ]
+        sources = [cell.source for cell in cells if cell.cell_type == "code"]
+        assert sum(len(written(block.get_text())) for block in open_code) == sum(
+            map(reading.open_lines, sources)
+        ), path.name
+        facts = {row.dt.get_text(): row.dd.get_text() for row in page.select("aside.card dl div")}
+        assert facts["To read"].startswith(f"{max(1, round(reading.minutes(cells)))} minute")
+
+
+MINUTES = [  # what the main track holds, what it takes
+    ("m", "word " * 400, 2),
+    ("m", "<details><summary>More</summary>\n\n" + "word " * 400 + "\n</details>", 0),
+    ("m", "$a + b + c$ " * 200, 1),
+    ("m", "a <!-- v some.value:.1f -->[b](https://a.org/c)<!-- /v --> " * 100, 1),
+    ("c", "x = 1\n\n" * 15, 1),
+    ("c", "#| fold\n" + "x = 1\n" * 15, 0),
+    ("c", "#| hide\n" + "x = 1\n" * 15, 0),
+    ("c", "#| export\n" + "x = 1\n" * 15, 1),
+    ("c", "#| export\n" + "x = 1\n" * 30, 0),
+    ("c", "#| export\n" + "import os\n" * 15, 0),
+    ("c", "#| export\n" + "import os\n" * 15 + "_all_ = ['path']", 0),
+    ("c", "#| export\nif TYPE_CHECKING:\n" + "    import os\n" * 15, 0),
+    ("c", "#| export\ndef _draw_it():\n" + "    x = 1\n" * 14, 0),
+]
+
+
+@pytest.mark.parametrize("kind, source, expected", MINUTES)
+def test_minutes_of_the_main_track(kind: str, source: str, expected: int) -> None:
+    new = {"m": nbformat.v4.new_markdown_cell, "c": nbformat.v4.new_code_cell}
+    heading, back = (nbformat.v4.new_markdown_cell(text) for text in ("## Exercises", "## Next"))
+    assert reading.minutes([new[kind](source)]) == expected
+    assert reading.minutes([heading, new[kind](source)]) == pytest.approx(0)
+    cells = [heading, new["m"]("### Exercise 1.1"), back, new[kind](source)]
+    assert round(reading.minutes(cells)) == expected
 
 
 LONG = "def long():\n" + "    pass\n" * MOST_OPEN_LINES

@@ -222,7 +222,9 @@ def first_difference(stored: str, got: str) -> str | None:
 
 def shown(line: str | None) -> str:
     """Return a line as an error shows it."""
-    return "(no such line)" if line is None else line if len(line) <= 200 else line[:200] + " …"
+    if line is None:
+        return "(no such line)"
+    return line if len(line) <= 200 else line[:200] + " …"
 
 
 def compare_json(

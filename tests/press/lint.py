@@ -7,13 +7,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.press import lint_cells, lint_library, lint_prose
+from tests.press import lint_cells, lint_library, lint_prose, lint_reading, lint_tools
 from tests.press.book import Finding
 
 Rule = Callable[[Path], list[Finding]]
-RULES: dict[str, Rule] = {
-    rule.__name__: rule for rule in (*lint_cells.RULES, *lint_prose.RULES, *lint_library.RULES)
-}
+FILES = (lint_cells, lint_prose, lint_reading, lint_library, lint_tools)
+RULES: dict[str, Rule] = {rule.__name__: rule for file in FILES for rule in file.RULES}
 
 
 def main(root: Path) -> int:

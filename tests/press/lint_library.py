@@ -6,7 +6,6 @@ They check layers, names, docstrings, sources, probes that see, and hygiene.
 import ast
 import filecmp
 import importlib
-import json
 import re
 import shutil
 import subprocess
@@ -24,29 +23,11 @@ from tests.press.book import (
     modules,
     notebooks,
 )
-from tests.press.chapters import ROOT
 from tests.press.lint_cells import nbdev
+from tests.press.to_rewrite import LONG_MODULES
 
 LINE_LENGTH = 100
 MAX_MODULE_LINES = 250  # formatted, without docstrings and comments
-TO_REWRITE = {  # longer still, and until then no longer than this
-    "autograd": 298,
-    "check": 462,
-    "data": 369,
-    "dataloader": 452,
-    "exercises.dataloader": 330,
-    "exercises.hooks": 278,
-    "exercises.module": 325,
-    "exercises.norm": 277,
-    "exercises.training": 290,
-    "hooks": 587,
-    "init": 355,
-    "learner": 389,
-    "module": 408,
-    "norm": 527,
-    "record": 352,
-    "schedule": 392,
-}
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -128,82 +109,42 @@ def package_files(root: Path) -> list[Finding]:
 # --- layers and names -----------------------------------------------------------------------------
 
 
-def _imports(tree: ast.AST, package: str) -> Iterator[tuple[ast.stmt, str, list[str]]]:
-    """Imports of our own modules.
+def _imports(tree: ast.AST) -> Iterator[tuple[str, list[str]]]:
+    """Imports of the package by its name: the module ('matmul', 'exercises.matmul'), the names.
 
-    Each is the statement, the module ('matmul', 'exercises.matmul') and the names.
+    What is imported for type checking only is never run, and may come from later chapters.
     """
+    unrun = {
+        node
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+        for node in block.body
+    }
     for node in ast.walk(tree):
+        if node in unrun:
+            continue
         if isinstance(node, ast.Import):
-            yield from (
-                (node, a.name.removeprefix("fromfound").lstrip("."), [])
-                for a in node.names
-                if a.name.split(".")[0] == "fromfound"
-            )
-        elif isinstance(node, ast.ImportFrom):
-            absolute = node.module or ""
-            if node.level:
-                absolute = ".".join(
-                    ["fromfound", *package.split(".")][: -node.level]
-                    + ([node.module] if node.module else [])
-                )
-            if absolute.split(".")[0] == "fromfound":
-                yield (
-                    node,
-                    absolute.removeprefix("fromfound").lstrip("."),
-                    [a.name for a in node.names],
-                )
+            dotted = [(alias.name, []) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            dotted = [(node.module, [alias.name for alias in node.names])]
+        else:
+            continue
+        for module, names in dotted:
+            if module.split(".")[0] == "fromfound":
+                yield module.removeprefix("fromfound").lstrip("."), names
 
 
-def imports_go_down(root: Path) -> list[Finding]:
-    """Modules and chapters import only from earlier ones, by explicit name; never `*`."""
-    every = modules(root)
-    place = {m.name: m.order for m in every}
+def cells_import_down(root: Path) -> list[Finding]:
+    """Cells import only from earlier chapters; exported ones by explicit name.
+
+    The rule `layers` sees to the package; this one to what the package does not show.
+    """
+    place = {m.name: m.order for m in modules(root)}
     found = []
-    for module in every:
-        own = (module.order, 1 if module.name.startswith("exercises.") else 0)
-        for node, target, names in _imports(module.tree, module.name):
-            if target.startswith("exercises"):
-                found.append(
-                    module.finding(
-                        node.lineno,
-                        "it imports exercise checks",
-                        "only chapters use them: put what is shared in a chapter",
-                    )
-                )
-            elif not names or (target == "" and set(names) & set(place)):
-                found.append(
-                    module.finding(
-                        node.lineno,
-                        f"it imports a whole module, {target or ', '.join(names)}",
-                        "import by explicit name: from fromfound.data import fetch",
-                    )
-                )
-            elif target in place and (place[target], 0) >= own and target != module.name:
-                found.append(
-                    module.finding(
-                        node.lineno,
-                        f"it imports from {target}, which is no earlier chapter",
-                        "move the definition down, or the user of it up",
-                    )
-                )
-            elif target and target not in place:
-                found.append(
-                    module.finding(
-                        node.lineno,
-                        f"it imports from {target}, which no notebook exports",
-                        "mend the name, or export it",
-                    )
-                )
-        found += [
-            module.finding(n.lineno, "import *", "import by explicit name")
-            for n in ast.walk(module.tree)
-            if isinstance(n, ast.ImportFrom) and n.names[0].name == "*"
-        ]
     for notebook in notebooks(root):
-        for cell in (c for c in notebook.code if c.tree and not c.exported):
-            for _, target, names in _imports(cell.tree, ""):
-                targets = [target, *(f"{target}.{n}" if target else n for n in names)]
+        for cell in (c for c in notebook.code if c.tree):
+            for target, names in _imports(cell.tree):
+                targets = [target, *(f"{target}.{n}".lstrip(".") for n in names)]
                 # The workshop's tools serve everywhere.
                 if late := [
                     t
@@ -216,11 +157,13 @@ def imports_go_down(root: Path) -> list[Finding]:
                             "use what came before: a reader has not seen it yet",
                         )
                     )
-            if any(
-                isinstance(n, ast.ImportFrom) and n.names[0].name == "*"
-                for n in ast.walk(cell.tree)
-            ):
-                found.append(cell.finding("import *", "import by explicit name"))
+                if cell.exported and (not names or set(targets[1:]) & set(place)):
+                    found.append(
+                        cell.finding(
+                            f"it imports a whole module, {target or ', '.join(names)}",
+                            "import by explicit name: from fromfound.data import fetch",
+                        )
+                    )
     return found
 
 
@@ -401,7 +344,7 @@ def module_size(root: Path) -> list[Finding]:
     for module in modules(root):
         code = formatted(module.source)
         count = len(code_lines(code, ast.parse(code)))
-        limit = TO_REWRITE.get(module.name, MAX_MODULE_LINES)
+        limit = LONG_MODULES.get(module.name, MAX_MODULE_LINES)
         if count > limit:
             found.append(
                 Finding(
@@ -417,7 +360,7 @@ def module_size(root: Path) -> list[Finding]:
                     module.file,
                     None,
                     f"{count} formatted lines of code, and still on the list of what is too long",
-                    "take it out of TO_REWRITE in tests/press/lint_library.py",
+                    "take it out of LONG_MODULES in tests/press/to_rewrite.py",
                 )
             )
     return found
@@ -645,42 +588,6 @@ def blind_probes(root: Path) -> list[Finding]:
     return found
 
 
-def ruff(root: Path) -> list[Finding]:
-    """What ruff finds in notebooks, tests and tools, with the settings of pyproject.toml."""
-    folders = [name for name in ("nbs", "tests", "book", "benchmarks") if (root / name).is_dir()]
-    command = [
-        sys.executable,
-        "-m",
-        "ruff",
-        "check",
-        f"--config={ROOT / 'pyproject.toml'}",
-        "--no-cache",
-    ]
-    done = subprocess.run(
-        [*command, "--output-format=json", *folders],
-        cwd=root,  # the settings for single files are read from there
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-    )
-    if done.returncode not in (0, 1):
-        return [
-            Finding(
-                "pyproject.toml", None, f"ruff stopped: {done.stderr.strip()}", "mend its settings"
-            )
-        ]
-    found = []
-    for item in json.loads(done.stdout):
-        place = f"line {item['location']['row']}" + (
-            f" of code cell {item['cell']}" if item.get("cell") else ""
-        )
-        file = Path(item["filename"]).resolve().relative_to(root.resolve()).as_posix()
-        found.append(
-            Finding(file, None, f"{place}: {item['code']}, {item['message']}", f"see {item['url']}")
-        )
-    return found
-
-
 # --- the repository -------------------------------------------------------------------------------
 
 # Written with character classes so that this file does not hold what it looks for.
@@ -740,13 +647,12 @@ def hygiene(root: Path) -> list[Finding]:
 RULES = (
     fresh_export,
     package_files,
-    imports_go_down,
+    cells_import_down,
     defined_once,
     signatures,
     module_size,
     sources,
     torch_counterparts,
     blind_probes,
-    ruff,
     hygiene,
 )

@@ -375,24 +375,6 @@ def tables(root: Path) -> list[Finding]:
     return found
 
 
-ISE = (
-    "initial|normal|optim|general|regular|vector|visual|summar|minim|maxim|real|recogn|token"
-    "|standard|organ|emphas|parameter|random|serial|synchron|factor|linear|quant|special|penal"
-    "|custom|memor|util|digit|central|local|character|final|equal|critic|color|parallel|binar"
-    "|categor|discret|stabil|neutral|modern|popular"
-)
-BRITISH = re.compile(
-    rf"\b(?:\w*?(?:{ISE})is(?:e[ds]?|er|ers|ing|ations?)"
-    r"|\w*(?:colour|behaviour|neighbour|favour|honour|flavour|rigour|labour|vapour)\w*"
-    r"|analys(?:e|ed|ing)|catalys\w+"
-    r"|(?:centre|metre|fibre|litre|theatre|calibre)[sd]?"
-    r"|\w*(?:modell|labell|travell|cancell|signall|levell|channell|totall|fuell)"
-    r"(?:ed|ing|er|ers)"
-    r"|grey(?:s|ish|scale)?|programmes?|licences?|defences?|offences?|practis\w+"
-    r"|artefacts?|sceptic\w*|whilst|amongst|learnt|judgement\w*|mould\w*|ageing|aluminium"
-    r"|maths|enrol|fulfil|skilful)\b",
-    re.I,
-)
 EMOJI = re.compile(
     "[\U0001f000-\U0001faff\u2600-\u26ff\u2705\u2728\u274c\u274e\u2753-\u2757\u2764"
     "\u2795-\u2797\u2b50\u2b55\ufe0f]"
@@ -419,13 +401,9 @@ def _tokens(source: str) -> list[tokenize.TokenInfo]:
 
 
 def words(root: Path) -> list[Finding]:
-    """American spelling, no filler, no exclamation marks, no emoji."""
+    """No filler, no exclamation marks, no emoji."""
     found = []
     for cell, text in _spoken(root):
-        found += [
-            cell.finding(f"British spelling, '{m[0]}'", "write it the American way")
-            for m in BRITISH.finditer(text)
-        ]
         found += [
             cell.finding(f"'{m[0]}'", "leave the word out: what is simple shows it")
             for m in re.finditer(r"\bsimply\b", text, re.I)

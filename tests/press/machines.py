@@ -93,7 +93,9 @@ def main() -> int:
     options = parser.parse_args()
     if mode() != "real":
         os.environ["FROMFOUND_DATA"] = str(downloaded())
-    settings = (options.setting,) if options.setting else tuple(SETTINGS) if options.all else USUAL
+    settings = tuple(SETTINGS) if options.all else USUAL
+    if options.setting:
+        settings = (options.setting,)
     started, wrong, ran = time.perf_counter(), [], 0
     for setting, paths in due(settings, notebooks()).items():
         print(

@@ -1,7 +1,8 @@
 """`make new N=08_data_block`: a new chapter that passes every rule, to be filled with its content.
 
-It makes the notebook, its exercises and its test, and enters the chapter in the table of contents
-and on the front page. Then it exports and executes both, so that outputs and costs are stored.
+It makes the notebook, its exercises and its test, and enters the chapter in the table of contents,
+on the front page and among the layers. Then it exports and executes both, so that outputs and
+costs are stored.
 """
 
 import re
@@ -13,7 +14,7 @@ import nbformat
 import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from tests.press.book import git_url, order
+from tests.press.book import git_url, modules, order
 from tests.press.chapters import NOTEBOOKS, ROOT
 from tests.press.lint_cells import COLAB_CELL
 
@@ -269,6 +270,15 @@ def enter_on_front_page(name: str, number: str, title: str) -> None:
     path.write_text("".join(lines), encoding="utf-8")
 
 
+def enter_in_layers(name: str, stem: str) -> None:
+    """Enter a chapter's module into the layers of pyproject.toml, above the one before it."""
+    path = ROOT / "pyproject.toml"
+    before = [m.name for m in modules(ROOT) if "." not in m.name and m.order < order(name)][-1]
+    text = path.read_text(encoding="utf-8")
+    entry = f'    "{before}",\n'
+    path.write_text(text.replace(entry, f'    "{stem}",\n{entry}'), encoding="utf-8")
+
+
 def main() -> None:
     """Make the chapter that the command line names."""
     name = "".join(sys.argv[1:])
@@ -281,6 +291,7 @@ def main() -> None:
     )
     enter_in_contents(name, number, title)
     enter_on_front_page(name, number, title)
+    enter_in_layers(name, stem)
     prefix = name.partition("_")[0]
     for chapter in (f"exercises/{prefix}", prefix):
         subprocess.run([sys.executable, "-m", "tests.press.execute", chapter], cwd=ROOT, check=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 import nbformat
 
 from book import env
-from tests.press import sizes
+from tests.press import reading, sizes
 from tests.press.chapters import ROOT, fingerprint, mode, name_of, notebooks, runs_elsewhere
 from tests.press.compare import compare_part, parts_of, rules_of
 from tests.press.rerun import ONE_THREAD, copy_chapters, rerun, stream
@@ -195,8 +195,8 @@ class Proof:
         return last
 
     def sizes(self) -> str:
-        """Print how large and dense the modules are; their limits are rules of the lint."""
-        return sizes.report(ROOT)
+        """Print how large modules are and how long chapters read; the lint has the limits."""
+        return f"{sizes.report(ROOT)}; {reading.report(ROOT)}"
 
     def suite(self) -> str:
         """Run the tests."""

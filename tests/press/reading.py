@@ -3,7 +3,6 @@
 `python -m tests.press.reading 02` prints the open cells that are too long, then the sum.
 """
 
-import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,81 +12,60 @@ from tests.press.book import Cell, Notebook, code_lines, notebooks
 from tests.press.sizes import tokens
 
 sys.path.append(str(env.EXTENSIONS))
-from booksite.folds import MOST_OPEN_LINES, caption, written  # noqa: E402
-from booksite.symbols import directives  # noqa: E402
+from booksite.folds import MOST_OPEN_LINES  # noqa: E402
+from booksite.reading import minutes, open_lines, read  # noqa: E402
 
-WORDS_A_MINUTE = 200
-SECONDS_A_LINE = 4  # of open code
 MAX_MINUTES = 60
 MAX_COLUMNS = 100
-
-FOLDED = re.compile(r"<details>.*?</details>", re.S)
-HEADING = re.compile(r"^(#+) +(.*)", re.M)
-
-
-def is_open(cell: Cell) -> bool:
-    """Whether the site shows the code of a cell without a click."""
-    marks, code = directives(cell.source)
-    return "hide" not in marks and not caption(marks, code)
-
-
-def code_of(cell: Cell) -> str:
-    """Return the code of a cell without its directives."""
-    return directives(cell.source)[1]
-
-
-def words(cell: Cell) -> int:
-    """Count the words of a Markdown cell outside its folds, each formula as one."""
-    text = re.sub(r"<!--.*?-->|\]\([^)]*\)", " ", FOLDED.sub(" ", cell.source))
-    text = re.sub(r"\$\$.*?\$\$|\$[^$\n]+\$", " formula ", text, flags=re.S)
-    return len(re.findall(r"\w[\w'’.,-]*", text))
-
-
-def main_track(notebook: Notebook) -> list[Cell]:
-    """Return the cells of a chapter outside its exercises."""
-    found, level = [], 0  # the level of the exercise heading that we are under, 0 outside
-    for cell in notebook.cells:
-        if cell.kind == "markdown":
-            for marks, title in HEADING.findall(cell.source):
-                if level == 0 or len(marks) <= level:
-                    level = len(marks) if title.startswith("Exercise") else 0
-        if level == 0:
-            found.append(cell)
-    return found
 
 
 @dataclass(frozen=True)
 class Reading:
     """What the main track of a chapter asks of a reader."""
 
+    minutes: float
     words: int
     lines: int  # of open code
     wide: int  # lines over MAX_COLUMNS, exercises and folds included
     dense: float  # tokens a line, over all code of the chapter
     long: tuple[Cell, ...]  # open cells with too many lines
 
-    @property
-    def minutes(self) -> float:
-        """Minutes for words and open code."""
-        return self.words / WORDS_A_MINUTE + self.lines * SECONDS_A_LINE / 60
-
 
 def reading(notebook: Notebook) -> Reading:
     """Measure the main track of a chapter."""
-    track = main_track(notebook)
-    shown = [cell for cell in track if cell.kind == "code" and is_open(cell)]
-    code = "\n".join(cell.source for cell in notebook.code if cell.tree is not None)
-    counted = [(cell, code_lines(cell.source, cell.tree)) for cell in notebook.code if cell.tree]
-    many = sum(tokens(cell.source, lines) for cell, lines in counted)
+    cells = [{"cell_type": cell.kind, "source": cell.source} for cell in notebook.cells]
+    code = [cell for cell in notebook.code if cell.tree is not None]
+    counted = [(cell.source, code_lines(cell.source, cell.tree)) for cell in code]
+    lines = [line for cell in code for line in cell.source.splitlines()]
+    text, shown = read(cells)
     return Reading(
-        words=sum(words(cell) for cell in track if cell.kind == "markdown"),
-        lines=sum(len(written(code_of(cell))) for cell in shown),
-        wide=sum(
-            len(line) > MAX_COLUMNS for line in code.splitlines() if not line.startswith("#|")
-        ),
-        dense=many / max(1, sum(len(lines) for _, lines in counted)),
-        long=tuple(cell for cell in shown if len(written(code_of(cell))) > MOST_OPEN_LINES),
+        minutes=minutes(cells),
+        words=text,
+        lines=shown,
+        wide=sum(len(line) > MAX_COLUMNS for line in lines if not line.startswith("#|")),
+        dense=sum(tokens(*one) for one in counted) / max(1, sum(len(n) for _, n in counted)),
+        long=tuple(cell for cell in notebook.code if open_lines(cell.source) > MOST_OPEN_LINES),
     )
+
+
+def row(notebook: Notebook, found: Reading) -> str:
+    """Return the measure of a chapter as a line."""
+    return (
+        f"{notebook.path.stem:16} {found.minutes:4.0f} minutes: {found.words:6} words, "
+        f"{found.lines:4} open lines of code; {found.wide:3} lines over {MAX_COLUMNS} columns, "
+        f"{found.dense:4.1f} tokens a line{'  over' if round(found.minutes) > MAX_MINUTES else ''}"
+    )
+
+
+def report(root: Path) -> str:
+    """Print a line for each chapter; return the summary."""
+    total, over = 0.0, 0
+    for notebook in (n for n in notebooks(root) if not n.is_exercises):
+        found = reading(notebook)
+        print(row(notebook, found))
+        total += found.minutes
+        over += round(found.minutes) > MAX_MINUTES
+    return f"{total / 60:.0f} hours to read, {over} chapters over {MAX_MINUTES} minutes"
 
 
 def main() -> None:
@@ -98,13 +76,8 @@ def main() -> None:
             continue
         found = reading(notebook)
         for cell in found.long if chosen else ():
-            print(f"  cell {cell.number}: {len(written(code_of(cell)))} open lines")
-        print(
-            f"{notebook.path.stem:16} {found.minutes:4.0f} minutes: {found.words:6} words, "
-            f"{found.lines:4} open lines of code; {len(found.long):2} cells over "
-            f"{MOST_OPEN_LINES} lines, {found.wide:3} lines over {MAX_COLUMNS} columns, "
-            f"{found.dense:4.1f} tokens a line"
-        )
+            print(f"  cell {cell.number}: {open_lines(cell.source)} open lines")
+        print(row(notebook, found))
 
 
 if __name__ == "__main__":

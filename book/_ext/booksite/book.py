@@ -16,6 +16,7 @@ import yaml
 from markdown_it import MarkdownIt
 
 from .bib import Bibliography, UnknownPaperError
+from .reading import minutes
 from .symbols import LIBRARY, PAPER_KEY, Symbol, directives, exported
 
 QUOTE = "application/vnd.fromfound.quote+json"
@@ -56,6 +57,12 @@ class Chapter:
         """`1` for 01_matmul, `4a` for 04a_dataloader; nothing for the workshop."""
         match = NAMED.match(self.stem)
         return f"{int(match[1])}{match[2]}" if match and match[1] != "00" else ""
+
+    @property
+    def minutes(self) -> int:
+        """How long its main track takes to read."""
+        cells = [cell | {"source": "".join(cell["source"])} for cell in self.notebook["cells"]]
+        return max(1, round(minutes(cells)))
 
     @property
     def named(self) -> str:

@@ -215,7 +215,8 @@ class Page:
         section.insert(first, nodes.raw("", self._card_html(chapter), format="html"))
 
     def _card_html(self, chapter: Chapter) -> str:
-        rows = []
+        time = "1 minute" if chapter.minutes == 1 else f"{chapter.minutes} minutes"
+        rows = [("To read", f"{time}, exercises not counted")]
         if measured := self.book.measured.get(chapter.stem):
             rows.append(
                 (
@@ -256,11 +257,9 @@ class Page:
         name = posixpath.basename(path)
         return (
             '<aside class="card" aria-label="About this chapter">'
-            + (f"<dl>{facts}</dl>" if facts else "")
-            + (
-                f'<p class="ways"><a href="{colab}">Open in Colab</a>'
-                f'<a href="{name}" download>Download notebook</a></p></aside>'
-            )
+            f"<dl>{facts}</dl>"
+            f'<p class="ways"><a href="{colab}">Open in Colab</a>'
+            f'<a href="{name}" download>Download notebook</a></p></aside>'
         )
 
     def _link(self, uri: str, kind: str, html: str) -> str:

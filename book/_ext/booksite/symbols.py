@@ -181,12 +181,15 @@ def exported(
 
 
 def only_imports(source: str) -> bool:
-    """Whether a cell only imports, for running or for type checking."""
-    return all(
-        isinstance(n, (ast.Import, ast.ImportFrom))
-        or (isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING")
-        for n in ast.parse(source).body
-    )
+    """Whether a cell only imports, for running or for type checking, or passes on what it does."""
+
+    def imports(node: ast.stmt) -> bool:
+        if isinstance(node, ast.Assign):  # nbdev adds these names to __all__
+            return ast.unparse(node.targets[0]) == "_all_"
+        checked = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        return checked or isinstance(node, (ast.Import, ast.ImportFrom))
+
+    return all(map(imports, ast.parse(source).body))
 
 
 def defined(source: str) -> list[str]:
