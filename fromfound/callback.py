@@ -28,7 +28,7 @@ EVENTS: list[str] = [
     "after_batch", "after_epoch", "after_fit",
 ]
 
-# %% ../nbs/04b_callback.ipynb #366afca8
+# %% ../nbs/04b_callback.ipynb #7d2b7fa7
 class CancelException(Exception):
     """Leave a scope of the training loop: raise one of the four subclasses.
 
@@ -190,7 +190,7 @@ def make_optimizer(opt_func: Callable, params: Iterable, lr: float) -> torch.opt
     """
     if isinstance(lr, (Callback, list, tuple)):
         raise TypeError(
-            f"fit expected a learning rate as its second argument, got {lr!r:.80}: "
+            f"fit expected a learning rate as its second argument, got a {type(lr).__name__}: "
             "write fit(n_epochs, cbs=[...])"
         )
     if not callable(opt_func):

@@ -12,7 +12,7 @@ from ..check import Exercise, MutantHunt, Prediction
 
 # %% ../../nbs/exercises/04b_callback.ipynb #e367105a
 def _asked(fn: Callable, answers: Sequence[bool | None]) -> dict[str, object]:
-    """Return what the reader's function says to callbacks with these answers, and whom it called."""
+    """Return what a function says to callbacks with these answers, and whom it called."""
     calls: list[int] = []
 
     def callback(i: int) -> Callable:
