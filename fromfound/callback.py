@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-if TYPE_CHECKING:  # for type checkers alone: these modules come later, or are slow to import
+if TYPE_CHECKING:  # never run: these come later, or are slow to import
     from fromfound.learner import Learner
     from fromfound.plot import Picture
 
@@ -28,7 +28,7 @@ EVENTS: list[str] = [
     "after_batch", "after_epoch", "after_fit",
 ]
 
-# %% ../nbs/04b_callback.ipynb #7d2b7fa7
+# %% ../nbs/04b_callback.ipynb #08aa33ce
 class CancelException(Exception):
     """Leave a scope of the training loop: raise one of the four subclasses.
 
