@@ -28,7 +28,7 @@ EVENTS: list[str] = [
     "after_batch", "after_epoch", "after_fit",
 ]
 
-# %% ../nbs/04b_callback.ipynb #08aa33ce
+# %% ../nbs/04b_callback.ipynb #366afca8
 class CancelException(Exception):
     """Leave a scope of the training loop: raise one of the four subclasses.
 
