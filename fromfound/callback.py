@@ -2,96 +2,131 @@
 
 # %% auto #0
 __all__ = ['EVENTS', 'CancelException', 'CancelStepException', 'CancelBatchException', 'CancelEpochException',
-           'CancelFitException', 'Callback', 'objects', 'attach', 'make_optimizer', 'Recorder', 'ProgressBar',
+           'CancelFitException', 'Callback', 'as_list', 'bind_callbacks', 'make_optimizer', 'Recorder', 'ProgressBar',
            'show_training_loop']
 
 # %% ../nbs/04b_callback.ipynb #f8ad40c1
-import math, os, sys, time
+import math
+import os
+import sys
+import time
 from collections.abc import Callable, Iterable
 from inspect import signature
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
+import torch
+
+if TYPE_CHECKING:  # never run: these come later, or are slow to import
     from fromfound.learner import Learner
+    from fromfound.plot import Picture
 
 # %% ../nbs/04b_callback.ipynb #047edba1
-EVENTS: list[str] = (
-    "before_fit before_epoch before_batch after_pred after_loss before_backward "
-    "after_backward before_step after_step after_batch after_epoch after_fit").split()
+EVENTS: list[str] = [
+    "before_fit", "before_epoch", "before_batch",
+    "after_pred", "after_loss",
+    "before_backward", "after_backward", "before_step", "after_step",
+    "after_batch", "after_epoch", "after_fit",
+]
 
-
+# %% ../nbs/04b_callback.ipynb #366afca8
 class CancelException(Exception):
-    "Leaves a scope of the loop. Raise one of the four kinds."
+    """Leave a scope of the training loop: raise one of the four subclasses.
+
+    Attributes:
+        events: the events at which it may be raised.
+    """
+
     events: list[str] = []
 
-    def at(self, event: str) -> Exception:
-        "Itself at the events where there is something to leave; elsewhere an error that says where that is."
-        if event in self.events:
-            return self
-        return RuntimeError(f"{type(self).__name__} at {event} has nothing to leave: raise it from {self.events[0]} to {self.events[-1]}")
+    def check_event(self, event: str) -> None:
+        """Check that there is something to leave.
+
+        Args:
+            event: where this exception was raised.
+
+        Raises:
+            RuntimeError: the event lies outside of the scope.
+        """
+        if event not in self.events:
+            raise RuntimeError(
+                f"{type(self).__name__} at {event} has nothing to leave: "
+                f"raise it from {self.events[0]} to {self.events[-1]}"
+            )
 
 
 class CancelStepException(CancelException):
-    "Skips the optimizer's step, and what is left of its events. To be raised from before_backward to after_step."
+    """Skip the optimizer's step and the rest of its events."""
+
     events = EVENTS[5:9]
 
 
 class CancelBatchException(CancelException):
-    "Leaves the batch; the next one follows. To be raised from before_batch to after_batch."
+    """Leave the batch; the next one follows."""
+
     events = EVENTS[2:10]
 
 
 class CancelEpochException(CancelException):
-    "Leaves the epoch, its validation included; the next one follows. To be raised from before_epoch to after_batch."
+    """Leave the epoch, its validation included; the next one follows."""
+
     events = EVENTS[1:10]
 
 
 class CancelFitException(CancelException):
-    "Ends the training; its message is printed. To be raised from before_fit to after_epoch."
+    """End the fit; the message, if there is one, is printed."""
+
     events = EVENTS[:11]
 
 # %% ../nbs/04b_callback.ipynb #8d1e6a19
 class Callback:
-    """Something that a Learner calls at events: a method that is named after one is called there, without arguments.
+    """Join a training loop: a method named after an event is called there, without arguments.
 
     Attributes:
-        learn: the Learner.
-        order: a number; callbacks are called in ascending order.
-        owns: what no other callback may claim as well, as "lr"; a string, or a tuple of them.
-        keeps: a tuple with the names of its attributes that a Checkpoint keeps.
+        learn: the `Learner`; None until the callback is bound to one.
+        order: callbacks are called in ascending order; equal ones as they were listed.
+        exclusive: settings that no other callback may change, such as "lr"; one or several.
+        state_attrs: the names of the attributes that a `Checkpoint` saves.
     """
-    learn: "Learner" = None
+
+    learn: "Learner" = None  # type: ignore[assignment]
     order: float = 0
-    owns: str | tuple[str, ...] = ()
-    keeps: tuple[str, ...] = ()
+    exclusive: str | tuple[str, ...] = ()
+    state_attrs: tuple[str, ...] = ()
 
     def __setattr__(self, name: str, value: object) -> None:
-        self._refuse(name)
+        self._check_name(name)
         object.__setattr__(self, name, value)
 
-    def _refuse(self, name: str) -> None:
-        "Complain of an attribute that can only be a mistake."
+    def _check_name(self, name: str) -> None:
+        """Raise if an attribute of this name can only be a mistake."""
         own = f"{type(self).__name__}.{name}"
-        if name[0] != "_" and hasattr(self.learn, name):
-            raise AttributeError(f"{own} would hide the learner's: write self.learn.{name}, or choose another name for your own")
+        if not name.startswith("_") and hasattr(self.learn, name):
+            raise AttributeError(
+                f"{own} would hide the learner's: write self.learn.{name}, "
+                "or choose another name for your own"
+            )
         if name.startswith(("before_", "after_")) and name not in EVENTS:
             raise AttributeError(f"{own} is no event; the events are {', '.join(EVENTS)}")
 
     def state_dict(self) -> dict[str, object]:
-        "What a Checkpoint keeps, so that a resumed training goes on as if it had never stopped."
-        return {name: getattr(self, name) for name in self.keeps}
+        """Return what a checkpoint saves, so that a resumed fit goes on as if never stopped."""
+        return {name: getattr(self, name) for name in self.state_attrs}
 
     def load_state_dict(self, state: dict[str, object]) -> None:
-        "Take back what `state_dict` gave."
+        """Take back what `state_dict` returned.
+
+        Args:
+            state: values by attribute.
+        """
         vars(self).update(state)
 
 # %% ../nbs/04b_callback.ipynb #2c9bec5a
-def objects(things: Iterable, name: str) -> list:
-    """A list of what was given for an option that takes several objects.
+def as_list(things: Iterable, name: str) -> list:
+    """Return a list of what was passed for an option that takes several objects.
 
     Args:
-        things: what was given.
-        name: of the option.
+        things: what was passed.
+        name: the name of the option.
 
     Raises:
         TypeError: it is no list, or there is a class in it.
@@ -101,144 +136,199 @@ def objects(things: Iterable, name: str) -> list:
     things = list(things)
     for thing in things:
         if isinstance(thing, type):
-            raise TypeError(f"{name} expected objects, got the class {thing.__name__}: write {thing.__name__}()")
+            raise TypeError(
+                f"{name} expected objects, got the class {thing.__name__}: "
+                f"write {thing.__name__}()"
+            )
     return things
 
 
-def attach(cbs: Iterable[Callback], learn: object) -> list[Callback]:
-    """Give callbacks their learner, and look them over.
+def bind_callbacks(cbs: Iterable[Callback], learn: "Learner") -> list[Callback]:
+    """Give callbacks their learner, and check them.
 
     Args:
-        cbs: callbacks; one that is there twice counts once.
+        cbs: callbacks; one that is listed twice counts once.
         learn: what they will see as `self.learn`.
 
     Returns:
-        The callbacks in the order in which they are to be called.
+        The callbacks in the order in which they are called.
 
     Raises:
         TypeError: `cbs` is no list, or something in it is no `Callback`.
-        AttributeError: a method is named after an event that there is not, or an attribute would hide one of the learner's.
-        ValueError: two callbacks own the same thing.
+        AttributeError: a method has the name of no event, or an attribute would hide a learner's.
+        ValueError: two callbacks claim the same setting.
     """
-    cbs, owners = list({id(cb): cb for cb in objects(cbs, "cbs")}.values()), {}
-    for cb in cbs:
+    unique = list({id(cb): cb for cb in as_list(cbs, "cbs")}.values())
+    owners: dict[str, Callback] = {}
+    for cb in unique:
         if not isinstance(cb, Callback):
             raise TypeError(f"cbs expected Callback objects, got {cb!r}")
         cb.learn = learn
         for name in dir(cb):
-            cb._refuse(name)
-        for thing in [cb.owns] if isinstance(cb.owns, str) else cb.owns:
-            other = owners.setdefault(thing, cb)
+            cb._check_name(name)
+        for setting in [cb.exclusive] if isinstance(cb.exclusive, str) else cb.exclusive:
+            other = owners.setdefault(setting, cb)
             if other is not cb:
-                names = f"{type(other).__name__} and {type(cb).__name__}"
-                raise ValueError(f"{names} both own {thing!r} and would undo each other's work: keep one of them")
-    return sorted(cbs, key=lambda cb: cb.order)
+                raise ValueError(
+                    f"{type(other).__name__} and {type(cb).__name__} both own {setting!r} "
+                    "and would undo each other's work: keep one of them"
+                )
+    return sorted(unique, key=lambda cb: cb.order)
 
 
-def make_optimizer(opt_func: Callable, params: Iterable, lr: object) -> object:
-    """The optimizer of a fit.
+def make_optimizer(opt_func: Callable, params: Iterable, lr: float) -> torch.optim.Optimizer:
+    """Make the optimizer of a fit.
 
     Args:
-        opt_func: takes parameters and lr=.
+        opt_func: takes the parameters and `lr=`.
         params: the parameters.
-        lr: learning rate.
+        lr: the learning rate.
 
     Raises:
-        TypeError: callbacks stand where the rate is expected, or an optimizer where its class is; or the optimizer needs a closure.
+        TypeError: callbacks stand in the place of the learning rate, an optimizer in the place of
+            its class, or the optimizer needs a closure.
     """
     if isinstance(lr, (Callback, list, tuple)):
-        raise TypeError(f"fit expected a learning rate as its second argument, got {lr!r:.80}: write fit(n_epochs, cbs=[...])")
+        raise TypeError(
+            f"fit expected a learning rate as its second argument, got a {type(lr).__name__}: "
+            "write fit(n_epochs, cbs=[...])"
+        )
     if not callable(opt_func):
-        raise TypeError(f"opt_func expected a function of parameters and lr=, got a {type(opt_func).__name__} object: give its class, each fit makes one")
+        raise TypeError(
+            "opt_func expected a function of parameters and lr=, got "
+            f"a {type(opt_func).__name__} object: give its class, each fit makes one"
+        )
     opt = opt_func(params, lr=lr)
     closure = signature(opt.step).parameters.get("closure")
     if closure and closure.default is closure.empty:
-        raise TypeError(f"{type(opt).__name__} wants a closure in each step, to compute the loss several times; this loop computes it once: "
-                        "take an optimizer whose step works without, as SGD or Adam, or write the loop by hand")
+        raise TypeError(
+            f"{type(opt).__name__} wants a closure in each step, to compute the loss several "
+            "times; this loop computes it once: take an optimizer whose step works without, "
+            "as SGD or Adam, or write the loop by hand"
+        )
     return opt
 
 # %% ../nbs/04b_callback.ipynb #e5768a92
 class Recorder(Callback):
-    """The history of a fit.
+    """Keep the history of a fit.
 
     Attributes:
-        losses, lrs, momenta: of each training step; of several groups, the rates of the last one.
-        rows: the results of each epoch.
-        ends: the number of steps at the end of each epoch.
+        losses: the loss of each training step.
+        lrs, moms: the learning rate and momentum of each step, those of the last parameter group.
+        history: the results of each epoch.
+        epoch_ends: the number of steps done at the end of each epoch.
     """
-    order, keeps, rows = -10, ("losses", "lrs", "momenta", "rows", "ends"), ()
+
+    order = -10
+    state_attrs = ("losses", "lrs", "moms", "history", "epoch_ends")
+    history: list[dict[str, float]] = []  # until a fit begins
 
     def before_fit(self) -> None:
-        self.losses, self.lrs, self.momenta, self.rows, self.ends = [], [], [], [], []
+        """Start with nothing."""
+        self.losses: list[float] = []
+        self.lrs: list[float] = []
+        self.moms: list[float] = []
+        self.history = []
+        self.epoch_ends: list[int] = []
 
     def before_backward(self) -> None:
-        if self.learn.training and len(self.lrs) < len(self.losses) + len(self.learn.train_loss.sizes):  # once for each loss
-            group = self.learn.opt.param_groups[-1]
-            self.lrs.append(group["lr"])
-            self.momenta.append(group["betas"][0] if "betas" in group else group.get("momentum", 0.0))
+        """Note learning rate and momentum, once for each loss."""
+        if not self.learn.training:
+            return
+        if len(self.lrs) >= len(self.losses) + len(self.learn.train_loss.sizes):
+            return
+        group = self.learn.opt.param_groups[-1]
+        self.lrs.append(group["lr"])
+        betas = group.get("betas")
+        self.moms.append(betas[0] if betas else group.get("momentum", 0.0))
 
-    after_batch = before_backward  # where somebody has left the batch before
+    after_batch = before_backward  # for a batch that was left before its backward pass
 
     def after_epoch(self) -> None:
+        """Fetch the losses of the epoch, and keep its results."""
         self.losses += self.learn.train_loss.floats()
         if self.learn.complete:
-            self.rows.append({"epoch": self.learn.epoch, **self.learn.results})
-            self.ends.append(len(self.losses))
+            self.history.append({"epoch": self.learn.epoch, **self.learn.results})
+            self.epoch_ends.append(len(self.losses))
 
     def table(self) -> str:
-        "One line for each epoch."
-        names = list(dict.fromkeys(name for row in self.rows for name in row))
+        """Return the history as text, with a line for each epoch."""
+        names = list(dict.fromkeys(name for row in self.history for name in row))
         lines = [names]
-        for row in self.rows:
-            lines.append([f"{row[n]:.4f}" if isinstance(row.get(n), float) else str(row.get(n, "")) for n in names])
-        return "\n".join("  ".join(f"{cell:>{max(5, len(name))}}" for cell, name in zip(line, names)) for line in lines)
+        for row in self.history:
+            values = [row.get(name, "") for name in names]
+            lines.append([f"{v:.4f}" if isinstance(v, float) else str(v) for v in values])
+        widths = [max(5, len(name)) for name in names]
+        return "\n".join("  ".join(map(str.rjust, line, widths)) for line in lines)
 
-    def plot(self) -> object:
-        "Rate and momentum above the loss of each step and the validation loss of each epoch."
+    def plot(self) -> "Picture":
+        """Draw learning rate and momentum above the training and validation loss."""
         from fromfound.plot import PALETTE, figure, show
-        fig, axes = figure(3, 1, height=5, sharex=True, height_ratios=[1, 1, 2])
-        for ax, name, values in zip(axes, ("learning rate", "momentum", "loss"), (self.lrs, self.momenta, self.losses)):
+
+        fig, _ = figure(3, 1, height=5, sharex=True, height_ratios=[1, 1, 2])
+        curves = {"learning rate": self.lrs, "momentum": self.moms, "loss": self.losses}
+        for ax, (name, values) in zip(fig.axes, curves.items(), strict=True):
             ax.plot(values, color=PALETTE["blue"], lw=1.2)
             ax.set_ylabel(name)
-        axes[-1].plot(self.ends, [row.get("valid_loss", math.nan) for row in self.rows], "o-", color=PALETTE["orange"])
-        axes[-1].set_xlabel("step")
+        valid = [row.get("valid_loss", math.nan) for row in self.history]
+        fig.axes[-1].plot(self.epoch_ends, valid, "o-", color=PALETTE["orange"])
+        fig.axes[-1].set_xlabel("step")
         return show(fig)
 
 # %% ../nbs/04b_callback.ipynb #b55a788d
 class ProgressBar(Callback):
-    "A bar with the losses as they come, where somebody watches; at the end, the table of the `Recorder`."
-    order, bar, due = 90, None, math.inf
+    """Show the losses as they come, and at the end the table of the `Recorder`.
+
+    The bar is shown in a terminal or a notebook, and not where the variable CI is set.
+    """
+
+    order = 90
+    bar: Any = None
+    due: float = math.inf  # when the bar is updated next
 
     def before_fit(self) -> None:
+        """Open the bar."""
         from tqdm import tqdm
-        watched = "CI" not in os.environ and (sys.stderr.isatty() or "ipykernel" in sys.modules)
+
+        person = sys.stderr.isatty() or "ipykernel" in sys.modules
+        watched = person and "CI" not in os.environ
         self.bar = tqdm(leave=False, disable=not watched)
         self.due = 0.0 if watched else math.inf
 
     def after_batch(self) -> None:
-        if time.monotonic() < self.due:  # to read a loss is to wait for the device: a few times a second is enough
+        """Update the bar a few times a second: fetching a loss waits for the device."""
+        if time.monotonic() < self.due:
             return
-        self.due, learn = time.monotonic() + 0.3, self.learn
+        self.due = time.monotonic() + 0.3
+        learn = self.learn
         if learn.training and learn.n_batches:
             self.bar.total = learn.n_epochs * learn.n_batches
             self.bar.n = learn.epoch * learn.n_batches + learn.step + 1
-        figures = ", ".join(f"{name} {value:.4g}" for name, value in learn.results.items())
-        self.bar.set_postfix_str(f"epoch {learn.epoch}, {figures}")
+        values = ", ".join(f"{name} {value:.4g}" for name, value in learn.results.items())
+        self.bar.set_postfix_str(f"epoch {learn.epoch}, {values}")
 
     def after_fit(self) -> None:
-        if self.bar is not None:  # None where an earlier before_fit has failed
+        """Close the bar and print the table."""
+        if self.bar is not None:  # None where an earlier before_fit failed
             self.bar.close()
-        self.bar, self.due = None, math.inf
-        if self.learn.recorder and self.learn.recorder.rows:
-            print(self.learn.recorder.table())
+        self.bar = None
+        self.due = math.inf
+        recorder = self.learn.recorder
+        if recorder and recorder.history:
+            print(recorder.table())
 
 
-def show_training_loop(learn: object) -> None:
+def show_training_loop(learn: "Learner") -> None:
     """Print the parts of a loop, and which callbacks are called before and after each.
 
     Args:
         learn: what has callbacks in `cbs`.
     """
-    for depth, part in enumerate(("fit", "epoch", "batch", "pred", "loss", "backward", "step")):
-        before, after = (", ".join(type(cb).__name__ for cb in learn.cbs if callable(getattr(cb, f"{when}_{part}", None))) for when in ("before", "after"))
-        print(f"{'    ' * min(depth, 3) + part:22}before: {before or '-':30}after: {after or '-'}")
+    def called(event: str) -> str:
+        cbs = [type(cb).__name__ for cb in learn.cbs if callable(getattr(cb, event, None))]
+        return ", ".join(cbs) or "-"
+
+    parts = ("fit", "epoch", "batch", "pred", "loss", "backward", "step")
+    for depth, part in enumerate(parts):
+        name = "    " * min(depth, 3) + part
+        print(f"{name:22}before: {called(f'before_{part}'):30}after: {called(f'after_{part}')}")

@@ -181,7 +181,7 @@ class TensorBoard(Callback):
     Raises:
         ImportError: the package tensorboard is missing.
     """
-    order, keeps, writer = -1000, ("steps",), None  # first: no other callback cancels the step before its rate is noted
+    order, state_attrs, writer = -1000, ("steps",), None  # first: no other callback cancels the step before its rate is noted
 
     def __init__(self, folder: str | Path) -> None:
         try:

@@ -248,7 +248,7 @@ class ActivationStats(Callback):
         ValueError: `every` or `bins` is no whole number of 1 or more, `near` is negative, or `limits` do not rise; or (in fit) the model is compiled, a layer is not part of it, or an output has no dimension `unit_dim`.
         RuntimeError: (in fit) an epoch in which no layer was heard; (in a plot) nothing is recorded.
     """
-    keeps = ("seen", "steps", "history")
+    state_attrs = ("seen", "steps", "history")
 
     def __init__(self, modules: Iterable[nn.Module] | nn.Module | type | tuple[type, ...] | None = None, *, every: int = 20, near: float = 1e-3, bins: int = 50, limits: tuple[float, float] = (-5.0, 5.0), unit_dim: int = 1) -> None:
         if not (isinstance(every, int) and isinstance(bins, int) and min(every, bins) >= 1): raise ValueError(f"ActivationStats got every={every}, bins={bins}; expected whole numbers of 1 or more")

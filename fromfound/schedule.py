@@ -157,7 +157,7 @@ class ParamScheduler(Callback):
     def __init__(self, name: str, sched: Schedule | Sequence[Schedule | None], *, scale: bool = False) -> None:
         if not all(s is None or callable(s) for s in (sched if isinstance(sched, Sequence) else [sched])):
             raise TypeError(f"ParamScheduler({name!r}) got {sched!r}; expected a function of the position, as sched_lin(0.1, 0), or a list of them")
-        self.name, self.sched, self.scale, self.owns = name, sched, scale, name
+        self.name, self.sched, self.scale, self.exclusive = name, sched, scale, name
 
     def before_fit(self) -> None:
         "Look for the setting, and remember what each group has."
@@ -210,7 +210,7 @@ class TorchScheduler(Callback):
     Raises:
         ValueError: `per` is neither; or (in fit) ReduceLROnPlateau is to be stepped per batch, or without a validation loader; or the scheduler moves momentum, and another callback owns it.
     """
-    order, owns = 10, "lr"  # after those that look at the rate of the step
+    order, exclusive = 10, "lr"  # after those that look at the rate of the step
 
     def __init__(self, make: Callable[[torch.optim.Optimizer], object], *, per: str) -> None:
         if per not in ("batch", "epoch"):
@@ -223,7 +223,7 @@ class TorchScheduler(Callback):
         self.on_loss = isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
         if self.on_loss and (self.per == "batch" or self.learn.data.valid_dl is None):
             raise ValueError("TorchScheduler: ReduceLROnPlateau looks at the validation loss; it needs per='epoch' and a validation loader")
-        others = [type(cb).__name__ for cb in self.learn.cbs if "momentum" in ([cb.owns] if isinstance(cb.owns, str) else cb.owns)]
+        others = [type(cb).__name__ for cb in self.learn.cbs if "momentum" in ([cb.exclusive] if isinstance(cb.exclusive, str) else cb.exclusive)]
         if getattr(self.scheduler, "cycle_momentum", False) and others:
             raise ValueError(f"{type(self.scheduler).__name__} and {others[0]} both own 'momentum' and would undo each other's work: keep one of them, or give the former cycle_momentum=False")
 
@@ -401,7 +401,7 @@ class SGDR(ParamScheduler):
 
     Source: Loshchilov2017SGDR §3, eq. 5
     """
-    keeps = ("snapshots",)
+    state_attrs = ("snapshots",)
     state_dict, load_state_dict = Callback.state_dict, Callback.load_state_dict  # more cycles do not change those before
 
     def __init__(self, max_lr: float, *, min_lr: float = 0.0, cycle_len: int = 1, cycle_mult: int = 1, folder: str | Path | None = None, scale: bool = False) -> None:

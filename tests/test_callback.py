@@ -23,7 +23,7 @@ from fromfound.callback import (
     Recorder,
     show_training_loop,
 )
-from fromfound.learner import Checkpoint, GradientClip, Learner, StopOnNaN
+from fromfound.learner import Checkpoint, GradientClip, Learner, TerminateOnNaN
 from tests.toys import BATCHES, Log, accuracy, learner, net, same
 
 
@@ -87,11 +87,11 @@ class Assigned(Callback):
 
 
 class Rate(Callback):
-    owns = "lr"
+    exclusive = "lr"
 
 
 class Cycle(Callback):
-    owns = ("lr", "momentum")
+    exclusive = ("lr", "momentum")
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,11 @@ class Cycle(Callback):
             TypeError,
             r"cbs expected objects, got the class Recorder: write Recorder\(\)",
         ),
-        (StopOnNaN(), TypeError, r"cbs expected a list, got .*StopOnNaN.*: write cbs=\[...\]"),
+        (
+            TerminateOnNaN(),
+            TypeError,
+            r"cbs expected a list, got .*TerminateOnNaN.*: write cbs=\[...\]",
+        ),
         ([print], TypeError, "Callback objects, got <built-in function print>"),
     ],
 )
@@ -189,21 +193,21 @@ def test_recorder_and_table(capsys):
     learn.fit(2)
     recorder = learn.recorder
     assert len(recorder.losses) == len(recorder.lrs) == 14
-    assert recorder.ends == [7, 14]
-    assert set(recorder.momenta) == {0.8}
+    assert recorder.epoch_ends == [7, 14]
+    assert set(recorder.moms) == {0.8}
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["epoch", "train_loss", "valid_loss", "accuracy"]
     assert len(lines) == 3
     assert len(set(map(len, lines))) == 1
     sizes = [len(y) for _, y in BATCHES]
-    assert recorder.rows[1]["train_loss"] == pytest.approx(
+    assert recorder.history[1]["train_loss"] == pytest.approx(
         sum(v * n for v, n in zip(recorder.losses[7:], sizes, strict=True)) / 100
     )
     panels = recorder.plot().fig.axes
     assert [ax.get_ylabel() for ax in panels] == ["learning rate", "momentum", "loss"]
     assert list(panels[2].lines[1].get_xdata()) == [7, 14]
     learn.fit(1)
-    assert len(recorder.rows) == 1
+    assert len(recorder.history) == 1
 
 
 @pytest.mark.parametrize("options, momentum", [({"momentum": 0.9}, 0.9), ({}, 0.0)])
@@ -216,7 +220,7 @@ def test_the_recorder_writes_momentum_before_others_look(options, momentum):
     learn = learner(cbs=[Reader(), Recorder()], opt_func=partial(torch.optim.SGD, **options))
     learn.fit(1)
     assert seen == [1, 2, 3, 4, 5, 6, 7]
-    assert learn.recorder.momenta == [momentum] * 7
+    assert learn.recorder.moms == [momentum] * 7
 
 
 def test_own_recorder_replaces_the_default():
@@ -367,4 +371,4 @@ def test_a_rate_for_each_loss(kind, event, order):
     except RuntimeError:
         assert kind is CancelStepException
         assert event in ("before_batch", "after_loss")
-    assert len(recorder.losses) == len(recorder.lrs) == len(recorder.momenta)
+    assert len(recorder.losses) == len(recorder.lrs) == len(recorder.moms)

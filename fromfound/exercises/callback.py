@@ -12,13 +12,17 @@ from ..check import Exercise, MutantHunt, Prediction
 
 # %% ../../nbs/exercises/04b_callback.ipynb #e367105a
 def _asked(fn: Callable, answers: Sequence[bool | None]) -> dict[str, object]:
-    "What the reader's function says to callbacks with these answers, and how many it has called."
+    """Return what a function says to callbacks with these answers, and whom it called."""
     calls: list[int] = []
+
     def callback(i: int) -> Callable:
-        return lambda: (calls.append(i), answers[i])[1]
+        def answer() -> bool | None:
+            calls.append(i)
+            return answers[i]
+
+        return answer
+
     return {"skip": fn([callback(i) for i in range(len(answers))]), "called": calls}
-
-
 
 
 def _with_and(callbacks: Sequence[Callable]) -> object:
@@ -27,11 +31,13 @@ def _with_and(callbacks: Sequence[Callable]) -> object:
         skip = callback() and skip
     return skip
 
+
 def _with_and_first(callbacks: Sequence[Callable]) -> object:
     skip = False
     for callback in callbacks:
         skip = skip and callback()
     return skip
+
 
 def _with_or(callbacks: Sequence[Callable]) -> object:
     skip = False
@@ -39,11 +45,13 @@ def _with_or(callbacks: Sequence[Callable]) -> object:
         skip = skip or callback()
     return skip
 
+
 def _last(callbacks: Sequence[Callable]) -> object:
     skip = False
     for callback in callbacks:
         skip = callback()
     return skip
+
 
 def _or_called(callbacks: Sequence[Callable]) -> object:
     skip = False
@@ -52,29 +60,41 @@ def _or_called(callbacks: Sequence[Callable]) -> object:
         skip = skip or answer
     return skip
 
+
 def _truth_of_all(callbacks: Sequence[Callable]) -> object:
     return all([callback() for callback in callbacks])
+
+
+def _first_three(callbacks: Sequence[Callable]) -> object:
+    return _eager_any(callbacks[:3])
+
 
 def _lazy_any(callbacks: Sequence[Callable]) -> object:
     return any(callback() is True for callback in callbacks)
 
+
 def _eager_any(callbacks: Sequence[Callable]) -> object:
     return any([callback() is True for callback in callbacks])
 
+# %% ../../nbs/exercises/04b_callback.ipynb #3a6dd70e
+_ANSWERS = [(answers,) for n in range(4) for answers in product((False, True, None), repeat=n)]
+_ANSWERS += [((False,) * 9 + (True,),), ((None,) * 12,)]
 
-ex_4b_1 = Exercise("4b.1", _eager_any, [(answers,) for n in range(4) for answers in product((False, True, None), repeat=n)], wrong={
+ex_4b_1 = Exercise("4b.1", _eager_any, _ANSWERS, wrong={
     "the answers are still combined with and, and the False of the start wins": _with_and,
     "and stops at the False of the start, before any call": _with_and_first,
     "or stops calling at the first True, and what is returned may be None": _with_or,
     "only the last answer counts": _last,
-    "everybody is called, but None comes out where nobody says True": _or_called,
-    "everybody has to agree: all instead of any": _truth_of_all,
+    "everyone is called, but None comes out where nobody says True": _or_called,
+    "everyone has to agree: all instead of any": _truth_of_all,
+    "only the first callbacks are asked": _first_three,
     "any stops calling at the first True: make a list of the answers first": _lazy_any,
 }, read="Who may stop what", probe=_asked)
 
 # %% ../../nbs/exercises/04b_callback.ipynb #6519be68
 ex_4b_2 = Prediction("4b.2", right=6, wrong={
-    "That would be 0 + 1 + 2: what the variable held when each was made. A closure keeps the variable.": 3,
+    "That would be 0 + 1 + 2: what the variable held when each was made. "
+    "A closure keeps the variable.": 3,
     "They share one variable, but it is not the first value that is left in it.": 0,
     "The loop ends with 2 in the variable, not with 3: range(3) does not reach its end.": 9,
     "Each of the three is called.": 2,
@@ -99,17 +119,45 @@ class _Misspelled:
         pass
 
 
+class _Both(_Misspelled, ProgressBar):
+    def after_loss(self) -> None:
+        pass
+
+
 def _in_order(kind: type) -> list[str]:
     return [event for event in EVENTS if hasattr(kind, event)]
 
 
-ex_4b_3 = Exercise("4b.3", _in_order, [(Callback,), (ProgressBar,), (Recorder,), (_Own,), (_Heir,), (_Misspelled,)], wrong={
-    "the names come in the order of the alphabet": lambda kind: sorted(_in_order(kind)),
-    "methods that were inherited are left out": lambda kind: [event for event in EVENTS if event in vars(kind)],
-    "only a class and the one above it are asked, not those further up": lambda kind: [event for event in EVENTS if event in vars(kind) or event in vars(kind.__base__)],
-    "every method counts whose name begins like an event's": lambda kind: [name for name in dir(kind) if name.startswith(("before_", "after_"))],
-    "all events are there, whether it has a method or not": lambda kind: list(EVENTS),
-}, read="Events and callbacks")
+def _own_only(kind: type) -> list[str]:
+    return [event for event in EVENTS if event in vars(kind)]
+
+
+def _one_above(kind: type) -> list[str]:
+    return [e for e in EVENTS if e in vars(kind) or e in vars(kind.__base__)]
+
+
+def _by_beginning(kind: type) -> list[str]:
+    return [name for name in dir(kind) if name.startswith(("before_", "after_"))]
+
+
+def _before_then_after(kind: type) -> list[str]:
+    return sorted(_in_order(kind), key=lambda event: event.startswith("after_"))
+
+
+ex_4b_3 = Exercise(
+    "4b.3",
+    _in_order,
+    [(Callback,), (ProgressBar,), (Recorder,), (_Own,), (_Heir,), (_Misspelled,), (_Both,)],
+    wrong={
+        "the names come in the order of the alphabet": lambda kind: sorted(_in_order(kind)),
+        "inherited methods are left out": _own_only,
+        "only a class and the one above it are asked, not those further up": _one_above,
+        "every method counts whose name begins like an event's": _by_beginning,
+        "all before_ events come first, then all after_ events": _before_then_after,
+        "all events are there, whether it has a method or not": lambda kind: list(EVENTS),
+    },
+    read="Events and callbacks",
+)
 
 # %% ../../nbs/exercises/04b_callback.ipynb #ecd20374
 def _call_all(cbs: Sequence[object], event: str) -> None:
@@ -144,13 +192,18 @@ def _swallowing(cbs: Sequence[object], event: str) -> None:
         pass
 
 
+def _demanding(cbs: Sequence[object], event: str) -> None:
+    for cb in cbs:
+        getattr(cb, event)()
+
+# %% ../../nbs/exercises/04b_callback.ipynb #8fc9a4ad
 ex_4b_4 = MutantHunt("4b.4", _call_all, mutants={
     "calls only the first": lambda cbs, event: _call_all(cbs[:1], event),
     "calls the last one first": lambda cbs, event: _call_all(cbs[::-1], event),
-    "calls each twice": lambda cbs, event: _call_all([cb for cb in cbs for _ in range(2)], event),
-    "stops at the first that does not have the event": lambda cbs, event: [getattr(cb, event)() for cb in cbs],
+    "calls each twice": lambda cbs, event: _call_all([cb for cb in cbs for _ in "12"], event),
+    "stops at the first that does not have the event": _demanding,
     "takes an AttributeError of a callback for a missing method": _forgiving,
     "swallows every exception": _swallowing,
     "calls those behind an exception as well": _collected,
-    "calls nobody": lambda cbs, event: None,
+    "calls none of them": lambda cbs, event: None,
 })

@@ -4,59 +4,85 @@
 __all__ = ['ex_5_1', 'ex_5_2', 'ex_5_3', 'ex_5_4', 'ex_5_5']
 
 # %% ../../nbs/exercises/05_learner.ipynb #b8de8901
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from ..check import Exercise, MutantHunt, Prediction
-from ..learner import Callback, CancelStepException, DataBunch, Learner
+from ..learner import Callback, CancelStepException, Learner
 
 # %% ../../nbs/exercises/05_learner.ipynb #01cb4d0c
 ex_5_1 = Prediction("5.1", right=70, wrong={
     "That would be each event once in each epoch. Batches have events of their own.": 24,
-    "The validation batches are missing: they have before_batch, after_pred, after_loss and after_batch.": 54,
-    "A validation batch has no backward and no step, so it has four events and not eight.": 86,
+    "The validation batches are missing: they have before_batch, after_pred, after_loss "
+    "and after_batch.": 54,
+    "A validation batch has no backward pass and no step, so it has four events, not eight.": 86,
     "before_epoch and after_epoch come in each epoch, before_fit and after_fit only once.": 72,
     "That is one epoch.": 36,
     "Before and after the fit there are two calls more.": 68,
-}, because="2 for the fit; in each of 2 epochs 2 for the epoch, 3 times 8 for training, 2 times 4 for validation.")
+}, because="2 for the fit; in each of 2 epochs 2 for the epoch, 3 times 8 for training, "
+           "2 times 4 for validation.")
 
 # %% ../../nbs/exercises/05_learner.ipynb #a1be3ded
-class _Weight(nn.Module):
-    "x times the sum of three weights that start from zero; the first is frozen."
+class _Weights(nn.Module):
+    """Scale x by weights that start from zero, with gradients of different sizes."""
+
     def __init__(self) -> None:
         super().__init__()
         self.frozen = nn.Parameter(torch.zeros(1), requires_grad=False)
-        self.weight, self.other = (nn.Parameter(torch.zeros(1)) for _ in range(2))
+        self.pair = nn.Parameter(torch.zeros(2))
+        self.single = nn.Parameter(torch.zeros(1))
+        self.unused = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * (self.frozen + self.weight + self.other)
+        return x * (self.frozen + self.pair[:1] + 2 * self.pair[1:] + 3 * self.single)
+
+    def at_gradient_one(self) -> list[float]:
+        """Return the weights, each divided by the size of its gradient."""
+        values = [*self.pair.tolist(), self.single.item()]
+        return [round(value / size, 4) for value, size in zip(values, (1, 2, 3), strict=True)]
+
 
 class _Notes(Callback):
     order = 1000
 
     def before_fit(self) -> None:
-        self.weights: list[float] = []
+        self.weights: list = []
 
     def after_batch(self) -> None:
-        model = self.learn.model
-        self.weights.append(round((model.weight.item() + model.other.item()) / 2, 4))
+        values = self.learn.model.at_gradient_one()
+        self.weights.append(values[0] if len(set(values)) == 1 else values)
 
-def _accumulated(cls: Callable, k: int, values: Sequence[float]) -> list[float]:
-    "The weight after each batch of two epochs with steps of length 1 against these gradients."
+
+def _two_groups(params: Iterable[nn.Parameter], lr: float) -> torch.optim.Optimizer:
+    first, *others = (p for p in params if p.requires_grad)
+    return torch.optim.SGD([{"params": [first]}, {"params": others}], lr=lr)
+
+
+def _accumulated(cls: Callable, k: int, values: Sequence[float]) -> list:
+    """Return the weights after each batch of two epochs with steps of length 1."""
     notes = _Notes()
     batches = [(torch.tensor([value]), torch.zeros(1)) for value in values]
-    Learner(_Weight(), DataBunch(batches), lambda pred, _: pred.mean(), lr=1.0, cbs=[cls(k), notes], default_cbs=False).fit(2)
+    learn = Learner(_Weights(), batches, lambda pred, _: pred.mean(), _two_groups, lr=1.0,
+                    cbs=[cls(k), notes], default_cbs=False)
+    learn.fit(2)
     return notes.weights
 
 # %% ../../nbs/exercises/05_learner.ipynb #baf404a6
 class _Accumulate(Callback):
-    "The right answer; the attributes are where its mistakes differ."
-    mean, forgets, phase, adds, count = True, True, 1, True, None
+    """The right answer; the attributes are where its mistakes differ."""
+
+    mean = True
+    forgets = True
+    phase = 1
+    adds = True
+    count: int | None = None
+    averaged = False
 
     def __init__(self, k: int) -> None:
-        self.k, self.held = k, {}
+        self.k = k
+        self.held: dict = {}
 
     def before_epoch(self) -> None:
         if self.forgets:
@@ -65,79 +91,120 @@ class _Accumulate(Callback):
     def before_step(self) -> None:
         params = [p for p in self.learn.model.parameters() if p.grad is not None]
         for p in params[:self.count]:
-            self.held[p] = (self.held.get(p, 0) if self.adds else 0) + p.grad
+            grad = p.grad.mean() if self.averaged else p.grad
+            self.held[p] = (self.held.get(p, 0) if self.adds else 0) + grad
         if (self.learn.step + self.phase) % self.k:
             raise CancelStepException
         for p, total in self.held.items():
-            p.grad = total / (self.k if self.mean else 1)
+            p.grad = (total / (self.k if self.mean else 1)).expand_as(p).clone()
         self.held = {}
+
 
 class _Sum(_Accumulate):
     mean = False
 
+
 class _Leaky(_Accumulate):
     forgets = False
+
 
 class _Early(_Accumulate):
     phase = 0
 
+
 class _LastOnly(_Accumulate):
-    adds, mean = False, False
+    adds = False
+    mean = False
+
 
 class _LastDivided(_Accumulate):
     adds = False
 
+
 class _FirstOnly(_Accumulate):
     count = 1
 
+
+class _OneNumber(_Accumulate):
+    averaged = True
+
 # %% ../../nbs/exercises/05_learner.ipynb #bd772093
-ex_5_2 = Exercise("5.2", _Accumulate, [(1, (2., 5.)), (2, (1., 3., 5., 7.)), (2, (1., 3., 5.)), (3, (1., 2., 4., 8., 16., 32., 64.))], wrong={
-    "the steps use only the last gradient: those of the batches before are cleared, so the callback has to hold them": _LastOnly,
-    "the steps use the sum of the gradients, not their mean": _Sum,
-    "the remainder of an epoch is added to the first step of the next": _Leaky,
-    "you step at the first batch of each group instead of the last": _Early,
-    "the steps use the last gradient, divided by k": _LastDivided,
-    "only the gradient of one parameter is held; each has its own": _FirstOnly,
-}, read="Leaving", probe=_accumulated)
+ex_5_2 = Exercise(
+    "5.2",
+    _Accumulate,
+    [
+        (1, (2.0, 5.0)),
+        (2, (1.0, 3.0, 5.0, 7.0)),
+        (2, (1.0, 3.0, 5.0)),
+        (3, (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)),
+    ],
+    wrong={
+        "the steps use only the last gradient: those of the batches before are cleared, "
+        "so the callback has to hold them": _LastOnly,
+        "the steps use the sum of the gradients, not their mean": _Sum,
+        "the remainder of an epoch is added to the first step of the next": _Leaky,
+        "you step at the first batch of each group instead of the last": _Early,
+        "the steps use the last gradient, divided by k": _LastDivided,
+        "only the gradient of one parameter is held; each has its own": _FirstOnly,
+        "one number is held for each parameter, where its gradient has several": _OneNumber,
+    },
+    read="Leaving",
+    probe=_accumulated,
+)
 
 # %% ../../nbs/exercises/05_learner.ipynb #3128c5f9
 ex_5_3 = Prediction("5.3", right="b", wrong={
     "a: its only memory is max_norm, and the script gives it that again.": "a",
-    "c: the scale is computed anew in each epoch, from the learner's counter, and the file has that.": "c",
-    "d: the list loses three epochs, and the largest loss may be another one; but nothing reads the list in the course of the training.": "d",
-}, because="The count is gathered along the way, begins again at 0, and the thousandth batch comes three epochs late. With keeps it goes on.")
+    "c: the scale is computed again in each epoch, from the learner's counter, "
+    "and the file has that.": "c",
+    "d: the list loses three epochs, and the largest loss may be another one; "
+    "but nothing reads the list in the course of the fit.": "d",
+}, because="The count is gathered along the way, begins again at 0, and the thousandth batch "
+           "comes three epochs late. With state_attrs it goes on.")
 
 # %% ../../nbs/exercises/05_learner.ipynb #3c270074
 ex_5_4 = Prediction("5.4", right=150, tol=1e-6, wrong={
-    "That would be with a look at the validation batches, too. StopOnNaN looks before_backward, and validation has no backward.": 155,
-    "Was StopOnNaN among the callbacks? It reads each training loss.": 0,
-    "That is two epochs: give epochs=1.": 300,
+    "That would be with a look at the validation batches, too. TerminateOnNaN looks "
+    "before_backward, and validation has no backward pass.": 155,
+    "Was TerminateOnNaN among the callbacks? It reads each training loss.": 0,
+    "That is two epochs: call fit(1).": 300,
 }, because="One look at each training batch; the default callbacks never look.")
 
 # %% ../../nbs/exercises/05_learner.ipynb #fd010cf2
-def _stopper(better: Callable = lambda loss, best: loss < best, late: int = 0, start: float = float("inf"), follow: bool = False, forgive: bool = True, answer: Callable = lambda epoch, best_epoch: epoch) -> Callable:
-    "Early stopping by the rule, or with a change."
+def _stopper(
+    better: Callable = lambda loss, best: loss < best,
+    late: int = 0,
+    start: float = float("inf"),
+    follow: bool = False,
+    forgive: bool = True,
+    answer: Callable = lambda epoch, best_epoch: epoch,
+) -> Callable:
+    """Return early stopping by the rule, or with a change."""
+
     def stop(losses: Sequence[float], patience: int) -> int | None:
         best, best_epoch, waited = start, None, 0
         for epoch, loss in enumerate(losses):
             waited += 1
             if better(loss, best):
-                best, best_epoch, waited = loss, epoch, 0 if forgive else waited - 1
+                best, best_epoch = loss, epoch
+                waited = 0 if forgive else waited - 1
             elif follow:
                 best = loss
             if waited >= patience + late:
                 return answer(epoch, best_epoch)
         return None
+
     return stop
 
-
+# %% ../../nbs/exercises/05_learner.ipynb #1a8482f9
 ex_5_5 = MutantHunt("5.5", _stopper(), {
     "takes an equal loss for an improvement": _stopper(lambda loss, best: loss <= best),
     "compares with the epoch before instead of the best": _stopper(follow=True),
-    "never forgives: counts all epochs without improvement, not those in a row": _stopper(forgive=False),
+    "never forgives: counts all epochs without improvement, not those in a row": _stopper(
+        forgive=False),
     "stops one epoch too late": _stopper(late=1),
     "takes nan for an improvement": _stopper(lambda loss, best: not loss >= best),
-    "returns the best epoch instead of the last": _stopper(answer=lambda epoch, best_epoch: best_epoch),
+    "returns the best epoch instead of the last": _stopper(answer=lambda _, best: best),
     "begins with a best of 0, so positive losses never improve": _stopper(start=0.0),
-    "goes by the size of a loss, without its sign": _stopper(lambda loss, best: abs(loss) < abs(best)),
+    "ignores the sign of a loss": _stopper(lambda loss, best: abs(loss) < abs(best)),
 })
