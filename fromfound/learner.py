@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .callback import (EVENTS, Callback, CancelBatchException, CancelEpochException, CancelException, CancelFitException,
                                 CancelStepException, ProgressBar, Recorder, attach, make_optimizer, objects, show_training_loop)
 from .module import load, save, to_device
-from .rng import random_states, set_random_states
+from .rng import get_rng_states, set_rng_states
 from .training import DataBunch, Metric
 
 # %% ../nbs/05_learner.ipynb #cad7b15c
@@ -358,7 +358,7 @@ class Checkpoint(Callback):
             return
         if self.sound:
             os.replace(self.file, f"{self.file}.previous")
-        save({**self._kind(), "epoch": self.learn.epoch + 1, "parts": [part.state_dict() for part in self._parts()], "random": random_states(self.learn.data)}, self.file)
+        save({**self._kind(), "epoch": self.learn.epoch + 1, "parts": [part.state_dict() for part in self._parts()], "random": get_rng_states(self.learn.data)}, self.file)
         self.sound = True
 
     def _parts(self) -> list:
@@ -372,7 +372,7 @@ class Checkpoint(Callback):
                 "model": {k: list(v.shape) for k, v in model.state_dict().items() if not nn.parameter.is_lazy(v)},
                 "optimizer": [type(opt).__name__, *(len(group["params"]) for group in opt.param_groups)],
                 "list of callbacks": [type(cb).__name__ for cb in cbs],
-                "number of generators": len(random_states(self.learn.data))}
+                "number of generators": len(get_rng_states(self.learn.data))}
 
     def _resume(self, state: object) -> None:
         hint = ", whose lazy layers are not built yet: call the model once before" if any(map(nn.parameter.is_lazy, self.learn.model.parameters())) else ""
@@ -381,5 +381,5 @@ class Checkpoint(Callback):
                 raise ValueError(f"it has another {what} than this training{hint}")
         for part, kept in zip(self._parts(), state["parts"]):
             part.load_state_dict(kept)
-        set_random_states(state["random"], self.learn.data)
+        set_rng_states(state["random"], self.learn.data)
         self.learn.epoch = state["epoch"]
