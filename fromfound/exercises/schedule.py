@@ -58,14 +58,7 @@ def _trapezoid(
 ex_5a_2 = Exercise(
     "5a.2",
     _trapezoid,
-    [
-        (1.0, 0.1, 0.2),
-        (0.5, 0.3, 0.3),
-        (1.0, 0.5, 0.5),
-        (2.0, 0.9, 0.1),
-        (1.0, 0.48, 0.5),
-        (3.0, 0.125, 0.375),
-    ],
+    [(1.0, 0.1, 0.2), (0.5, 0.125, 0.375), (1.0, 0.5, 0.5), (2.0, 0.9, 0.1), (1.0, 0.48, 0.5)],
     wrong={
         "it never holds: two phases, where there should be three": lambda top, warm, cool: (
             combine_scheds([warm, 1 - warm], [sched_lin(0, top), sched_lin(top, 0)])
@@ -123,23 +116,17 @@ def _plain(phase_of: Callable, pos: float, fractions: Sequence[float]) -> object
     return tuple(part.item() if hasattr(part, "item") else part for part in answer)
 
 
+_PLACES = [
+    ([0.5, 0.5], (0.75, 0.5, 511 / 1024, 1.0)),
+    ([1.0], (0.0, 1.0)),
+    ([0.25, 0.25, 0.5], (0.75, 0.5, 1.0)),
+    ([0.125] * 4 + [0.5], (0.4375, 1.0)),
+    ([1 / 16] * 16, (31 / 32,)),
+]
 ex_5a_3 = Exercise(
     "5a.3",
     _phase,
-    [
-        (0.75, [0.5, 0.5]),
-        (0.0, [1.0]),
-        (1.0, [1.0]),
-        (0.5, [0.5, 0.5]),
-        (1.0, [0.5, 0.5]),
-        (0.75, [0.25, 0.25, 0.5]),
-        (0.5, [0.25, 0.25, 0.5]),
-        (1.0, [0.25, 0.25, 0.5]),
-        (0.4375, [0.125, 0.125, 0.125, 0.125, 0.5]),
-        (1.0, [0.125, 0.125, 0.125, 0.125, 0.5]),
-        (511 / 1024, [0.5, 0.5]),
-        (31 / 32, [1 / 16] * 16),
-    ],
+    [(pos, fractions) for fractions, places in _PLACES for pos in places],
     wrong={
         "the patch is still there: of three phases the last one never comes": partial(
             _phase, patch=True, ends=0
@@ -152,7 +139,7 @@ ex_5a_3 = Exercise(
         "a boundary is given to the phase before it; a phase contains its beginning": partial(
             _phase, before=True
         ),
-        "the position is that of the whole training, not the one within the phase": _whole_position,
+        "the position is that of the whole run, not the one within the phase": _whole_position,
         "the position within the phase is not divided by the length of the phase": _undivided,
     },
     read="Phases",
@@ -176,7 +163,7 @@ def _late(answer: object) -> str | None:
     late = next((k for k, (wrong, right) in enumerate(phases) if wrong != right), None)
     if late is None:
         return (
-            "Every step falls into its own phase. Look for two hundredths whose sum is too large."
+            "Every step falls into its own phase. Find two hundredths whose sum is too large."
         )
     return None if late < 20 else f"It happens, but first at step {late}. Find one below 20."
 
@@ -186,11 +173,7 @@ ex_5a_4 = Search(
     _late,
     {
         "It happens, but first at step 30. Find one below 20.": [0.1, 0.2, 0.7],
-        "Every step falls into its own phase. Look for two hundredths whose sum is too large.": [
-            0.25,
-            0.25,
-            0.5,
-        ],
+        "Every step falls into its own phase. Find two hundredths whose sum is too large.": [1.0],
         "They sum to 0.3; expected 1.": [0.1, 0.2],
         "Expected whole numbers of hundredths, above 0.": [0.105, 0.195, 0.7],
         "Expected a list of fractions, as [0.1, 0.2, 0.7].": 30,
