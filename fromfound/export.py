@@ -4,7 +4,11 @@
 __all__ = ['load_exported', 'export_model', 'TensorBoard']
 
 # %% ../nbs/05b_export.ipynb #0eed9928
-import copy, io, logging, os, tempfile
+import copy
+import io
+import logging
+import os
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -18,7 +22,7 @@ from .learner import Callback
 # %% ../nbs/05b_export.ipynb #dd0cf5cd
 @contextmanager
 def _quiet() -> Iterator[None]:
-    "Without the pages that the tracer prints and logs before it raises; the error says enough."
+    """Keep back the pages that the tracer prints and logs before it raises."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -29,53 +33,93 @@ def _quiet() -> Iterator[None]:
 
 
 def _why(error: Exception) -> str:
-    "The first line of what an error says, its kind where it says nothing."
+    """Return the first line of what an error says, its kind where it says nothing."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:120]
 
 
 def _traced(model: nn.Module, inputs: tuple[Tensor, ...]) -> torch.export.ExportedProgram:
-    "The model as a graph, for batches of any size."
-    zeros = tuple(x.new_zeros(2, *x.shape[1:]) for x in inputs)  # the file keeps them, so not the reader's data
-    batch = torch.export.Dim("batch")
+    """Return the model as a graph, for batches of any size."""
+    zeros = tuple(x.new_zeros(2, *x.shape[1:]) for x in inputs)  # the file keeps them
+    sizes = tuple({0: torch.export.Dim("batch")} for _ in zeros)
     try:
         with _quiet():
-            program = torch.export.export(model, zeros, dynamic_shapes=tuple({0: batch} for _ in zeros), strict=False)
-    except Exception as error:  # the tracer raises whatever it stumbles over in the code of the model
-        raise ValueError(f"export_model cannot trace {type(model).__name__} for batches of any size ({_why(error)}): if it runs on the example, its forward decides by the values of a tensor or by the batch size (also `len(x)`: write `x.shape[0]`)") from error
-    for node in (node for m in program.graph_module.modules() if isinstance(m, torch.fx.GraphModule) for node in m.graph.nodes):
-        node.meta.pop("stack_trace", None)  # lines of source, with the folders of this machine
+            program = torch.export.export(model, zeros, dynamic_shapes=sizes, strict=False)
+    except Exception as error:  # the tracer raises whatever it stumbles over
+        raise ValueError(
+            f"export_model cannot trace {type(model).__name__} for batches of any size "
+            f"({_why(error)}): if it runs on the example, its forward decides by the values of a "
+            "tensor or by the batch size (also `len(x)`: write `x.shape[0]`)"
+        ) from error
+    for graph in program.graph_module.modules():
+        if isinstance(graph, torch.fx.GraphModule):
+            for node in graph.graph.nodes:
+                node.meta.pop("stack_trace", None)  # source lines, with folders of this machine
     return program
 
 # %% ../nbs/05b_export.ipynb #4f6399c0
-def _differs(model: nn.Module, run: Callable, inputs: tuple[Tensor, ...], rtol: float, atol: float) -> str | None:
-    "In which way a function says something else than the model, None where it does not."
+def _difference(got: object, expected: object, rtol: float, atol: float) -> str:
+    """Say how two outputs differ; empty where they agree."""
+    try:
+        torch.testing.assert_close(got, expected, rtol=rtol, atol=atol, equal_nan=True)
+    except AssertionError as error:
+        lines = str(error).splitlines()
+        greatest = [line for line in lines if line.startswith("Greatest absolute")]
+        return greatest[0] if greatest else _why(error)
+    return ""
+
+
+def _differs(
+    model: nn.Module, run: Callable, inputs: tuple[Tensor, ...], rtol: float, atol: float
+) -> str | None:
+    """Describe how the exported outputs differ from the model's; None if they agree."""
     for rows in (1, len(inputs[0]), len(inputs[0]) + 1):
-        with torch.no_grad():
-            expected, again, got = (fn(*(torch.cat([x, x])[:rows] for x in inputs)) for fn in (model, model, run))  # a batch of its own for each
+        with torch.no_grad():  # each gets a batch of its own, which it may change in place
+            expected, again, got = (
+                function(*(torch.cat([x, x])[:rows] for x in inputs))
+                for function in (model, model, run)
+            )
         if isinstance(expected, (dict, list, tuple)) and type(got) is not type(expected):
-            return f"the model returns a {type(expected).__name__} of {len(expected)}, the file a {type(got).__name__}: for ONNX, return a tensor, or a tuple of several"
-        for answer, complaint in ((again, "the model answers the same batch in two ways: is a dropout always on, or does it count its calls?"), (got, f"for a batch of {rows} the outputs differ.")):
-            try:
-                torch.testing.assert_close(answer, expected, rtol=rtol, atol=atol, equal_nan=True)
-            except AssertionError as error:
-                return f"{complaint} {next((line for line in str(error).splitlines() if line.startswith('Greatest absolute')), _why(error))}"
+            return (
+                f"the model returns a {type(expected).__name__} of {len(expected)}, the file a "
+                f"{type(got).__name__}: for ONNX, return a tensor, or a tuple of several"
+            )
+        if wrong := _difference(again, expected, rtol, atol):
+            return (
+                "the model answers the same batch in two ways: is a dropout always on, or does "
+                f"it count its calls? {wrong}"
+            )
+        if wrong := _difference(got, expected, rtol, atol):
+            return f"for a batch of {rows} the outputs differ. {wrong}"
         if isinstance(expected, Tensor) and expected.ndim > 1 and expected.is_floating_point():
-            best, chosen = expected.amax(1, keepdim=True), expected.gather(1, got.argmax(1, keepdim=True))
-            if (best - chosen > rtol * best.abs()).any():  # no tie, and the outputs are only so small that atol covers them
+            best = expected.amax(1, keepdim=True)
+            chosen = expected.gather(1, got.argmax(1, keepdim=True))
+            if (best - chosen > rtol * best.abs()).any():  # not a tie; atol is just too large
                 return f"for a batch of {rows} the predictions differ"
     return None
 
 # %% ../nbs/05b_export.ipynb #2dafdd17
-def load_exported(path: str | Path) -> Callable[..., Tensor | tuple[Tensor, ...]]:
-    """Read what `export_model` wrote; of the model's code nothing is needed.
+_ENDINGS = (".pt2", ".onnx")
 
-    Read only files that you trust: pickles in them are refused, but PyTorch's reader evaluates the formulas for sizes in the graph.
+
+def _checked_path(name: str, path: str | Path) -> Path:
+    """Return a path with one of the two endings."""
+    path = Path(path)
+    if path.suffix not in _ENDINGS:
+        raise ValueError(f"{name} expected a name that ends in .pt2 or .onnx, got {path.name}")
+    return path
+
+
+def load_exported(path: str | Path) -> Callable[..., Tensor | tuple[Tensor, ...]]:
+    """Read what `export_model` wrote; nothing of the model's code is needed.
+
+    Read only files that you trust: pickles in them are refused, but PyTorch's reader evaluates
+    the formulas for sizes in the graph.
 
     Args:
         path: a file that ends in .pt2 or .onnx.
 
     Returns:
-        A function of a batch of inputs.
+        A function of a batch of inputs, on the CPU.
 
     Raises:
         ValueError: the file is cut off, or has another ending.
@@ -84,59 +128,84 @@ def load_exported(path: str | Path) -> Callable[..., Tensor | tuple[Tensor, ...]
 
     Source: torch.export.load
     """
-    path = Path(path)
-    if path.suffix not in (".pt2", ".onnx"):
-        raise ValueError(f"load_exported expected a name that ends in .pt2 or .onnx, got {path.name}")
+    path = _checked_path("load_exported", path)
     if not path.exists():
         raise FileNotFoundError(f"load_exported found no {path.name} in {path.parent}")
+    weights_only = {"TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1"}  # else it runs a pickle in the file
     try:
-        with _quiet(), patch.dict(os.environ, TORCH_FORCE_WEIGHTS_ONLY_LOAD="1"):  # else it runs a pickle in the file
+        with _quiet(), patch.dict(os.environ, weights_only):
             return _read_onnx(path) if path.suffix == ".onnx" else torch.export.load(path).module()
     except ImportError:
         raise
     except Exception as error:  # the readers of broken files raise whatever they stumble over
-        raise ValueError(f"load_exported cannot read {path.name}: it is cut off, of another kind, or holds more than tensors and a graph; export the model again ({_why(error)})") from error
-
-
-def _as_inputs(example: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    "An example as a tuple of tensors on the CPU."
-    inputs = example if isinstance(example, tuple) else (example,)
-    rows = {len(x) if isinstance(x, Tensor) and x.ndim else 0 for x in inputs}
-    if len(rows) != 1 or 0 in rows:
-        got = ", ".join(f"a tensor {tuple(x.shape)}" if isinstance(x, Tensor) else f"a {type(x).__name__}" for x in inputs) or "an empty tuple"
-        raise (ValueError if all(isinstance(x, Tensor) for x in inputs) else TypeError)(f"export_model expected as example a tensor or a tuple of tensors with the same number of rows, at least one, got {got}")
-    return tuple(x.detach().cpu() for x in inputs)
+        raise ValueError(
+            f"load_exported cannot read {path.name}: it is cut off, of another kind, or holds "
+            f"more than tensors and a graph; export the model again ({_why(error)})"
+        ) from error
 
 # %% ../nbs/05b_export.ipynb #2fdbe6fc
-def export_model(model: nn.Module, example: Tensor | tuple[Tensor, ...], path: str | Path, *, rtol: float = 1e-4, atol: float = 1e-5) -> None:
-    """Write a trained model to a file that can be run without its code, on batches of any size.
+def _as_inputs(example: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Return an example as a tuple of tensors on the CPU."""
+    inputs = example if isinstance(example, tuple) else (example,)
+    got = []
+    for x in inputs:
+        tensor = isinstance(x, Tensor)
+        got.append(f"a tensor {tuple(x.shape)}" if tensor else f"a {type(x).__name__}")
+    expected = (
+        "export_model expected as example a tensor or a tuple of tensors with the same number of "
+        f"rows, at least one, got {', '.join(got) or 'an empty tuple'}"
+    )
+    if not all(isinstance(x, Tensor) for x in inputs):
+        raise TypeError(expected)
+    rows = {len(x) if x.ndim else 0 for x in inputs}
+    if len(rows) != 1 or 0 in rows:
+        raise ValueError(expected)
+    return tuple(x.detach().cpu() for x in inputs)
 
-    The model is exported from a copy on the CPU, in evaluation mode. The file appears only if it agrees with the model; one that was there is kept until then.
+
+def export_model(
+    model: nn.Module,
+    example: Tensor | tuple[Tensor, ...],
+    path: str | Path,
+    *,
+    rtol: float = 1e-4,
+    atol: float = 1e-5,
+) -> None:
+    """Write a trained model to a file that runs without its code, on batches of any size.
+
+    The model is exported from a copy on the CPU, in evaluation mode. The file appears only if it
+    agrees with the model; one that was there is kept until then.
 
     Args:
-        model: its forward takes and returns tensors whose first dimension is the batch; for ONNX it returns one tensor, or a tuple of several, and has no bfloat16.
-        example: a batch of real inputs to compare on, (N, ...), zeros would compare nothing; a tuple where the model takes several. It does not get into the file.
-        path: a name that ends in .pt2 (PyTorch) or .onnx (ONNX; needs the extra `export`, and torch 2.6). Its folder is made.
-        rtol, atol: tolerance for each output, relative and absolute.
+        model: its forward takes and returns tensors whose first dimension is the batch; for ONNX
+            it returns one tensor, or a tuple of several, and has no bfloat16.
+        example: a batch of real inputs to compare on, (N, ...); a tuple where the model takes
+            several. It does not get into the file. (On zeros nothing would be compared.)
+        path: a name that ends in .pt2 (PyTorch) or .onnx (ONNX; needs the extra `export`, and
+            torch 2.6). Its folder is made.
+        rtol: relative tolerance for each output.
+        atol: absolute tolerance for each output.
 
     Raises:
-        TypeError: `model` is no torch.nn.Module, or the example holds something else than tensors.
-        ValueError: the example has no rows, the model cannot be traced, the file disagrees with it, or the name has another ending.
+        TypeError: `model` is not a torch.nn.Module, or the example holds something else than
+            tensors.
+        ValueError: the example has no rows, the model cannot be traced, the file disagrees with
+            it, or the name has another ending.
         ImportError: ONNX is asked for and not installed.
 
     Source: torch.export.export
     """
-    path = Path(path)
-    if path.suffix not in (".pt2", ".onnx"):
-        raise ValueError(f"export_model expected a name that ends in .pt2 or .onnx, got {path.name}")
+    path = _checked_path("export_model", path)
     if not isinstance(model, nn.Module):
-        raise TypeError(f"export_model expected as model a torch.nn.Module, got a {type(model).__name__}")
+        got = type(model).__name__
+        raise TypeError(f"export_model expected as model a torch.nn.Module, got a {got}")
     inputs, model = _as_inputs(example), copy.deepcopy(model).cpu().eval()
     program = _traced(model, inputs)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".draft-", dir=path.parent) as folder:  # on the same disk
+    with tempfile.TemporaryDirectory(prefix=".draft-", dir=path.parent) as folder:  # same disk
         draft = Path(folder) / path.name
-        (_write_onnx if path.suffix == ".onnx" else torch.export.save)(program, draft)
+        write = _write_onnx if path.suffix == ".onnx" else torch.export.save
+        write(program, draft)
         if why := _differs(model, load_exported(draft), inputs, rtol, atol):
             raise ValueError(f"export_model: {path.name} is not written: {why}")
         with open(draft, "rb+") as file:
@@ -144,65 +213,91 @@ def export_model(model: nn.Module, example: Tensor | tuple[Tensor, ...], path: s
         os.replace(draft, path)
 
 # %% ../nbs/05b_export.ipynb #88281a3d
+_EXTRA = "pip install 'fromfound[export]'"
+
+
 def _write_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
     try:
-        import onnx, onnxscript  # noqa: F401  torch.onnx needs both
+        import onnx  # noqa: F401  torch.onnx needs both
+        import onnxscript  # noqa: F401
     except ImportError as error:
-        raise ImportError(f"export to ONNX needs the packages onnx and onnxscript ({error}): pip install 'fromfound[export]'") from error
-    if any(x.dtype == torch.bfloat16 for x in (*program.state_dict.values(), *program.example_inputs[0])):
-        raise ValueError("export to ONNX: the file is run with NumPy to compare it, and NumPy has no bfloat16; export model.float()")
+        raise ImportError(
+            f"export to ONNX needs the packages onnx and onnxscript ({error}): {_EXTRA}"
+        ) from error
+    tensors = [*program.state_dict.values(), *program.example_inputs[0]]
+    if any(x.dtype == torch.bfloat16 for x in tensors):
+        raise ValueError(
+            "export to ONNX: the file is run with NumPy to compare it, and NumPy has no bfloat16; "
+            "export model.float()"
+        )
     with _quiet():
         torch.onnx.export(program, (), path, dynamo=True, external_data=False, verbose=False)
 
 
 def _read_onnx(path: Path) -> Callable[..., Tensor | tuple[Tensor, ...]]:
-    "A function that runs the file with ONNX's reference implementation, which is slow and exact."
+    """Return a function that runs the file with ONNX's slow reference implementation."""
     try:
         from onnx.reference import ReferenceEvaluator
     except ImportError as error:
-        raise ImportError(f"reading ONNX needs the package onnx ({error}): pip install 'fromfound[export]'") from error
+        raise ImportError(f"reading ONNX needs the package onnx ({error}): {_EXTRA}") from error
     session = ReferenceEvaluator(str(path))
     if not session.output_names:  # an empty file is a valid model of nothing
         raise ValueError("it has no outputs")
+
     def run(*inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
-        outputs = tuple(torch.from_numpy(o) for o in session.run(None, {name: x.detach().numpy() for name, x in zip(session.input_names, inputs)}))
+        arrays = [x.detach().cpu().numpy() for x in inputs]
+        answers = session.run(None, dict(zip(session.input_names, arrays)))
+        outputs = tuple(torch.from_numpy(answer) for answer in answers)
         return outputs[0] if len(outputs) == 1 else outputs
+
     return run
 
 # %% ../nbs/05b_export.ipynb #e41dd501
 class TensorBoard(Callback):
-    """Logs losses, learning rates and metrics for TensorBoard, once an epoch, so that no step waits for the device.
+    """Log losses, learning rates and metrics for TensorBoard, once an epoch.
 
-    Scalars: loss/train and rate/K (for the parameter group K) of each step; epoch/NAME for each result of an epoch.
+    No step waits for the device. Scalars: loss/train and rate/K (for the parameter group K) of
+    each step; epoch/NAME for each result of an epoch.
 
     Args:
-        folder: where TensorBoard finds them; a second fit writes to FOLDER-2. A program that runs again replaces what it wrote.
+        folder: where TensorBoard finds them; a second fit writes to FOLDER-2. A program that runs
+            again replaces what it wrote.
 
     Raises:
         ImportError: the package tensorboard is missing.
     """
-    order, state_attrs, writer = -1000, ("steps",), None  # first: no other callback cancels the step before its rate is noted
+
+    order = -1000  # first: no other callback cancels the step before its learning rate is noted
+    keeps, writer = ("steps",), None
 
     def __init__(self, folder: str | Path) -> None:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
-            raise ImportError(f"TensorBoard needs the package tensorboard ({error}): pip install 'fromfound[export]'") from error
-        self.folder, self.open, self.fits = Path(folder).resolve(), SummaryWriter, 0  # resolve: "." has no name
+            raise ImportError(
+                f"TensorBoard needs the package tensorboard ({error}): {_EXTRA}"
+            ) from error
+        self.folder = Path(folder).resolve()  # "." has no name
+        self.open, self.fits = SummaryWriter, 0
 
     def before_fit(self) -> None:
-        self.steps, self.rates, self.writer, self.fits = 0, [], None, self.fits + 1
+        """Count the fits; the writer waits until a checkpoint has set the steps."""
+        self.steps, self.rates, self.writer = 0, [], None
+        self.fits += 1
 
     def before_epoch(self) -> None:
-        if self.writer is None:  # a checkpoint has set the steps by now
+        """Open the writer."""
+        self.rates = []
+        if self.writer is None:
             name = self.folder.name if self.fits == 1 else f"{self.folder.name}-{self.fits}"
             self.writer = self.open(str(self.folder.with_name(name)), purge_step=self.steps)
-        self.rates = []
 
     def before_backward(self) -> None:
+        """Note the learning rates, which are ordinary numbers."""
         self.rates.append([group["lr"] for group in self.learn.opt.param_groups])
 
     def after_epoch(self) -> None:
+        """Fetch all losses in one piece, and write."""
         if self.writer is None:  # something ended the fit before its first epoch
             return
         for loss, rates in zip(self.learn.train_loss.floats(), self.rates):
@@ -216,5 +311,6 @@ class TensorBoard(Callback):
         self.writer.flush()
 
     def after_fit(self) -> None:
+        """Close the writer."""
         if self.writer is not None:
             self.writer.close()

@@ -20,7 +20,7 @@ from .data import load_mnist
 from .dataloader import BatchSampler, DataLoader, RandomSampler, TensorDataset
 from .learner import Callback, DataBunch
 from .module import to_device
-from .rng import random_states, set_random_states, untouched
+from .rng import get_rng_states, set_rng_states, preserve_state
 
 # %% ../nbs/06_hooks.ipynb #458c4547
 def simple_cnn(widths: Sequence[int] = (16, 32, 64, 64), n_classes: int = 10, in_channels: int = 1) -> nn.Sequential:
@@ -393,10 +393,10 @@ def model_summary(model: nn.Module, *inputs: object) -> Summary:
     """
     if any(map(nn.parameter.is_lazy, [*model.parameters(), *model.buffers()])):
         with ExitStack() as stack, torch.no_grad():
-            stack.callback(set_random_states, random_states())
+            stack.callback(set_rng_states, get_rng_states())
             for module in model.modules(): stack.callback(setattr, module, "training", module.training)
             model.eval()(*inputs)
-    with untouched(model, DataBunch([])), torch.enable_grad(), _Tally(model, inputs) as tally:
+    with preserve_state(model, DataBunch([])), torch.enable_grad(), _Tally(model, inputs) as tally:
         output = model(*inputs)  # while somebody holds it, what it needs is there
         tally.count_kept()
     rows = [row for m, row in tally.rows if not any(True for _ in m.children()) or row.params or row.flops or row.kept]

@@ -22,7 +22,7 @@ from .callback import CancelBatchException, CancelEpochException, CancelExceptio
 from .callback import CancelFitException, CancelStepException
 from .callback import as_list, bind_callbacks, make_optimizer
 from .module import load, save, to_device
-from .rng import random_states, set_random_states
+from .rng import get_rng_states, set_rng_states
 from .training import DataBunch, Metric
 
 _all_ = [  # what users import from here, though earlier chapters made it
@@ -522,7 +522,7 @@ class Checkpoint(Callback):
             **self._kind(),
             "epoch": self.learn.epoch + 1,
             "parts": [part.state_dict() for part in self._parts()],
-            "random": random_states(self.learn.data),
+            "random": get_rng_states(self.learn.data),
         }
         save(state, self.file)
         self.sound = True
@@ -541,7 +541,7 @@ class Checkpoint(Callback):
             "model": {name: list(tensor.shape) for name, tensor in tensors.items()},
             "optimizer": [type(opt).__name__, *(len(g["params"]) for g in opt.param_groups)],
             "list of callbacks": [type(cb).__name__ for cb in cbs],
-            "number of generators": len(random_states(self.learn.data)),
+            "number of generators": len(get_rng_states(self.learn.data)),
         }
 
     def _resume(self, state: Any) -> None:
@@ -551,5 +551,5 @@ class Checkpoint(Callback):
                 raise ValueError(f"it has another {what} than this fit")
         for part, saved in zip(self._parts(), state["parts"], strict=True):
             part.load_state_dict(saved)
-        set_random_states(state["random"], self.learn.data)
+        set_rng_states(state["random"], self.learn.data)
         self.learn.epoch = state["epoch"]

@@ -5,6 +5,7 @@ __all__ = ['Schedule', 'schedule', 'sched_lin', 'sched_cos', 'sched_poly', 'sche
            'TorchScheduler', 'one_cycle', 'LRFinder', 'SGDR']
 
 # %% ../nbs/05a_schedule.ipynb #bfc236b7
+import copy
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
@@ -19,14 +20,16 @@ from torch import Tensor
 
 from .learner import Callback, CancelFitException, DataBunch, Learner
 from .module import save
-from .rng import untouched
+from .rng import preserve_state
 
-# %% ../nbs/05a_schedule.ipynb #8ac0c6c6
+# %% ../nbs/05a_schedule.ipynb #749dd751
 Schedule = Callable[[float | Tensor], float | Tensor]
 
 
 def schedule(value: Callable[[float], float]) -> Schedule:
-    """Make a schedule of a function of one position: it then takes tensors of positions, and refuses those that are none.
+    """Make a schedule from a function of one position.
+
+    It also takes tensors of positions, and refuses numbers that are not positions.
 
     Args:
         value: the value at a position, a number from 0 (nothing done) to 1 (all done).
@@ -37,24 +40,32 @@ def schedule(value: Callable[[float], float]) -> Schedule:
     Raises:
         ValueError: (when called) a position is outside [0, 1].
     """
+
     @wraps(value)
     def at(pos: float | Tensor) -> float | Tensor:
         if isinstance(pos, Tensor):
+            dtype = pos.dtype if pos.is_floating_point() else torch.get_default_dtype()
             values = [at(p) for p in pos.flatten().tolist()]
-            return torch.tensor(values, dtype=pos.dtype if pos.is_floating_point() else None, device=pos.device).reshape(pos.shape)
+            return torch.tensor(values, dtype=dtype, device=pos.device).reshape(pos.shape)
         if not 0 <= pos <= 1:
-            raise ValueError(f"a schedule got the position {pos}; expected the share of the steps that is done, from 0 to 1")
+            raise ValueError(
+                f"schedule expected a position from 0 to 1, got {pos}: it is the fraction of "
+                "the steps that is done"
+            )
         return value(pos)
+
     return at
 
 
-def _between(start: float, end: float, share: float) -> float:
-    "From start to end, exact at both, and constant where they are equal."
-    return start + share * (end - start) if share < 0.5 else end - (1 - share) * (end - start)
+def _between(start: float, end: float, fraction: float) -> float:
+    """Go from start to end: exact at both, and constant where they are equal."""
+    if fraction < 0.5:
+        return start + fraction * (end - start)
+    return end - (1 - fraction) * (end - start)
 
-# %% ../nbs/05a_schedule.ipynb #749dd751
+
 def sched_lin(start: float, end: float) -> Schedule:
-    """A straight line from start to end.
+    """Make a straight line from start to end.
 
     Source: torch.optim.lr_scheduler.LinearLR
     """
@@ -62,7 +73,7 @@ def sched_lin(start: float, end: float) -> Schedule:
 
 
 def sched_cos(start: float, end: float) -> Schedule:
-    """Half a cosine from start to end: flat at both ends.
+    """Make half a cosine from start to end, flat at both ends.
 
     Source: Loshchilov2017SGDR §3, eq. 5
     """
@@ -70,10 +81,11 @@ def sched_cos(start: float, end: float) -> Schedule:
 
 
 def sched_poly(start: float, end: float, power: float = 2.0) -> Schedule:
-    """A power of what is left of the way: end + (start - end) * (1 - pos)^power.
+    """Make a power of the rest of the way: end + (start - end) * (1 - pos)^power.
 
     Args:
-        start, end: values at positions 0 and 1.
+        start: value at position 0.
+        end: value at position 1.
         power: above 0; 1 is a straight line.
 
     Raises:
@@ -82,12 +94,12 @@ def sched_poly(start: float, end: float, power: float = 2.0) -> Schedule:
     Source: torch.optim.lr_scheduler.PolynomialLR
     """
     if not power > 0:
-        raise ValueError(f"sched_poly got power={power}; expected a number above 0 (1 is a straight line)")
+        raise ValueError(f"sched_poly expected a power above 0, got {power}")
     return schedule(lambda pos: _between(start, end, 1 - (1 - pos) ** power))
 
 
 def sched_exp(start: float, end: float) -> Schedule:
-    """The same factor in every step: start * (end / start)^pos.
+    """Multiply by the same factor in every step: start * (end / start)^pos.
 
     Raises:
         ValueError: start or end is not above 0.
@@ -95,45 +107,65 @@ def sched_exp(start: float, end: float) -> Schedule:
     Source: torch.optim.lr_scheduler.ExponentialLR
     """
     if not (start > 0 and end > 0):
-        raise ValueError(f"sched_exp got start={start} and end={end}; expected both above 0, since no factor leads to 0 or across it")
-    return schedule(lambda pos: start * (end / start) ** pos if pos < 0.5 else end * (start / end) ** (1 - pos))
+        raise ValueError(f"sched_exp expected a start and an end above 0, got {start} and {end}")
+
+    @schedule
+    def at(pos: float) -> float:
+        if pos < 0.5:
+            return start * (end / start) ** pos
+        return end * (start / end) ** (1 - pos)
+
+    return at
 
 # %% ../nbs/05a_schedule.ipynb #e5ef1e89
 def combine_scheds(fractions: Sequence[float], schedules: Sequence[Schedule]) -> Schedule:
-    """One schedule out of any number of phases.
+    """Make one schedule out of any number of phases.
 
     Args:
-        fractions: share of the training that each phase takes; above 0, in all 1.
+        fractions: the fraction of the training run that each phase takes; above 0, in all 1.
         schedules: one for each phase, which sees positions from 0 to 1 of its own.
 
     Raises:
-        ValueError: not as many fractions as schedules, one is not above 0 or too small to be told from it, or they do not sum to 1.
+        ValueError: the numbers of fractions and schedules differ, a fraction is not above 0 or
+            too small for a step, or they do not sum to 1.
     """
+    name, total = "combine_scheds", math.fsum(fractions)
     if len(fractions) != len(schedules) or not fractions:
-        raise ValueError(f"combine_scheds got {len(fractions)} fractions for {len(schedules)} schedules; expected one for each, and at least one")
+        raise ValueError(
+            f"{name} expected a fraction for each schedule, and at least one, got "
+            f"{len(fractions)} fractions for {len(schedules)} schedules"
+        )
     if not all(f > 0 for f in fractions):
-        raise ValueError(f"combine_scheds got the fractions {list(fractions)}; expected each above 0: leave out a phase that takes no time")
-    if not math.isclose(math.fsum(fractions), 1, abs_tol=1e-6):
-        raise ValueError(f"combine_scheds got fractions that sum to {math.fsum(fractions):g}; expected 1: they are shares of the whole training")
-    sums = accumulate(Fraction(f).limit_denominator(10**9) for f in fractions)  # 0.1 + 0.2 is to be 0.3
+        raise ValueError(f"{name} got {list(fractions)}; expected fractions above 0")
+    if not math.isclose(total, 1, abs_tol=1e-6):
+        raise ValueError(f"{name} got fractions that sum to {total:g}; expected 1")
+    sums = accumulate(Fraction(f).limit_denominator(10**9) for f in fractions)  # 0.1 + 0.2 is 0.3
     bounds = [0.0, *map(float, sums)][:-1] + [1.0]
     if any(start >= end for start, end in zip(bounds, bounds[1:])):
-        raise ValueError(f"combine_scheds got the fractions {list(fractions)}; expected phases that begin one after the other: one of these is too short ever to be reached")
+        raise ValueError(f"{name}: one of {list(fractions)} is too short to be reached")
 
+    @schedule
     def at(pos: float) -> float:
         i = bisect_right(bounds, pos, hi=len(fractions)) - 1  # 1.0 belongs to the last phase
         return schedules[i]((pos - bounds[i]) / (bounds[i + 1] - bounds[i]))
-    return schedule(at)
 
-# %% ../nbs/05a_schedule.ipynb #d6957f13
+    return at
+
+# %% ../nbs/05a_schedule.ipynb #5c2733ec
 def _settings(group: dict) -> dict[str, float | Tensor]:
-    "What a schedule can change in a parameter group, by name; the first of Adam's betas is its momentum."
-    numbers = {k: v for k, v in group.items() if isinstance(v, (int, float)) and not isinstance(v, bool) or isinstance(v, Tensor) and v.numel() == 1}
-    return numbers | ({"momentum": group["betas"][0]} if "betas" in group else {})
+    """Return what a schedule can change in a group; Adam's first beta is its momentum."""
+    found = {}
+    for name, value in group.items():
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if number or (isinstance(value, Tensor) and value.numel() == 1):
+            found[name] = value
+    if "betas" in group:
+        found["momentum"] = group["betas"][0]
+    return found
 
 
 def _change(group: dict, name: str, value: float) -> None:
-    "Set a hyper-parameter of a group; a tensor stays the same tensor."
+    """Set a hyper-parameter of a group; a tensor stays the same tensor."""
     if name == "momentum" and "betas" in group:
         group["betas"] = (value, *group["betas"][1:])
     elif isinstance(group[name], Tensor):
@@ -141,63 +173,93 @@ def _change(group: dict, name: str, value: float) -> None:
     else:
         group[name] = value
 
-# %% ../nbs/05a_schedule.ipynb #5c2733ec
+
 class ParamScheduler(Callback):
     """Let a hyper-parameter of the optimizer follow a schedule over a fit.
 
     Args:
-        name: a setting of the parameter groups, as "lr"; "momentum" is also the first of Adam's betas.
+        name: a setting of the parameter groups, as "lr"; "momentum" is also Adam's first beta.
         sched: one schedule for all groups, or a list with one for each; None leaves a group alone.
         scale: whether a schedule is a factor on what its group has at the beginning of the fit.
 
     Raises:
-        TypeError: a schedule is no function.
-        ValueError: (in fit) the optimizer has no such setting, not as many groups as there are schedules, the loader gives more batches than it said, or a resumed fit has another length.
+        TypeError: a schedule is not a function.
+        ValueError: (in fit) the optimizer has no such setting, or another number of groups than
+            there are schedules; a value is negative or not a number; the length of the loader
+            is unknown or wrong; or a resumed fit has another length.
     """
-    def __init__(self, name: str, sched: Schedule | Sequence[Schedule | None], *, scale: bool = False) -> None:
-        if not all(s is None or callable(s) for s in (sched if isinstance(sched, Sequence) else [sched])):
-            raise TypeError(f"ParamScheduler({name!r}) got {sched!r}; expected a function of the position, as sched_lin(0.1, 0), or a list of them")
+
+    def __init__(
+        self, name: str, sched: Schedule | Sequence[Schedule | None], *, scale: bool = False
+    ) -> None:
+        for one in sched if isinstance(sched, Sequence) else [sched]:
+            if one is not None and not callable(one):
+                raise TypeError(
+                    f"ParamScheduler({name!r}) expected a function of the position, or a list of "
+                    f"them, got {sched!r}: write sched_lin(0.1, 0), for example"
+                )
         self.name, self.sched, self.scale, self.exclusive = name, sched, scale, name
 
     def before_fit(self) -> None:
-        "Look for the setting, and remember what each group has."
-        groups = self.learn.opt.param_groups
-        self.scheds = list(self.sched) if isinstance(self.sched, Sequence) else [self.sched] * len(groups)
+        """Look for the setting, and remember what each group has."""
+        groups, opt = self.learn.opt.param_groups, type(self.learn.opt).__name__
+        several = isinstance(self.sched, Sequence)
+        self.scheds = list(self.sched) if several else [self.sched] * len(groups)
         if len(self.scheds) != len(groups):
-            raise ValueError(f"ParamScheduler({self.name!r}) got {len(self.scheds)} schedules for {len(groups)} parameter groups; expected one for each, or a single one for all")
-        for known in map(_settings, groups):
+            raise ValueError(
+                f"ParamScheduler({self.name!r}) got {len(self.scheds)} schedules for "
+                f"{len(groups)} parameter groups: give one for each, or a single one for all"
+            )
+        for group in groups:
+            known = _settings(group)
             if self.name not in known:
-                raise ValueError(f"ParamScheduler got the name {self.name!r}, which {type(self.learn.opt).__name__} does not have; it has {', '.join(known)}")
+                raise ValueError(
+                    f"ParamScheduler got the name {self.name!r}, which {opt} does not have; it has "
+                    + ", ".join(known)
+                )
+            if isinstance(group.get(self.name), Tensor):
+                group[self.name] = group[self.name].clone()  # groups may share one tensor
         self.initial = [float(_settings(group)[self.name]) for group in groups]
-        for k, group in enumerate(groups):  # of one tensor in two groups the last schedule would win
-            if isinstance(value := group.get(self.name), Tensor) and any(value is other.get(self.name) for other in groups[:k]):
-                group[self.name] = value.clone()
 
     def position(self) -> float:
-        "The share of the training steps that is done."
-        learn = self.learn
+        """Return the fraction of the training steps that is done."""
+        learn, name = self.learn, type(self).__name__
         if learn.n_batches is None:
-            raise ValueError(f"{type(self).__name__} has to know the length of an epoch, and the training loader has none: give it a __len__")
+            raise ValueError(f"{name} needs the length of an epoch: give the loader a __len__")
         if learn.step >= learn.n_batches:
-            raise ValueError(f"{type(self).__name__}: the training loader gives more than the {learn.n_batches} batches of its length: mend its __len__, which the position is computed from")
+            raise ValueError(
+                f"{name}: the training loader yielded more than the {learn.n_batches} batches of "
+                "its length: fix its __len__, the schedule depends on it"
+            )
         return (learn.epoch * learn.n_batches + learn.step) / (learn.n_epochs * learn.n_batches)
 
     def before_batch(self) -> None:
-        "Set the value for the step to come."
-        if self.learn.training:
-            pos = self.position()
-            for group, sched, initial in zip(self.learn.opt.param_groups, self.scheds, self.initial):
-                if sched is not None:
-                    _change(group, self.name, sched(pos) * (initial if self.scale else 1))
+        """Set the value for the step to come."""
+        if not self.learn.training:
+            return
+        pos = self.position()
+        for group, sched, initial in zip(self.learn.opt.param_groups, self.scheds, self.initial):
+            if sched is None:
+                continue
+            value = sched(pos) * (initial if self.scale else 1)
+            if not value >= 0:
+                raise ValueError(
+                    f"ParamScheduler expected {self.name} of 0 or more, got {value} at {pos:.2g}"
+                )
+            _change(group, self.name, value)
 
     def state_dict(self) -> dict[str, object]:
-        "The length of the fit, of which a position is a share."
+        """Return the length of the fit, of which a position is a fraction."""
         return {"n_epochs": self.learn.n_epochs}
 
     def load_state_dict(self, state: dict[str, object]) -> None:
-        "Compare it: with another one the curve would jump."
-        if state["n_epochs"] != self.learn.n_epochs:
-            raise ValueError(f"its {self.name!r} follows a curve over {state['n_epochs']} epochs, which would jump in a fit of {self.learn.n_epochs}: fit({state['n_epochs']}) goes on with it")
+        """Refuse another length, with which the curve would jump."""
+        before, now = state["n_epochs"], self.learn.n_epochs
+        if before != now:
+            raise ValueError(
+                f"its {self.name!r} follows a curve over {before} epochs, which would jump in a "
+                f"fit of {now}: continue it with fit({before})"
+            )
 
 # %% ../nbs/05a_schedule.ipynb #01927629
 class TorchScheduler(Callback):
@@ -205,58 +267,80 @@ class TorchScheduler(Callback):
 
     Args:
         make: called with the optimizer, returns the scheduler; as `partial(StepLR, step_size=3)`.
-        per: "batch" or "epoch": after which of them it is stepped.
+        interval: "step" or "epoch": after which of them it is stepped.
 
     Raises:
-        ValueError: `per` is neither; or (in fit) ReduceLROnPlateau is to be stepped per batch, or without a validation loader; or the scheduler moves momentum, and another callback owns it.
+        ValueError: `interval` is neither; or (in fit) ReduceLROnPlateau is to be stepped per step,
+            or has no validation loader; or another callback moves momentum, too.
     """
-    order, exclusive = 10, "lr"  # after those that look at the rate of the step
 
-    def __init__(self, make: Callable[[torch.optim.Optimizer], object], *, per: str) -> None:
-        if per not in ("batch", "epoch"):
-            raise ValueError(f"TorchScheduler got per={per!r}; expected 'batch' or 'epoch'")
-        self.make, self.per = make, per
+    order, exclusive = 10, "lr"  # after those that look at the learning rate of the step
+
+    def __init__(self, make: Callable[[torch.optim.Optimizer], object], *, interval: str) -> None:
+        if interval not in ("step", "epoch"):
+            raise ValueError(f"TorchScheduler got {interval=}; expected 'step' or 'epoch'")
+        self.make, self.interval = make, interval
 
     def before_fit(self) -> None:
-        "Make the scheduler."
+        """Make the scheduler."""
         self.scheduler = self.make(self.learn.opt)
-        self.on_loss = isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
-        if self.on_loss and (self.per == "batch" or self.learn.data.valid_dl is None):
-            raise ValueError("TorchScheduler: ReduceLROnPlateau looks at the validation loss; it needs per='epoch' and a validation loader")
-        others = [type(cb).__name__ for cb in self.learn.cbs if "momentum" in ([cb.exclusive] if isinstance(cb.exclusive, str) else cb.exclusive)]
-        if getattr(self.scheduler, "cycle_momentum", False) and others:
-            raise ValueError(f"{type(self.scheduler).__name__} and {others[0]} both own 'momentum' and would undo each other's work: keep one of them, or give the former cycle_momentum=False")
+        plateau = torch.optim.lr_scheduler.ReduceLROnPlateau
+        self.on_loss = isinstance(self.scheduler, plateau)
+        if self.on_loss and (self.interval == "step" or self.learn.data.valid_dl is None):
+            raise ValueError(
+                "TorchScheduler: ReduceLROnPlateau looks at the validation loss; it needs "
+                "interval='epoch' and a validation loader"
+            )
+        for cb in self.learn.cbs if getattr(self.scheduler, "cycle_momentum", False) else ():
+            if "momentum" in cb.exclusive:
+                raise ValueError(
+                    f"{type(self.scheduler).__name__} and {type(cb).__name__} both own "
+                    "'momentum': keep one of them, or give the former cycle_momentum=False"
+                )
 
     def after_batch(self) -> None:
-        "Step after a training batch."
-        if self.per == "batch" and self.learn.training:
+        """Step after a training batch."""
+        if self.interval == "step" and self.learn.training:
             self.scheduler.step()
 
     def after_epoch(self) -> None:
-        "Step after an epoch, unless it broke off; on a loss, only where there is one."
-        if self.per == "epoch" and self.learn.complete and (self.learn.valid_loss.sizes or not self.on_loss):
-            self.scheduler.step(*([self.learn.valid_loss.compute()] if self.on_loss else []))
+        """Step after a whole epoch; on a loss, only if there is one."""
+        if self.interval == "step" or not self.learn.complete:
+            return
+        if not self.on_loss:
+            self.scheduler.step()
+        elif self.learn.valid_loss.sizes:
+            self.scheduler.step(self.learn.valid_loss.compute())
 
     def state_dict(self) -> dict[str, object]:
-        "The scheduler's."
+        """Return the scheduler's."""
         return self.scheduler.state_dict()
 
     def load_state_dict(self, state: dict[str, object]) -> None:
-        "Into the scheduler."
+        """Load it into the scheduler."""
         self.scheduler.load_state_dict(state)
 
 # %% ../nbs/05a_schedule.ipynb #601d9b6b
-def one_cycle(max_lr: float | Sequence[float], *, pct_start: float = 0.3, div_factor: float = 25.0, final_div_factor: float = 1e4,
-              cycle_momentum: bool = True, base_momentum: float = 0.85, max_momentum: float = 0.95) -> list[ParamScheduler]:
-    """Schedulers for one cycle over the fit: the learning rate goes up and then down, momentum the other way.
+def one_cycle(
+    max_lr: float | Sequence[float],
+    *,
+    pct_start: float = 0.3,
+    div_factor: float = 25.0,
+    final_div_factor: float = 1e4,
+    cycle_momentum: bool = True,
+    base_momentum: float = 0.85,
+    max_momentum: float = 0.95,
+) -> list[ParamScheduler]:
+    """Schedulers for one cycle over the fit: the learning rate up and down, momentum against it.
 
     Args:
         max_lr: the highest learning rate; or a list, one for each parameter group.
-        pct_start: share of the training in which the learning rate rises.
+        pct_start: fraction of the training run in which the learning rate rises.
         div_factor: the first learning rate is max_lr / div_factor.
         final_div_factor: the last one is the first one / final_div_factor.
         cycle_momentum: whether momentum (of Adam's family, the first of betas) follows.
-        base_momentum, max_momentum: the lowest and the highest momentum.
+        base_momentum: the lowest momentum.
+        max_momentum: the highest momentum.
 
     Returns:
         Callbacks, for `fit(..., cbs=one_cycle(0.1))`.
@@ -267,169 +351,210 @@ def one_cycle(max_lr: float | Sequence[float], *, pct_start: float = 0.3, div_fa
     Source: torch.optim.lr_scheduler.OneCycleLR
     """
     if not 0 < pct_start < 1:
-        raise ValueError(f"one_cycle got pct_start={pct_start}; expected a share of the training above 0 and below 1, to go up in")
+        raise ValueError(f"one_cycle got {pct_start=}; expected a fraction above 0 and below 1")
 
     def there_and_back(start: float, middle: float, end: float) -> Schedule:
-        return combine_scheds([pct_start, 1 - pct_start], [sched_cos(start, middle), sched_cos(middle, end)])
+        pieces = [sched_cos(start, middle), sched_cos(middle, end)]
+        return combine_scheds([pct_start, 1 - pct_start], pieces)
 
-    lrs = [there_and_back(lr / div_factor, lr, lr / div_factor / final_div_factor) for lr in (max_lr if isinstance(max_lr, Sequence) else [max_lr])]
-    momentum = [ParamScheduler("momentum", there_and_back(max_momentum, base_momentum, max_momentum))] if cycle_momentum else []
-    return [ParamScheduler("lr", lrs if isinstance(max_lr, Sequence) else lrs[0]), *momentum]
+    def cycle(top: float) -> Schedule:
+        first = top / div_factor
+        return there_and_back(first, top, first / final_div_factor)
+
+    several = isinstance(max_lr, Sequence)
+    cbs = [ParamScheduler("lr", [cycle(lr) for lr in max_lr] if several else cycle(max_lr))]
+    if cycle_momentum:
+        momentum = there_and_back(max_momentum, base_momentum, max_momentum)
+        cbs.append(ParamScheduler("momentum", momentum))
+    return cbs
 
 # %% ../nbs/05a_schedule.ipynb #2fcb9bc0
-class _Sweep(Learner):
-    "A learner whose weights are not kept, and which does not say so when it is interrupted."
-    def _one_epoch(self) -> None:
-        try:
-            super()._one_epoch()
-        except KeyboardInterrupt:
-            raise CancelFitException("LRFinder: interrupted; the model is as it was before the test") from None
-
-
 class LRFinder(ParamScheduler):
-    """The learning-rate range test: trains for some steps at rates that rise by the same factor, and undoes it.
+    """The learning-rate range test: train while the learning rate rises, then undo it all.
 
     Args:
-        min_lr, max_lr: first and last learning rate, of all parameter groups.
+        min_lr: first learning rate, of all parameter groups.
+        max_lr: last learning rate.
         steps: how many, at most; 2 or more.
-        stop: ends when the averaged loss exceeds this many times its lowest value; where that is negative, lies further above it than stop - 1 times its size.
+        early_stop_threshold: the test ends when the averaged loss exceeds this many times its
+            lowest value; where that is negative, lies threshold - 1 times its size above it.
 
     Attributes:
-        lrs, losses, averages: by step: rate, loss of the batch, averaged loss.
+        lrs: learning rate of each step.
+        losses: loss of each mini-batch.
+        averages: averaged loss after each step.
 
     Raises:
         ValueError: steps is below 2; or it is given to fit as a callback.
 
     Source: Smith2017CLR §3.3
     """
-    def __init__(self, min_lr: float = 1e-4, max_lr: float = 10.0, *, steps: int = 100, stop: float = 4.0) -> None:
+
+    def __init__(
+        self,
+        min_lr: float = 1e-4,
+        max_lr: float = 10.0,
+        *,
+        steps: int = 100,
+        early_stop_threshold: float = 4.0,
+    ) -> None:
         if steps < 2:
-            raise ValueError(f"LRFinder got steps={steps}; expected at least 2, one for each end")
+            raise ValueError(f"LRFinder expected 2 steps or more, one for each end, got {steps}")
         super().__init__("lr", sched_exp(min_lr, max_lr))
-        self.steps, self.stop, self.lrs, self.losses, self.averages, self.running = steps, stop, [], [], [], False
+        self.steps, self.early_stop_threshold = steps, early_stop_threshold
+        self.lrs, self.losses, self.averages, self.learner = [], [], [], None
 
     def run(self, learn: Learner, cbs: Sequence[Callback] = ()) -> "LRFinder":
-        """Run the test on a learner's model and training data; the learner stays as it is, in every bit.
+        """Run the test on a learner's model and training data; the learner stays as it is.
 
         Args:
             learn: its callbacks take no part.
-            cbs: callbacks that do, as gradient clipping.
+            cbs: callbacks of which copies do, as gradient clipping.
         """
         self.lrs, self.losses, self.averages, self.raw = [], [], [], 0.0
-        masters = [(cb, cb.learn) for cb in cbs]
-        sweep = _Sweep(learn.model, DataBunch(learn.data.train_dl), learn.loss_func, learn.opt_func, lr=learn.lr, cbs=[self, *cbs], default_cbs=False)
+        data, cbs = DataBunch(learn.data.train_dl), [self, *map(copy.copy, cbs)]
+        options = {"lr": learn.lr, "cbs": cbs, "default_cbs": False}
+        self.learner = Learner(learn.model, data, learn.loss_func, learn.opt_func, **options)
         try:
-            with untouched(learn.model, learn.data, learn.loss_func):
-                for p in learn.model.parameters():
-                    p.grad = None
-                self.running = True
-                sweep.fit(self.steps)  # epochs: enough for any loader, and left by the exception
+            with preserve_state(learn.model, learn.data, learn.loss_func):
+                learn.model.zero_grad()
+                self.learner.fit(self.steps)  # epochs: enough for any loader
         finally:
-            self.running, self.learn = False, None
-            for cb, master in masters:
-                cb.learn = master
+            self.learner = self.learn = None
         return self
 
     def before_fit(self) -> None:
-        "Only within run."
-        if not self.running:
-            raise ValueError("LRFinder is started by run(learn); as a callback of fit nobody would put the weights back")
+        """Refuse a fit that would not put the weights back."""
+        if self.learn is not self.learner:
+            raise ValueError("LRFinder is started by run(learn), which puts the weights back")
         super().before_fit()
 
     def position(self) -> float:
-        "The share of the test that is done: 1 at its last step."
+        """Return the fraction of the test that is done: 1 at its last step."""
         return len(self.lrs) / (self.steps - 1)
 
     def after_loss(self) -> None:
-        "Note rate and loss; leave at the cliff."
+        """Note the learning rate and the loss; leave at the cliff."""
         self.lrs.append(self.sched(self.position()))
         self.losses.append(self.learn.loss.item())
         self.raw = 0.9 * self.raw + 0.1 * self.losses[-1]
         self.averages.append(self.raw / (1 - 0.9 ** len(self.losses)))
         low = min(self.averages)
-        if not self.averages[-1] - low <= (self.stop - 1) * abs(low) or len(self.lrs) == self.steps:
+        room = (self.early_stop_threshold - 1) * abs(low)
+        if not self.averages[-1] - low <= room or len(self.lrs) == self.steps:
             raise CancelFitException
 
     @property
     def suggestion(self) -> float:
-        """Half of the rate at which the averaged loss was lowest.
+        """Half of the learning rate at which the averaged loss was lowest.
 
         Raises:
-            ValueError: there is none: not run yet, no finite loss, or the lowest one is at an end of the test.
+            ValueError: there is none: not run yet, no finite loss, or lowest at an end of the test.
         """
         if not self.averages:
             raise ValueError("LRFinder has nothing to suggest yet: call run(learn) first")
         finite = [value for value in self.averages if math.isfinite(value)]
+        at = self.averages.index(min(finite)) if finite else 0
+        reason = ""
         if not finite:
-            raise ValueError(f"LRFinder has nothing to suggest: the first loss is {self.losses[0]}: look at the data and the model")
-        at = self.averages.index(min(finite))
-        if at == len(self.averages) - 1:
-            raise ValueError(f"LRFinder has nothing to suggest: the loss was lowest when the test ended, at a rate of {self.lrs[at]:.2g}: raise max_lr")
-        if at == 0:
-            raise ValueError(f"LRFinder has nothing to suggest: no rate made the loss lower than the first one, {self.lrs[0]:.2g}: begin lower, with min_lr")
+            reason = f"the first loss is {self.losses[0]}: look at the data and the model"
+        elif at == len(self.averages) - 1:
+            reason = f"the loss was lowest at the end, {self.lrs[at]:.2g}: raise max_lr"
+        elif at == 0:
+            reason = f"the loss was lowest at the start, {self.lrs[0]:.2g}: lower min_lr"
+        if reason:
+            raise ValueError(f"LRFinder has nothing to suggest: {reason}")
         return self.lrs[at] / 2
 
     def plot(self) -> object:
-        "The averaged loss against the learning rate, with the suggestion where there is one."
+        """Draw the averaged loss against the learning rate, with the suggestion if there is one."""
         from fromfound.plot import PALETTE, figure, label, show
+
         fig, ax = figure(height=3.2)
         finite = [value for value in self.averages if math.isfinite(value)] or [1.0]
         low = min(finite)
+        top = max(finite[0], low + abs(low)) + 0.05 * abs(finite[0]) + 1e-9
         ax.plot(self.lrs, self.averages, color=PALETTE["blue"])
-        ax.set(xscale="log", xlabel="learning rate", ylabel="averaged loss", ylim=(min(0, 1.05 * low), max(finite[0], low + abs(low)) + 0.05 * abs(finite[0]) + 1e-9))
+        ax.set(xscale="log", xlabel="learning rate", ylabel="averaged loss")
+        ax.set_ylim(min(0, 1.05 * low), top)
         with suppress(ValueError):
-            ax.axvline(self.suggestion, color=PALETTE["orange"], lw=1.2)
-            label(ax, f"suggestion: {self.suggestion:.2g}", self.suggestion, ax.get_ylim()[1], "orange", ha="right", dx=-5, dy=-8)
+            best = self.suggestion
+            ax.axvline(best, color=PALETTE["orange"], lw=1.2)
+            label(ax, f"suggestion: {best:.2g}", best, top, "orange", ha="right", dx=-5, dy=-8)
         return show(fig)
 
 # %% ../nbs/05a_schedule.ipynb #6fbac9ce
 class SGDR(ParamScheduler):
-    """Cosine annealing with warm restarts, and a snapshot of the weights at the end of each cycle.
+    """Cosine annealing with warm restarts, and a snapshot of the weights after each cycle.
 
     Args:
-        max_lr, min_lr: learning rate at the beginning and at the end of a cycle.
+        max_lr: learning rate at the beginning of a cycle.
+        min_lr: learning rate at its end.
         cycle_len: epochs of the first cycle.
         cycle_mult: how many times longer each cycle is than the one before; a whole number.
-        folder: where to write the snapshots, as cycle-1.safetensors and so on, over those of an earlier fit; in memory by default.
-        scale: whether the rates are factors on what each group has.
+        folder: where to write the snapshots, as cycle-1.safetensors and so on, over those of an
+            earlier fit; in memory by default.
+        scale: whether the learning rates are factors on what each group has.
 
     Attributes:
         snapshots: state dictionaries on the CPU; with a folder, the paths of the files.
 
     Raises:
-        ValueError: cycle_len or cycle_mult is no whole number above 0; or (in fit) the last cycle would be cut off.
+        ValueError: cycle_len or cycle_mult is not a whole number above 0; or (in fit) the last
+            cycle would be cut off.
 
     Source: Loshchilov2017SGDR §3, eq. 5
     """
-    state_attrs = ("snapshots",)
-    state_dict, load_state_dict = Callback.state_dict, Callback.load_state_dict  # more cycles do not change those before
 
-    def __init__(self, max_lr: float, *, min_lr: float = 0.0, cycle_len: int = 1, cycle_mult: int = 1, folder: str | Path | None = None, scale: bool = False) -> None:
-        if not all(isinstance(n, int) and n > 0 for n in (cycle_len, cycle_mult)):
-            raise ValueError(f"SGDR got cycle_len={cycle_len}, cycle_mult={cycle_mult}; expected whole numbers above 0, in epochs and times")
-        super().__init__("lr", sched_cos(max_lr, min_lr), scale=scale)
-        self.cycle, self.cycle_len, self.cycle_mult, self.folder, self.snapshots = self.sched, cycle_len, cycle_mult, folder, []
+    state_attrs = ("snapshots",)
+    state_dict = Callback.state_dict  # more epochs only add cycles, so the length may differ
+    load_state_dict = Callback.load_state_dict
+
+    def __init__(
+        self,
+        max_lr: float,
+        *,
+        min_lr: float = 0.0,
+        cycle_len: int = 1,
+        cycle_mult: int = 1,
+        folder: str | Path | None = None,
+        scale: bool = False,
+    ) -> None:
+        for name, count in (("cycle_len", cycle_len), ("cycle_mult", cycle_mult)):
+            if not isinstance(count, int) or count < 1:
+                raise ValueError(f"SGDR got {name}={count}; expected whole numbers above 0")
+        self.cycle = sched_cos(max_lr, min_lr)
+        super().__init__("lr", self.cycle, scale=scale)
+        self.cycle_len, self.cycle_mult, self.folder = cycle_len, cycle_mult, folder
+        self.snapshots = []
 
     def before_fit(self) -> None:
-        "Join as many cycles as the fit has room for."
+        """Join as many cycles as the fit has room for."""
         lengths, n = [], self.learn.n_epochs
         while sum(lengths) < n:
             lengths.append(self.cycle_len * self.cycle_mult ** len(lengths))
         self.ends, self.snapshots = list(accumulate(lengths)), []
         if sum(lengths) != n:
-            raise ValueError(f"SGDR: {n} epochs end within a cycle, at a high learning rate; cycles end after {', '.join(map(str, self.ends))} epochs: fit for one of these")
-        self.sched = combine_scheds([length / n for length in lengths], [self.cycle] * len(lengths)) if n else self.cycle
+            raise ValueError(
+                f"SGDR: {n} epochs end within a cycle, at a high learning rate; cycles end after "
+                f"{', '.join(map(str, self.ends))} epochs: fit for one of these"
+            )
+        if lengths:
+            cycles = [self.cycle] * len(lengths)
+            self.sched = combine_scheds([length / n for length in lengths], cycles)
         super().before_fit()
 
     def after_epoch(self) -> None:
-        "At the end of a cycle, take a snapshot."
-        if not self.learn.complete or self.learn.epoch + 1 not in self.ends:
+        """Take a snapshot at the end of a cycle."""
+        done = self.learn.epoch + 1
+        if not self.learn.complete or done not in self.ends:
             return
         state = self.learn.model.state_dict()
         if self.folder is None:
-            self.snapshots.append({k: v.detach().to("cpu", copy=True) for k, v in state.items()})
-        else:
-            path = Path(self.folder) / f"cycle-{self.ends.index(self.learn.epoch + 1) + 1}.safetensors"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save(state, path)
-            self.snapshots.append(str(path))
+            state = {name: t.detach().to("cpu", copy=True) for name, t in state.items()}
+            self.snapshots.append(state)
+            return
+        path = Path(self.folder) / f"cycle-{self.ends.index(done) + 1}.safetensors"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save(state, path)
+        self.snapshots.append(str(path))

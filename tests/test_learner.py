@@ -821,7 +821,7 @@ def test_the_bits_differ_where_something_is_left_out(left_out, tmp_path):
     whole, put = (
         run(4),
         {
-            "random": "fromfound.learner.set_random_states",
+            "random": "fromfound.learner.set_rng_states",
             "optimizer": "torch.optim.SGD.load_state_dict",
             "callbacks": "fromfound.learner.Callback.load_state_dict",
         },

@@ -1,6 +1,6 @@
 """Chapter 03a: every source of randomness found, read and set.
 
-`untouched` leaves it as it was.
+`preserve_state` leaves it as it was.
 """
 
 import copy
@@ -18,10 +18,13 @@ from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorData
 
 from fromfound import dataloader
 from fromfound.module import load, save
-from fromfound.rng import generators, random_states, set_random_states, untouched
-from tests.toys import seeded
+from fromfound.rng import find_generators, get_rng_states, preserve_state, set_rng_states
 
 X = torch.arange(24.0)[:, None]
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
 
 
 def batches(data):
@@ -96,12 +99,12 @@ DATA = {
 def test_states_bring_back_every_number(kind):
     data = DATA[kind]()
     random.gauss(0, 1), np.random.randn()  # half of a pair is in store
-    states = random_states(data)
+    states = get_rng_states(data)
     first = numbers(data)
     assert numbers(data) != first
-    set_random_states(states, data)
+    set_rng_states(states, data)
     assert numbers(data) == first
-    set_random_states(states, data)  # and once more: reading them has not changed them
+    set_rng_states(states, data)  # and once more: reading them has not changed them
     assert numbers(data) == first
 
 
@@ -109,18 +112,18 @@ def test_states_bring_back_every_number(kind):
 def test_states_fit_another_set_of_the_same_loaders(kind):
     data, other = DATA[kind](), DATA[kind]()
     batches(data)
-    states = random_states(data)
+    states = get_rng_states(data)
     first = numbers(data)
-    set_random_states(states, other)
+    set_rng_states(states, other)
     assert numbers(other) == first
 
 
 @pytest.mark.parametrize("left_out", range(3))
 def test_each_of_the_three_is_needed(left_out):
-    states = random_states()
+    states = get_rng_states()
     first = numbers(DATA["global"]())
-    later = random_states()
-    set_random_states([later[i] if i == left_out else states[i] for i in range(len(states))])
+    later = get_rng_states()
+    set_rng_states([later[i] if i == left_out else states[i] for i in range(len(states))])
     again = numbers(DATA["global"]())
     changed = [a != b for a, b in zip(first, again, strict=True)]
     assert any(changed[2 * left_out : 2 * left_out + 2])
@@ -129,9 +132,9 @@ def test_each_of_the_three_is_needed(left_out):
 
 def test_states_can_be_written_and_read(tmp_path):
     data = shuffled()
-    save({"random": random_states(data)}, tmp_path / "states.pt")
+    save({"random": get_rng_states(data)}, tmp_path / "states.pt")
     first = numbers(data)
-    set_random_states(load(tmp_path / "states.pt")["random"], data)
+    set_rng_states(load(tmp_path / "states.pt")["random"], data)
     assert numbers(data) == first
 
 
@@ -152,9 +155,9 @@ def test_states_can_be_written_and_read(tmp_path):
     ],
 )
 def test_generators_are_found_once(kind, count):
-    assert len(generators(DATA[kind]())) == count
-    assert generators(None) == generators([1, 2]) == []
-    assert generators(SimpleNamespace(generator=np.random.default_rng())) == []
+    assert len(find_generators(DATA[kind]())) == count
+    assert find_generators(None) == find_generators([1, 2]) == []
+    assert find_generators(SimpleNamespace(generator=np.random.default_rng())) == []
 
 
 def test_a_generator_that_two_loaders_share_counts_once():
@@ -163,10 +166,10 @@ def test_a_generator_that_two_loaders_share_counts_once():
         train_dl=DataLoader(X, shuffle=True, generator=both),
         valid_dl=DataLoader(X, shuffle=True, generator=both),
     )
-    assert generators(data) == [both]
+    assert find_generators(data) == [both]
     ring = SimpleNamespace(generator=both)
     ring.sampler = SimpleNamespace(dataset=ring)  # a circle has an end
-    assert generators(ring) == [both]
+    assert find_generators(ring) == [both]
 
 
 def net(seed=0):
@@ -187,7 +190,7 @@ def everything(model, data):
         tensors,
         [id(t) for t in [*model.parameters(), *model.buffers()]],
         [m.training for m in model.modules()],
-        [str(s) if not isinstance(s, torch.Tensor) else s for s in random_states(data)],
+        [str(s) if not isinstance(s, torch.Tensor) else s for s in get_rng_states(data)],
     )
 
 
@@ -242,11 +245,11 @@ def test_untouched(what, fails):
     model, data = net(), shuffled()
     before = everything(model, data)
     if fails:
-        with pytest.raises(KeyError, match="mine"), untouched(model, data):
+        with pytest.raises(KeyError, match="mine"), preserve_state(model, data):
             MISCHIEF[what](model, data)
             raise KeyError("mine")
     else:
-        with untouched(model, data):
+        with preserve_state(model, data):
             MISCHIEF[what](model, data)
     assert alike(before, everything(model, data))
 
@@ -262,11 +265,11 @@ def test_untouched_takes_the_loss_with_it():
             return pred.mean()
 
     model, loss = net(), Loss()
-    with untouched(model, None, loss):
+    with preserve_state(model, None, loss):
         loss(model(torch.randn(8, 3)))
         assert loss.seen == 1
     assert loss.seen == 0
-    with untouched(model, None, nn.functional.cross_entropy):  # a function has nothing to keep
+    with preserve_state(model, None, nn.functional.cross_entropy):  # a function has nothing to keep
         pass
 
 
@@ -276,7 +279,7 @@ def test_lazy_layers_are_refused_before_anything_is_done():
         pytest.raises(
             ValueError, match="shape from the first batch.*call the model on a batch before"
         ),
-        untouched(nn.LazyLinear(3)),
+        preserve_state(nn.LazyLinear(3)),
     ):
         done.append(1)
     assert done == []
@@ -290,7 +293,7 @@ def test_whatever_is_drawn_inside_nothing_moves(counts, seed):
     random.seed(seed), np.random.seed(seed), torch.manual_seed(seed)
     expected = numbers(copy.deepcopy(data))
     random.seed(seed), np.random.seed(seed), torch.manual_seed(seed)
-    with untouched(model, data):
+    with preserve_state(model, data):
         for count, draw in zip(
             counts,
             (random.random, np.random.rand, lambda: torch.rand(1), lambda: batches(data)),
@@ -303,19 +306,21 @@ def test_whatever_is_drawn_inside_nothing_moves(counts, seed):
 
 def test_generators_of_several_loaders_are_found():
     loaders = shuffled(), sampled()
-    assert len(generators(loaders)) == len(generators(list(loaders))) == 2
+    assert len(find_generators(loaders)) == len(find_generators(list(loaders))) == 2
     assert (
-        len(generators(SimpleNamespace(train_dl=shuffled(), valid_dl=None, test_dl=shuffled())))
+        len(
+            find_generators(SimpleNamespace(train_dl=shuffled(), valid_dl=None, test_dl=shuffled()))
+        )
         == 2
     )
-    states = random_states(loaders)
+    states = get_rng_states(loaders)
     first = [batches(loader) for loader in loaders]
-    set_random_states(states, loaders)
+    set_rng_states(states, loaders)
     assert [batches(loader) for loader in loaders] == first
 
 
 def test_a_list_of_batches_is_looked_through_in_no_time():
-    assert generators([(torch.zeros(1), torch.zeros(1)) for _ in range(20_000)]) == []
+    assert find_generators([(torch.zeros(1), torch.zeros(1)) for _ in range(20_000)]) == []
 
 
 def test_what_has_no_end_is_refused():
@@ -328,7 +333,7 @@ def test_what_has_no_end_is_refused():
             TypeError,
             match="30 deep and found no end, only Open objects: give the loaders themselves",
         ):
-            generators(data)
+            find_generators(data)
 
 
 def test_thirty_deep_is_deep_enough():
@@ -338,24 +343,24 @@ def test_thirty_deep_is_deep_enough():
             inner = SimpleNamespace(dataset=inner)
         return inner
 
-    assert len(generators(nested(30))) == 1
+    assert len(find_generators(nested(30))) == 1
     with pytest.raises(TypeError, match="30 deep and found no end"):
-        generators(nested(31))
+        find_generators(nested(31))
 
 
 @pytest.mark.parametrize("kept, given", [(shuffled, None), (None, shuffled)])
 def test_forgotten_loaders_are_refused_before_anything_is_set(kept, given):
-    states = random_states(kept and kept())
+    states = get_rng_states(kept and kept())
     before = random.random(), torch.get_rng_state()
     place = random.getstate()
     with pytest.raises(
         ValueError,
         match=(
-            f"{len(states)} states for {len(random_states(given and given()))} sources: give the "
+            f"{len(states)} states for {len(get_rng_states(given and given()))} sources: give the "
             "same loaders"
         ),
     ):
-        set_random_states(states, given and given())
+        set_rng_states(states, given and given())
     assert random.getstate() == place
     assert torch.equal(torch.get_rng_state(), before[1])
 
@@ -366,11 +371,11 @@ def test_a_gpu_stands_before_the_generators(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: ["gpu"])
     monkeypatch.setattr(torch.cuda, "set_rng_state_all", seen.append)
     data = shuffled()
-    states = random_states(data)
+    states = get_rng_states(data)
     assert states[3] == ["gpu"]
     assert torch.equal(states[4], data.generator.get_state())
-    set_random_states(states, data)
-    set_random_states(random_states())
+    set_rng_states(states, data)
+    set_rng_states(get_rng_states())
     assert seen == [["gpu"]] * 2
 
 
@@ -378,16 +383,16 @@ def test_untouched_says_what_it_cannot_keep():
     for wrong in (shuffled(), lambda x: x, None):
         with (
             pytest.raises(
-                TypeError, match="untouched expected a torch.nn.Module, got .*second argument"
+                TypeError, match="preserve_state expected a torch.nn.Module, got .*second argument"
             ),
-            untouched(wrong),
+            preserve_state(wrong),
         ):
             pass
 
 
 def test_the_numbers_go_back_also_where_a_model_cannot(monkeypatch):
     model, place = nn.Linear(1, 1), random.getstate()
-    with pytest.raises(RuntimeError, match="cannot be put back"), untouched(model):
+    with pytest.raises(RuntimeError, match="cannot be put back"), preserve_state(model):
         random.random()
         monkeypatch.setattr(
             nn.Linear,

@@ -30,6 +30,7 @@ from fromfound.learner import (
     Recorder,
 )
 from fromfound.module import load
+from fromfound.rng import preserve_state
 from fromfound.schedule import (
     SGDR,
     LRFinder,
@@ -42,7 +43,6 @@ from fromfound.schedule import (
     sched_lin,
     sched_poly,
     schedule,
-    untouched,
 )
 
 MOMENTUM = partial(SGD, momentum=0.9)
@@ -557,7 +557,7 @@ def test_unknown_settings(opt, name, known, default_cbs):
         lambda: [*one_cycle(0.1), *one_cycle(0.2)],
         lambda: [SGDR(0.1), ParamScheduler("lr", sched_lin(1, 0))],
         lambda: [
-            TorchScheduler(partial(lr_scheduler.StepLR, step_size=2), per="epoch"),
+            TorchScheduler(partial(lr_scheduler.StepLR, step_size=2), interval="epoch"),
             *one_cycle(0.1),
         ],
         lambda: [*one_cycle(0.1), ParamScheduler("momentum", sched_lin(0.9, 0.8))],
@@ -581,6 +581,21 @@ def test_two_masters(pair):
 def test_not_as_many_schedules_as_groups(count):
     with pytest.raises(ValueError, match=f"{count} schedules for 2 parameter groups"):
         heard(ParamScheduler("lr", [sched_lin(1, 0)] * count), opt_func=groups)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: [ParamScheduler("lr", sched_lin(0.1, -0.1))],
+        lambda: [ParamScheduler("weight_decay", lambda pos: math.nan)],
+        lambda: one_cycle(-0.1),
+        lambda: one_cycle(math.nan),
+        lambda: [SGDR(-0.1)],
+    ],
+)
+def test_values_that_no_optimizer_takes(make):
+    with pytest.raises(ValueError, match="of 0 or more"):
+        learner().fit(1, cbs=make())
 
 
 def test_a_loader_without_length():
@@ -629,20 +644,23 @@ every_scheduler = pytest.mark.parametrize("make", EVERY.values(), ids=EVERY)
 
 @pytest.mark.filterwarnings("ignore:The epoch parameter in `scheduler.step")
 @every_scheduler
-@pytest.mark.parametrize("per", ["batch", "epoch"])
-def test_any_torch_scheduler(make, per):
-    ours = heard(TorchScheduler(make, per=per)).of("lr")
-    reference = theirs(make, 30 if per == "batch" else 5)
-    assert torch.equal(ours if per == "batch" else ours[::6], reference)
-    assert per == "batch" or torch.equal(ours, reference.repeat_interleave(6))
+@pytest.mark.parametrize("interval", ["step", "epoch"])
+def test_any_torch_scheduler(make, interval):
+    ours = heard(TorchScheduler(make, interval=interval)).of("lr")
+    reference = theirs(make, 30 if interval == "step" else 5)
+    assert torch.equal(ours if interval == "step" else ours[::6], reference)
+    assert interval == "step" or torch.equal(ours, reference.repeat_interleave(6))
 
 
 def test_plateau_follows_the_validation_loss():
     # Nothing is ever an improvement on that scale.
     make = partial(lr_scheduler.ReduceLROnPlateau, patience=0, factor=0.5, threshold=1e9)
-    listen = heard(TorchScheduler(make, per="epoch"), n_epochs=4)
+    listen = heard(TorchScheduler(make, interval="epoch"), n_epochs=4)
     assert listen.of("lr")[::6].tolist() == pytest.approx([0.1, 0.05, 0.025, 0.0125])
-    for wrong, options in ((dict(per="batch"), {}), (dict(per="epoch"), dict(valid=False))):
+    for wrong, options in (
+        (dict(interval="step"), {}),
+        (dict(interval="epoch"), dict(valid=False)),
+    ):
         with pytest.raises(ValueError, match="validation loss"):
             heard(TorchScheduler(make, **wrong), **options)
 
@@ -651,12 +669,12 @@ def test_plateau_follows_the_validation_loss():
 @pytest.mark.parametrize("swap", [False, True])
 def test_two_masters_of_momentum(name, swap):
     pair = [
-        TorchScheduler(EVERY[name], per="batch"),
+        TorchScheduler(EVERY[name], interval="step"),
         ParamScheduler("momentum", sched_lin(0.9, 0.8)),
     ]
     with pytest.raises(ValueError, match="both own 'momentum'.*cycle_momentum=False"):
         learner().fit(1, cbs=pair[::-1] if swap else pair)
-    heard(TorchScheduler(partial(EVERY[name], cycle_momentum=False), per="batch"), pair[1])
+    heard(TorchScheduler(partial(EVERY[name], cycle_momentum=False), interval="step"), pair[1])
 
 
 def test_a_validation_loader_without_length():
@@ -670,7 +688,8 @@ def test_a_validation_loader_without_length():
     learn = learner()
     learn.data.valid_dl = Stream()
     learn.fit(
-        2, cbs=[TorchScheduler(partial(lr_scheduler.ReduceLROnPlateau, patience=0), per="epoch")]
+        2,
+        cbs=[TorchScheduler(partial(lr_scheduler.ReduceLROnPlateau, patience=0), interval="epoch")],
     )
 
 
@@ -690,15 +709,15 @@ def test_stepped_after_whole_epochs(stop, steps):
         (EVERY["exponential"], steps),
         (partial(lr_scheduler.ReduceLROnPlateau, patience=0), 0),
     ):
-        cb, learn = TorchScheduler(make, per="epoch"), learner()
+        cb, learn = TorchScheduler(make, interval="epoch"), learner()
         learn.fit(2, cbs=[cb, stop()])
         # What was not measured has no plateau.
         assert cb.scheduler.last_epoch == expected
 
 
-def test_per_must_be_said():
-    with pytest.raises(ValueError, match="'batch' or 'epoch'"):
-        TorchScheduler(EVERY["step"], per="step")
+def test_the_interval_must_be_said():
+    with pytest.raises(ValueError, match="'step' or 'epoch'"):
+        TorchScheduler(EVERY["step"], interval="batch")
     with pytest.raises(TypeError):
         TorchScheduler(EVERY["step"])
 
@@ -726,15 +745,15 @@ KINDS = {
     "plateau": lambda: [
         TorchScheduler(
             partial(lr_scheduler.ReduceLROnPlateau, patience=0, factor=0.5, threshold=1e9),
-            per="epoch",
+            interval="epoch",
         )
     ],
     **{
-        f"torch {name}, {per}": partial(
-            lambda make, per: [TorchScheduler(make, per=per)], make, per
+        f"torch {name}, {interval}": partial(
+            lambda make, interval: [TorchScheduler(make, interval=interval)], make, interval
         )
         for name, make in EVERY.items()
-        for per in ("batch", "epoch")
+        for interval in ("step", "epoch")
     },
 }
 
@@ -1040,7 +1059,7 @@ def test_the_range_test_leaves_no_trace(kind, trained, gradients, error):
             p.grad = torch.randn(p.shape)
     learn.model[3].eval()
     before, opt, cbs = everything(learn), learn.opt, learn.cbs
-    finder = LRFinder(max_lr=0.1, steps=20, stop=math.inf)
+    finder = LRFinder(max_lr=0.1, steps=20, early_stop_threshold=math.inf)
     if error is ZeroDivisionError:
         with pytest.raises(ZeroDivisionError):
             finder.run(learn, cbs=[Raises(error, "before_step")])
@@ -1087,7 +1106,7 @@ def test_untouched_by_itself():
     learn = noisy()
     learn.fit(1)
     before = everything(learn)
-    with pytest.raises(KeyError), untouched(learn.model, learn.data):
+    with pytest.raises(KeyError), preserve_state(learn.model, learn.data):
         with torch.no_grad():
             learn.model[1].weight.fill_(math.nan)
         learn.model.eval()
@@ -1098,7 +1117,7 @@ def test_untouched_by_itself():
 
 def test_the_sweep():
     learn = noisy(opt=partial(SGD, momentum=0.9))
-    finder = LRFinder(1e-3, 1.0, steps=13, stop=math.inf).run(learn)
+    finder = LRFinder(1e-3, 1.0, steps=13, early_stop_threshold=math.inf).run(learn)
     assert finder.lrs == pytest.approx([10 ** (-3 + k / 4) for k in range(13)])
     assert finder.lrs[-1] == 1.0
     average, expected = 0.0, []
@@ -1131,7 +1150,7 @@ def test_the_suggestion(shift):
     "finder, loss, message",
     [
         (LRFinder(1e-6, 1e-3), nn.functional.mse_loss, "raise max_lr"),
-        (LRFinder(5.0, 50.0), nn.functional.mse_loss, "begin lower"),
+        (LRFinder(5.0, 50.0), nn.functional.mse_loss, "lower min_lr"),
         (LRFinder(), lambda pred, y: (pred - y).square().mean() * math.nan, "first loss is nan"),
         (LRFinder(), lambda pred, y: (pred - y).square().mean() * math.inf, "first loss is inf"),
     ],
@@ -1172,11 +1191,12 @@ def test_nothing_is_left_behind():
     assert LRFinder(steps=5).run(learn).losses == plain
 
 
-def test_an_interrupted_test_says_so(capsys):
-    LRFinder().run(falls(), cbs=[Raises(KeyboardInterrupt, "before_step")])
-    assert (
-        capsys.readouterr().out == "LRFinder: interrupted; the model is as it was before the test\n"
-    )
+def test_an_interrupted_test_puts_everything_back(capsys):
+    learn = falls()
+    before = learn.model.weight.clone()
+    LRFinder().run(learn, cbs=[Raises(KeyboardInterrupt, "before_step")])
+    assert "stopped by Ctrl-C" in capsys.readouterr().out
+    assert torch.equal(learn.model.weight, before)
 
 
 class Late(nn.Module):

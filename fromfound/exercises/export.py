@@ -13,16 +13,25 @@ from ..check import Exercise, MutantHunt, Prediction
 from ..export import _traced
 
 # %% ../../nbs/exercises/05b_export.ipynb #18d6f08c
-ex_5b_1 = Prediction("5b.1", right=2, wrong={
-    "Python did five things. Only what computes a tensor from tensors gets into the graph.": 5,
-    "One of the two branches is never run: in evaluation mode the graph has no relu.": 3,
-    "The decision is taken while tracing, and what it decided for is computed.": 1,
-    "print and the counter are no operations on tensors.": 4,
-}, because="The linear layer and tanh. The decision was taken by a setting, print and the counter happened once, while tracing.")
+ex_5b_1 = Prediction(
+    "5b.1",
+    right=2,
+    wrong={
+        "Python did five things. Only what computes a tensor from tensors gets into the graph.": 5,
+        "One of the two branches is never run: in evaluation mode the graph has no relu.": 3,
+        "The decision is taken while tracing, and what it decided for is computed.": 1,
+        "print and the counter are no operations on tensors.": 4,
+    },
+    because=(
+        "The linear layer and tanh. The decision was taken by a setting, print and the counter "
+        "happened once, while tracing."
+    ),
+)
 
 # %% ../../nbs/exercises/05b_export.ipynb #dc455612
 class _Around(nn.Module):
-    "A module around a function, for the tracer."
+    """A module around a function, for the tracer."""
+
     def __init__(self, fn: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         self.fn = fn
@@ -32,7 +41,7 @@ class _Around(nn.Module):
 
 
 def _by_graph(fn: Callable[[Tensor], Tensor], x: Tensor) -> object:
-    "What the graph of a function says to an input, which the function itself has to take, too."
+    """What the graph of a function says to an input, which the function itself has to take, too."""
     fn(x.clone())
     try:
         program = _traced(_Around(fn), (x,))
@@ -44,30 +53,62 @@ def _by_graph(fn: Callable[[Tensor], Tensor], x: Tensor) -> object:
 def _row_by_row(x: Tensor) -> Tensor:
     return torch.stack([row / row.norm() if row.norm().item() > 1 else row for row in x])
 
+
 def _limited(x: Tensor) -> Tensor:
     norm = x.norm(dim=1, keepdim=True)
     return torch.where(norm > 1, x / norm, x)
 
-ex_5b_2 = Exercise("5b.2", _limited, [(torch.tensor([[3., 4.], [0.3, 0.4]]),), (torch.tensor([[0., 0.]]),), (torch.tensor([[1., 1.], [0., -2.], [0.1, 0.], [-6., 8.], [0.6, 0.8]]),)], wrong={
-    "it still decides by a value or goes through the rows in Python, and cannot be traced for any batch": _row_by_row,
-    "every row is divided by its norm, the short ones too": lambda x: x / x.norm(dim=1, keepdim=True),
-    "the whole batch has one norm; each row wants its own": lambda x: x / x.norm().clamp(min=1),
-    "the two choices are exchanged": lambda x: torch.where(x.norm(dim=1, keepdim=True) > 1, x, x / x.norm(dim=1, keepdim=True)),
-    "single numbers are limited, and not rows": lambda x: x.clamp(-1, 1),
-}, read="What is lost", probe=_by_graph)
+
+_CASES = [
+    [[3.0, 4.0], [0.3, 0.4]],
+    [[0.0, 0.0]],
+    [[1.0, 1.0], [0.0, -2.0], [0.1, 0.0], [-6.0, 8.0], [0.6, 0.8]],
+    [[0.66, 0.88], [300.0, -400.0]],
+    [[2.0, -1.0, 2.0], [0.2, 0.1, 0.2]],
+]
+ex_5b_2 = Exercise(
+    "5b.2",
+    _limited,
+    [(torch.tensor(rows),) for rows in _CASES] + [(torch.tensor(_CASES[0]).double(),)],
+    wrong={
+        "it still decides by a value or goes through the rows in Python, and cannot be traced for "
+        "any batch": _row_by_row,
+        "every row is divided by its norm, the short ones too": lambda x: (
+            x / x.norm(dim=1, keepdim=True)
+        ),
+        "the whole batch has one norm; each row wants its own": lambda x: x / x.norm().clamp(min=1),
+        "the two choices are exchanged": lambda x: torch.where(
+            x.norm(dim=1, keepdim=True) > 1, x, x / x.norm(dim=1, keepdim=True)
+        ),
+        "single numbers are limited, and not rows": lambda x: x.clamp(-1, 1),
+    },
+    read="What is lost",
+    probe=_by_graph,
+)
 
 # %% ../../nbs/exercises/05b_export.ipynb #d9914920
-ex_5b_3 = Prediction("5b.3", right="b", wrong={
-    "a: the graph holds operations, and no results.": "a",
-    "c: in evaluation mode batch normalization uses the averages of the training.": "c",
-    "d: the batch is a variable in the graph; that is what Dim is for.": "d",
-}, because="Zeros of the same shape and type are enough to trace. To compare, one needs inputs on which mistakes show.")
+ex_5b_3 = Prediction(
+    "5b.3",
+    right="b",
+    wrong={
+        "a: the graph holds operations, and no results.": "a",
+        "c: in evaluation mode batch normalization uses the averages of the training.": "c",
+        "d: the batch is a variable in the graph; that is what Dim is for.": "d",
+    },
+    because=(
+        "Zeros of the same shape and type are enough to trace. To compare, one needs inputs on "
+        "which "
+        "mistakes show."
+    ),
+)
 
 # %% ../../nbs/exercises/05b_export.ipynb #26aaf0ff
 def make_reference() -> nn.Sequential:
-    "The model of exercise 5b.4: the same at each call, in evaluation mode, without touching the random numbers of others."
+    """Make the model of exercise 5b.4, without drawing PyTorch's random numbers."""
     generator = torch.Generator().manual_seed(5)
-    model = nn.Sequential(nn.Linear(4, 8, device="meta"), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 3, device="meta")).to_empty(device="cpu").eval()
+    first, last = nn.Linear(4, 8, device="meta"), nn.Linear(8, 3, device="meta")
+    model = nn.Sequential(first, nn.ReLU(), nn.Dropout(0.5), last)
+    model = model.to_empty(device="cpu").eval()
     for p in model.parameters():
         p.data = torch.randn(p.shape, generator=generator)
     return model
@@ -80,12 +121,13 @@ def _changed(change: Callable[[nn.Sequential], object]) -> nn.Sequential:
 
 
 def _frozen_example(x: Tensor) -> Tensor:
-    "One answer for every batch: that to zeros."
+    """One answer for every batch: that to zeros."""
     return make_reference()(torch.zeros(2, 4))[:1].expand(len(x), 3)
 
 
 class _EverySecond:
-    "A little off at every second call."
+    """A little off at every second call."""
+
     def __init__(self) -> None:
         self.calls = 0
 
@@ -95,16 +137,22 @@ class _EverySecond:
 
 
 _right = make_reference()
-ex_5b_4 = MutantHunt("5b.4", _right, {
-    "is right for batches of two only": lambda x: _right(x) + (0 if len(x) == 2 else 1e-3),
-    "is in training mode": _changed(lambda model: model.train()),
-    "has the weights from before the last step": _changed(lambda model: model[3].weight.data.mul_(1.01)),
-    "has lost the last bias": _changed(lambda model: model[3].bias.data.zero_()),
-    "says what it said to the example, whatever it is asked": _frozen_example,
-    "gives probabilities in place of scores": lambda x: _right(x).softmax(1),
-    "cuts inputs off at 10": lambda x: _right(x.clamp(-10, 10)),
-    "gives the rows in reverse order": lambda x: _right(x).flip(0),
-    "is wrong for a single row": lambda x: _right(x) + (1e-3 if len(x) == 1 else 0),
-    "is right for up to 8 rows": lambda x: _right(x) + (1e-3 if len(x) > 8 else 0),
-    "is right at every second call": _EverySecond(),
-})
+ex_5b_4 = MutantHunt(
+    "5b.4",
+    _right,
+    {
+        "is right for batches of two only": lambda x: _right(x) + (0 if len(x) == 2 else 1e-3),
+        "is in training mode": _changed(lambda model: model.train()),
+        "has the weights from before the last step": _changed(
+            lambda model: model[3].weight.data.mul_(1.01)
+        ),
+        "has lost the last bias": _changed(lambda model: model[3].bias.data.zero_()),
+        "says what it said to the example, whatever it is asked": _frozen_example,
+        "gives probabilities in place of scores": lambda x: _right(x).softmax(1),
+        "cuts inputs off at 10": lambda x: _right(x.clamp(-10, 10)),
+        "gives the rows in reverse order": lambda x: _right(x).flip(0),
+        "is wrong for a single row": lambda x: _right(x) + (1e-3 if len(x) == 1 else 0),
+        "is right for up to 8 rows": lambda x: _right(x) + (1e-3 if len(x) > 8 else 0),
+        "is right at every second call": _EverySecond(),
+    },
+)

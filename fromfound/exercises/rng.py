@@ -10,49 +10,71 @@ from collections.abc import Callable, Sequence
 import torch
 
 from ..check import Exercise, MutantHunt, Prediction
-from ..rng import random_states, set_random_states
+from ..rng import get_rng_states, set_rng_states
 
 # %% ../../nbs/exercises/03a_rng.ipynb #538184f9
-ex_3a_1 = Prediction("3a.1", right=0, wrong={
-    "That is where the training that never stopped begins its fourth epoch. Who would have told the new process?": 300,
-    "That is the second epoch of the first run. The new process has drawn nothing yet.": 100,
-    "That would be the fifth epoch of a training that was not stopped.": 400,
-    "The epochs are counted, the numbers of the sequence are not 3 an epoch.": 3,
-}, because="The fourth epoch gets the order and the dropout of the first one once more. To go on from place 300 takes the state.")
+ex_3a_1 = Prediction(
+    "3a.1",
+    right=0,
+    wrong={
+        "That is where the run that never stopped begins its fourth epoch. Who would have told "
+        "the new process?": 300,
+        "That is the second epoch of the first run. The new process has drawn nothing yet.": 100,
+        "That would be the fifth epoch of a run that was not stopped.": 400,
+        "The epochs are counted, the numbers of the sequence are not 3 an epoch.": 3,
+    },
+    because=(
+        "The fourth epoch gets the order and the dropout of the first one again. To go on from "
+        "place "
+        "300 takes the state."
+    ),
+)
 
 # %% ../../nbs/exercises/03a_rng.ipynb #e49108da
 class _Trap(list):
-    "A list that draws when somebody asks for its length."
+    """A list that draws when asked for its length."""
+
     def __len__(self) -> int:
         random.random()
         return super().__len__()
 
 
 class _Torn(_Trap):
-    "A list that draws, and then raises an error of its own."
+    """A list that draws, and then raises an error of its own."""
+
+    error: type[BaseException] = LookupError
     open = False
 
     def __len__(self) -> int:
         length = super().__len__()
         if self.open:
-            raise LookupError("torn")
+            raise self.error("torn")
         return length
 
 
+class _Interrupted(_Torn):
+    """A list that draws, and then is interrupted, as by Ctrl-C."""
+
+    error = KeyboardInterrupt
+
+
 def _looked(peek: Callable, items: Sequence, count: int) -> list:
-    "What it returns or raises, and the next random number."
-    outside = random_states()
+    """What it returns or raises, and the next random number."""
+    outside = get_rng_states()
     if isinstance(items, _Torn):
         items.open = True
     random.seed(7)
+    torch_before = torch.get_rng_state()
     try:
         answer = peek(items, count)
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
         answer = type(error).__name__
+    if not torch_before.equal(torch.get_rng_state()):
+        answer = "PyTorch's random numbers have moved"
     if isinstance(items, _Torn):
         items.open = False
     after = round(random.random(), 3)
-    set_random_states(outside)
+    set_rng_states(outside)
     return [answer, after]
 
 # %% ../../nbs/exercises/03a_rng.ipynb #13847517
@@ -63,14 +85,17 @@ def _right(items: Sequence, count: int) -> list:
     finally:
         random.setstate(state)
 
+
 def _no_finally(items: Sequence, count: int) -> list:
     state = random.getstate()
     chosen = random.sample(items, count)
     random.setstate(state)
     return chosen
 
+
 def _forgotten(items: Sequence, count: int) -> list:
     return random.sample(items, count)
+
 
 def _seeded(items: Sequence, count: int) -> list:
     try:
@@ -78,10 +103,12 @@ def _seeded(items: Sequence, count: int) -> list:
     finally:
         random.seed(0)
 
+
 def _first(items: Sequence, count: int) -> list:
     if count > len(list(items)):
         raise ValueError
     return list(items[:count])
+
 
 def _one_error(items: Sequence, count: int) -> list:
     state = random.getstate()
@@ -93,6 +120,7 @@ def _one_error(items: Sequence, count: int) -> list:
     random.setstate(state)
     return chosen
 
+
 def _swallowed(items: Sequence, count: int) -> list:
     state = random.getstate()
     try:
@@ -102,27 +130,76 @@ def _swallowed(items: Sequence, count: int) -> list:
     finally:
         random.setstate(state)
 
+
+def _ordinary_errors(items: Sequence, count: int) -> list:
+    state = random.getstate()
+    try:
+        chosen = random.sample(items, count)
+    except Exception:
+        random.setstate(state)
+        raise
+    random.setstate(state)
+    return chosen
+
+
+def _reseeded(items: Sequence, count: int) -> list:
+    try:
+        return _right(items, count)
+    finally:
+        torch.manual_seed(0)
+
 # %% ../../nbs/exercises/03a_rng.ipynb #c3285150
-ex_3a_2 = Exercise("3a.2", _right, [([7], 1), ([1, 2, 3, 4, 5, 6], 3), (list("abcdef"), 2), (_Trap([1, 2]), 3), (_Torn([1, 2, 3]), 2)], wrong={
-    "something that the list itself draws is not undone": _no_finally,
-    "a ValueError puts the state back, and another error does not": _one_error,
-    "nothing is put back": _forgotten,
-    "a seed is set at the end: that is a place that was fixed beforehand, not the one where the numbers stood": _seeded,
-    "the first items are taken, and none is drawn": _first,
-    "the error is swallowed": _swallowed,
-}, read="Untouched", probe=_looked)
+ex_3a_2 = Exercise(
+    "3a.2",
+    _right,
+    [
+        ([7], 1),
+        ([1, 2, 3, 4, 5, 6], 3),
+        (list("abcdef"), 2),
+        (_Trap([1, 2]), 3),
+        (_Torn([1, 2, 3]), 2),
+        (_Interrupted([1, 2, 3]), 2),
+    ],
+    wrong={
+        "something that the list itself draws is not undone": _no_finally,
+        "a ValueError puts the state back, and another error does not": _one_error,
+        "an ordinary error puts the state back, and Ctrl-C does not": _ordinary_errors,
+        "PyTorch's random numbers are moved": _reseeded,
+        "nothing is put back": _forgotten,
+        "a seed is set at the end: that is a place that was fixed beforehand, not the one where "
+        "the numbers stood": _seeded,
+        "the first items are taken, and none is drawn": _first,
+        "the error is swallowed": _swallowed,
+    },
+    read="Untouched",
+    probe=_looked,
+)
 
 # %% ../../nbs/exercises/03a_rng.ipynb #d1087a5d
-ex_3a_3 = Prediction("3a.3", right=2, wrong={
-    "All four would need three seeds: Python and NumPy have generators of their own.": 4,
-    "One too many: neither random.random() nor np.random.randn asks PyTorch.": 3,
-    "One too few: a loader without a generator of its own shuffles by PyTorch's, and dropout draws from it as well.": 1,
-    "PyTorch's seed fixes what PyTorch draws.": 0,
-}, because="Shuffling and dropout draw from PyTorch's generator; the flips and the noise do not.")
+ex_3a_3 = Prediction(
+    "3a.3",
+    right=2,
+    wrong={
+        "All four would need three seeds: Python and NumPy have generators of their own.": 4,
+        "One too many: neither random.random() nor np.random.randn asks PyTorch.": 3,
+        "One too few: a loader without a generator of its own shuffles by PyTorch's, and dropout "
+        "draws from it as well.": 1,
+        "PyTorch's seed fixes what PyTorch draws.": 0,
+    },
+    because="Shuffling and dropout draw from PyTorch's generator; the flips and the noise do not.",
+)
 
 # %% ../../nbs/exercises/03a_rng.ipynb #b3889b6f
-def _quietly(look: Callable, python: bool = True, pytorch: bool = True, on_error: bool = True, seed: bool = False, swallow: bool = False, answer: bool = True) -> object:
-    "A look that leaves no trace, or with a part of that left out."
+def _quietly(
+    look: Callable,
+    python: bool = True,
+    pytorch: bool = True,
+    on_error: bool = True,
+    seed: bool = False,
+    swallow: bool = False,
+    answer: bool = True,
+) -> object:
+    """A look that leaves no trace, or with a part of that left out."""
     states = random.getstate(), torch.get_rng_state()
     result, error = None, None
     try:
@@ -141,12 +218,16 @@ def _quietly(look: Callable, python: bool = True, pytorch: bool = True, on_error
     return result if answer else None
 
 
-ex_3a_4 = MutantHunt("3a.4", _quietly, mutants={
-    "forgets PyTorch's numbers": lambda look: _quietly(look, pytorch=False),
-    "forgets Python's numbers": lambda look: _quietly(look, python=False),
-    "puts nothing back when there is an error": lambda look: _quietly(look, on_error=False),
-    "sets a seed in place of the state": lambda look: _quietly(look, seed=True),
-    "swallows the error": lambda look: _quietly(look, swallow=True),
-    "does not return what the look has returned": lambda look: _quietly(look, answer=False),
-    "does not look at all": lambda look: None,
-})
+ex_3a_4 = MutantHunt(
+    "3a.4",
+    _quietly,
+    mutants={
+        "forgets PyTorch's numbers": lambda look: _quietly(look, pytorch=False),
+        "forgets Python's numbers": lambda look: _quietly(look, python=False),
+        "puts nothing back when there is an error": lambda look: _quietly(look, on_error=False),
+        "sets a seed in place of the state": lambda look: _quietly(look, seed=True),
+        "swallows the error": lambda look: _quietly(look, swallow=True),
+        "does not return what the look has returned": lambda look: _quietly(look, answer=False),
+        "does not look at all": lambda look: None,
+    },
+)

@@ -14,16 +14,25 @@ from ..check import Exercise, MutantHunt, Prediction, Search
 from ..schedule import combine_scheds, sched_cos, sched_lin
 
 # %% ../../nbs/exercises/05a_schedule.ipynb #6712d0b6
-ex_5a_1 = Prediction("5a.1", right=31, wrong={
-    "Each cycle is twice as long as the one before: that is the sum of 1 to 4.": 10,
-    "With cycle_mult=1 it would be. Here the cycles grow.": 5,
-    "That is the number of epochs for four snapshots.": 15,
-    "That is the last cycle alone; the other four come before it.": 16,
-    "One too many: 1 + 2 + 4 + 8 + 16.": 32,
-}, because="1 + 2 + 4 + 8 + 16: always one less than the next power of two, and more than half of it is the last cycle.")
+ex_5a_1 = Prediction(
+    "5a.1",
+    right=31,
+    wrong={
+        "Each cycle is twice as long as the one before: that is the sum of 1 to 4.": 10,
+        "With cycle_mult=1 it would be. Here the cycles grow.": 5,
+        "That is the number of epochs for four snapshots.": 15,
+        "That is the last cycle alone; the other four come before it.": 16,
+        "One too many: 1 + 2 + 4 + 8 + 16.": 32,
+    },
+    because=(
+        "1 + 2 + 4 + 8 + 16: always one less than the next power of two, and more than half of it "
+        "is "
+        "the last cycle."
+    ),
+)
 
 # %% ../../nbs/exercises/05a_schedule.ipynb #30582bae
-_POSITIONS = (0.0, 0.05, 0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 1.0)
+_POSITIONS = (0.0, 0.05, 0.1, 0.3, 0.49, 0.5, 0.7, 0.8, 0.9, 1.0)
 
 
 def _values(make: Callable, *arguments: float) -> list[float]:
@@ -31,28 +40,62 @@ def _values(make: Callable, *arguments: float) -> list[float]:
     return [round(sched(pos), 6) for pos in _POSITIONS]
 
 # %% ../../nbs/exercises/05a_schedule.ipynb #21ef1579
-def _trapezoid(top: float, warm: float, cool: float, *, leave_out: bool | float = True, curve: Callable = sched_lin) -> Callable:
+def _trapezoid(
+    top: float,
+    warm: float,
+    cool: float,
+    *,
+    nothing: Callable[[float], bool] = lambda hold: hold < 1e-9,
+    curve: Callable = sched_lin,
+) -> Callable:
+    """Make the curve; `nothing` says whether there is nothing left to hold."""
     hold = 1 - warm - cool
-    if hold < 1e-9 if leave_out is True else leave_out == hold:
+    if nothing(hold):
         return combine_scheds([warm, cool], [curve(0, top), curve(top, 0)])
     return combine_scheds([warm, hold, cool], [curve(0, top), sched_lin(top, top), curve(top, 0)])
 
 
-ex_5a_2 = Exercise("5a.2", _trapezoid, [(1.0, 0.1, 0.2), (0.5, 0.3, 0.3), (1.0, 0.5, 0.5), (2.0, 0.9, 0.1)], wrong={
-    "it never holds: two phases, where there should be three": lambda top, warm, cool: combine_scheds([warm, 1 - warm], [sched_lin(0, top), sched_lin(top, 0)]),
-    "cool is taken as the position where the cooling begins; it is how long it takes": lambda top, warm, cool: combine_scheds([warm, cool - warm, 1 - cool], [sched_lin(0, top), sched_lin(top, top), sched_lin(top, 0)]),
-    "three phases also where nothing is left for the middle one: leave it out there": partial(_trapezoid, leave_out=math.nan),
-    "what is left for the middle is compared with exactly 0, and 1 - 0.9 - 0.1 is a little less": partial(_trapezoid, leave_out=0.0),
-    "it goes up to 1 whatever the top is": lambda top, warm, cool: _trapezoid(1.0, warm, cool),
-    "the lines are cosines": partial(_trapezoid, curve=sched_cos),
-    "warm and cool are exchanged": lambda top, warm, cool: _trapezoid(top, cool, warm),
-}, read="Phases", probe=_values)
+ex_5a_2 = Exercise(
+    "5a.2",
+    _trapezoid,
+    [(1.0, 0.1, 0.2), (0.5, 0.125, 0.375), (1.0, 0.5, 0.5), (2.0, 0.9, 0.1), (1.0, 0.48, 0.5)],
+    wrong={
+        "it never holds: two phases, where there should be three": lambda top, warm, cool: (
+            combine_scheds([warm, 1 - warm], [sched_lin(0, top), sched_lin(top, 0)])
+        ),
+        "cool is taken as the position where the cooling begins; it is how long it "
+        "takes": lambda top, warm, cool: combine_scheds(
+            [warm, cool - warm, 1 - cool],
+            [sched_lin(0, top), sched_lin(top, top), sched_lin(top, 0)],
+        ),
+        "three phases also where nothing is left for the middle one: leave it out there": partial(
+            _trapezoid, nothing=lambda hold: False
+        ),
+        "what is left for the middle is compared with exactly 0, and 1 - 0.9 - 0.1 is a little "
+        "less": partial(_trapezoid, nothing=lambda hold: hold == 0),
+        "a short middle is left out": partial(_trapezoid, nothing=lambda hold: hold < 0.05),
+        "it goes up to 1 whatever the top is": lambda top, warm, cool: _trapezoid(1.0, warm, cool),
+        "the lines are cosines": partial(_trapezoid, curve=sched_cos),
+        "warm and cool are exchanged": lambda top, warm, cool: _trapezoid(top, cool, warm),
+    },
+    read="Phases",
+    probe=_values,
+)
 
 # %% ../../nbs/exercises/05a_schedule.ipynb #73e9c8ba
-def _phase(pos: float, fractions: Sequence[float], *, patch: bool = False, ends: int = -1, before: bool = False) -> tuple[int, float]:
+def _phase(
+    pos: float,
+    fractions: Sequence[float],
+    *,
+    patch: bool = False,
+    ends: int = -1,
+    before: bool = False,
+) -> tuple[int, float]:
     bounds = [0.0, *accumulate(fractions)]
-    i = max(sum(pos > bound if before else pos >= bound for bound in bounds[:ends or None]) - 1, 0)
-    i = 1 if patch and i == 2 else i
+    passed = [pos > bound if before else pos >= bound for bound in bounds[: ends or None]]
+    i = max(sum(passed) - 1, 0)
+    if patch and i == 2:
+        i = 1
     return i, (pos - bounds[i]) / (bounds[i + 1] - bounds[i])
 
 
@@ -65,20 +108,50 @@ def _undivided(pos: float, fractions: Sequence[float]) -> tuple[int, float]:
     return i, pos - sum(fractions[:i])
 
 
-ex_5a_3 = Exercise("5a.3", _phase, [(0.75, [0.5, 0.5]), (0.0, [1.0]), (1.0, [1.0]), (0.5, [0.5, 0.5]), (1.0, [0.5, 0.5]), (0.75, [0.25, 0.25, 0.5]), (0.5, [0.25, 0.25, 0.5]),
-                                    (1.0, [0.25, 0.25, 0.5]), (0.4375, [0.125, 0.125, 0.125, 0.125, 0.5]), (1.0, [0.125, 0.125, 0.125, 0.125, 0.5])], wrong={
-    "the patch is still there: of three phases the last one never comes": partial(_phase, patch=True, ends=0),
-    "the patch is gone, and position 1.0 still falls behind the last phase": partial(_phase, ends=0),
-    "position 1.0 is mended and the patch is still there: of three phases the last one never comes": partial(_phase, patch=True),
-    "a boundary is given to the phase before it; a phase contains its beginning": partial(_phase, before=True),
-    "the position is that of the whole training, not the one within the phase": _whole_position,
-    "the position within the phase is not divided by the length of the phase": _undivided,
-}, read="Phases")
+def _plain(phase_of: Callable, pos: float, fractions: Sequence[float]) -> object:
+    """Call a reader's function; numbers of NumPy in its tuple count as Python's."""
+    answer = phase_of(pos, fractions)
+    if not isinstance(answer, tuple):
+        return answer
+    return tuple(part.item() if hasattr(part, "item") else part for part in answer)
+
+
+_PLACES = [
+    ([0.5, 0.5], (0.75, 0.5, 511 / 1024, 1.0)),
+    ([1.0], (0.0, 1.0)),
+    ([0.25, 0.25, 0.5], (0.75, 0.5, 1.0)),
+    ([0.125] * 4 + [0.5], (0.4375, 1.0)),
+    ([1 / 16] * 16, (31 / 32,)),
+]
+ex_5a_3 = Exercise(
+    "5a.3",
+    _phase,
+    [(pos, fractions) for fractions, places in _PLACES for pos in places],
+    wrong={
+        "the patch is still there: of three phases the last one never comes": partial(
+            _phase, patch=True, ends=0
+        ),
+        "the patch is gone, and position 1.0 still falls behind the last phase": partial(
+            _phase, ends=0
+        ),
+        "position 1.0 is fixed and the patch is still there: of three phases the last one never "
+        "comes": partial(_phase, patch=True),
+        "a boundary is given to the phase before it; a phase contains its beginning": partial(
+            _phase, before=True
+        ),
+        "the position is that of the whole run, not the one within the phase": _whole_position,
+        "the position within the phase is not divided by the length of the phase": _undivided,
+    },
+    read="Phases",
+    probe=_plain,
+)
 
 # %% ../../nbs/exercises/05a_schedule.ipynb #8fbd2097
 def _late(answer: object) -> str | None:
-    "What is wrong with a list of fractions that should mislead a naive sum at a step below 20 of 100."
-    if not isinstance(answer, (list, tuple)) or not all(isinstance(f, float) and math.isfinite(f) for f in answer):
+    """Say why fractions do not mislead a naive sum at a step below 20 of 100."""
+    if not isinstance(answer, (list, tuple)) or not all(
+        isinstance(f, float) and math.isfinite(f) for f in answer
+    ):
         return "Expected a list of fractions, as [0.1, 0.2, 0.7]."
     hundredths = [round(100 * f) for f in answer]
     if any(h < 1 or abs(f - h / 100) > 1e-12 for f, h in zip(answer, hundredths)):
@@ -86,36 +159,66 @@ def _late(answer: object) -> str | None:
     if sum(hundredths) != 100:
         return f"They sum to {sum(hundredths) / 100:g}; expected 1."
     naive, exact = [0.0, *accumulate(answer)][:-1], [0, *accumulate(hundredths)][:-1]
-    late = next((k for k in range(100) if bisect_right(naive, k / 100) != bisect_right(exact, k)), None)
+    phases = [(bisect_right(naive, k / 100), bisect_right(exact, k)) for k in range(100)]
+    late = next((k for k, (wrong, right) in enumerate(phases) if wrong != right), None)
     if late is None:
-        return "Every step falls into its own phase. Look for a sum of two hundredths that is too large."
+        return (
+            "Every step falls into its own phase. Find two hundredths whose sum is too large."
+        )
     return None if late < 20 else f"It happens, but first at step {late}. Find one below 20."
 
 
-ex_5a_4 = Search("5a.4", _late, {
-    "It happens, but first at step 30. Find one below 20.": [0.1, 0.2, 0.7],
-    "Every step falls into its own phase. Look for a sum of two hundredths that is too large.": [0.25, 0.25, 0.5],
-    "They sum to 0.3; expected 1.": [0.1, 0.2],
-    "Expected whole numbers of hundredths, above 0.": [0.105, 0.195, 0.7],
-    "Expected a list of fractions, as [0.1, 0.2, 0.7].": 30,
-}, because="A restart there would come a step late.")
+ex_5a_4 = Search(
+    "5a.4",
+    _late,
+    {
+        "It happens, but first at step 30. Find one below 20.": [0.1, 0.2, 0.7],
+        "Every step falls into its own phase. Find two hundredths whose sum is too large.": [1.0],
+        "They sum to 0.3; expected 1.": [0.1, 0.2],
+        "Expected whole numbers of hundredths, above 0.": [0.105, 0.195, 0.7],
+        "Expected a list of fractions, as [0.1, 0.2, 0.7].": 30,
+    },
+    because="A restart there would come a step late.",
+)
 
 # %% ../../nbs/exercises/05a_schedule.ipynb #428c4a71
-ex_5a_5 = Prediction("5a.5", right="c", wrong={
-    "a: adding one is about the cheapest thing there is.": "a",
-    "b: learn.training tells them apart, and one would count only while it is true.": "b",
-    "d: counts are whole numbers, which Python keeps exactly.": "d",
-}, because="The learner's epoch is restored by Checkpoint; a count of one's own starts at zero, unless somebody remembers to save it.")
+ex_5a_5 = Prediction(
+    "5a.5",
+    right="c",
+    wrong={
+        "a: adding one is about the cheapest thing there is.": "a",
+        "b: learn.training tells them apart, and one would count only while it is true.": "b",
+        "d: counts are whole numbers, which Python keeps exactly.": "d",
+    },
+    because=(
+        "The learner's epoch is restored by Checkpoint; a separate count starts at zero, unless "
+        "it is "
+        "saved as well."
+    ),
+)
 
 # %% ../../nbs/exercises/05a_schedule.ipynb #56e7fbcd
-ex_5a_6 = Prediction("5a.6", right=8 / 13, tol=2e-2, wrong={
-    "Four times the rate is the rule of thumb, right for small rates. At 0.2 it goes too far.": 0.8,
-    "Twice the rate: the standard deviation is halved, but what has to agree is the variance at rest.": 0.4,
-    "Almost: eta / (2 - eta) is not eta / 2. Solve for eta without leaving out the eta below.": 8 / 9,
-    "The variance of the error is a quarter, not a half: a standard deviation of 1/2.": 4 / 11,
-    "That would be right if the error did not change.": 0.2,
-    "A quarter of the rate: the wrong direction. Less error allows a larger rate.": 0.05,
-}, because="From eta / (2 - eta) = 4 * 0.2 / 1.8. For small rates the solution is four times the rate.")
+ex_5a_6 = Prediction(
+    "5a.6",
+    right=8 / 13,
+    tol=2e-2,
+    wrong={
+        "Four times as much is the rule of thumb, right for small learning rates. At 0.2 it goes "
+        "too far.": 0.8,
+        "Twice as much: the standard deviation is halved, but what has to agree is the variance "
+        "at rest.": 0.4,
+        "Almost: eta / (2 - eta) is not eta / 2. Solve for eta without leaving out the eta "
+        "below.": 8 / 9,
+        "The variance of the error is a quarter, not a half: a standard deviation of 1/2.": 4 / 11,
+        "That would be right if the error did not change.": 0.2,
+        "A quarter: the wrong direction. Less error allows a larger learning rate.": 0.05,
+    },
+    because=(
+        "From eta / (2 - eta) = 4 * 0.2 / 1.8. For small learning rates the solution is four "
+        "times as "
+        "large."
+    ),
+)
 
 # %% ../../nbs/exercises/05a_schedule.ipynb #e4eab8b7
 def _bounds(fractions: Sequence[float]) -> list[float]:
@@ -131,8 +234,16 @@ def _within(pos: float, start: float, end: float) -> float:
     return (pos - start) / (end - start)
 
 
-def _combine(fractions: Sequence[float], schedules: Sequence[Callable], *, bounds: Callable = _bounds, find: Callable = _find, within: Callable = _within,
-             refuses: Callable = combine_scheds, top: float = 1.0) -> Callable:
+def _combine(
+    fractions: Sequence[float],
+    schedules: Sequence[Callable],
+    *,
+    bounds: Callable = _bounds,
+    find: Callable = _find,
+    within: Callable = _within,
+    refuses: Callable = combine_scheds,
+    top: float = 1.0,
+) -> Callable:
     "combine_scheds, with parts that can be exchanged."
     refuses(fractions, schedules)
     edges = bounds(fractions)
@@ -142,26 +253,47 @@ def _combine(fractions: Sequence[float], schedules: Sequence[Callable], *, bound
             raise ValueError(f"position {pos}")
         i = find(edges, pos)
         return schedules[i](within(pos, edges[i], edges[i + 1]))
+
     return at
 
 # %% ../../nbs/exercises/05a_schedule.ipynb #55b22f29
 def _refusing(what: str) -> Callable:
-    "Refusals without one of the three."
+    """Refusals without one of the three."""
+
     def refuses(fractions: Sequence[float], schedules: Sequence[Callable]) -> None:
-        wrong = {"lengths": len(fractions) != len(schedules), "signs": min(fractions) <= 0, "sum": abs(sum(fractions) - 1) > 1e-6}
+        wrong = {
+            "lengths": len(fractions) != len(schedules),
+            "signs": min(fractions) <= 0,
+            "sum": abs(sum(fractions) - 1) > 1e-6,
+        }
         if any(bad for kind, bad in wrong.items() if kind != what):
             raise ValueError("these fractions cannot be meant")
+
     return refuses
 
 
-ex_5a_7 = MutantHunt("5a.7", combine_scheds, {
-    "never leaves the second phase": partial(_combine, find=lambda edges, pos: min(_find(edges, pos), 1)),
-    "has no phase for position 1.0": partial(_combine, find=lambda edges, pos: bisect_right(edges, pos) - 1),
-    "gives a boundary to the phase before it": partial(_combine, find=lambda edges, pos: max(bisect_left(edges, pos), 1) - 1),
-    "hands on the position of the whole training": partial(_combine, within=lambda pos, start, end: pos),
-    "adds up naively, so that a phase can begin a step late": partial(_combine, bounds=lambda fractions: [0.0, *accumulate(fractions)]),
-    "accepts fractions that do not sum to 1": partial(_combine, refuses=_refusing("sum")),
-    "accepts a negative fraction": partial(_combine, refuses=_refusing("signs")),
-    "accepts more schedules than fractions": partial(_combine, refuses=_refusing("lengths")),
-    "answers to positions beyond 1": partial(_combine, top=math.inf),
-})
+ex_5a_7 = MutantHunt(
+    "5a.7",
+    combine_scheds,
+    {
+        "never leaves the second phase": partial(
+            _combine, find=lambda edges, pos: min(_find(edges, pos), 1)
+        ),
+        "has no phase for position 1.0": partial(
+            _combine, find=lambda edges, pos: bisect_right(edges, pos) - 1
+        ),
+        "gives a boundary to the phase before it": partial(
+            _combine, find=lambda edges, pos: max(bisect_left(edges, pos), 1) - 1
+        ),
+        "hands on the position of the whole training": partial(
+            _combine, within=lambda pos, start, end: pos
+        ),
+        "adds up naively, so that a phase can begin a step late": partial(
+            _combine, bounds=lambda fractions: [0.0, *accumulate(fractions)]
+        ),
+        "accepts fractions that do not sum to 1": partial(_combine, refuses=_refusing("sum")),
+        "accepts a negative fraction": partial(_combine, refuses=_refusing("signs")),
+        "accepts more schedules than fractions": partial(_combine, refuses=_refusing("lengths")),
+        "answers to positions beyond 1": partial(_combine, top=math.inf),
+    },
+)
