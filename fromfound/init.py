@@ -16,7 +16,8 @@ from contextlib import ExitStack
 import torch
 from torch import Tensor, nn
 
-from .hooks import Hooks, image_loaders, simple_cnn
+from .conv import simple_cnn
+from .hooks import Hooks, image_loaders
 from .learner import Learner
 from .module import to_device
 from .record import experiment
