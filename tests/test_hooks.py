@@ -22,7 +22,6 @@ from fromfound.hooks import (
     ActivationStats,
     Hook,
     Hooks,
-    _figures,
     _more_formulas,
     image_loaders,
     model_summary,
@@ -185,9 +184,13 @@ def test_hook_refuses(module, fn):
 # --- the figures ----------------------------------------------------------------------------------
 
 
-def look(x, near=0.1, bins=8, limits=(-2.0, 2.0)):
-    mean, std, small, silent, *shares = _figures(x.float(), near, bins, limits)
-    return mean, std, small, silent, torch.stack(shares)
+def look(x, near=0.1, bins=8, range=(-2.0, 2.0), channel_dim=1):
+    stats = ActivationStats(zero_threshold=near, bins=bins, range=range, channel_dim=channel_dim)
+    gradient, (mean, std, small, dead, *histogram) = stats._statistics(x.float()).split(
+        [2, 4 + bins]
+    )
+    assert gradient.isnan().all()
+    return mean, std, small, dead, torch.stack(histogram)
 
 
 @pytest.mark.parametrize("shape", [(6, 4, 3, 2), (6, 4), (6,), (6, 4, 5), (1, 1, 1, 1)], ids=str)
@@ -207,8 +210,8 @@ def test_figures_by_hand(shape):
 def test_units_of_sequences_are_in_the_last_dimension():
     x = torch.rand(6, 5, 4) + 1
     x[..., :3] = 0
-    assert _figures(x, 0.0, 8, (-2.0, 2.0), -1)[3] == 0.75
-    assert _figures(x, 0.0, 8, (-2.0, 2.0))[3] == 0
+    assert look(x, 0.0, channel_dim=-1)[3] == 0.75
+    assert look(x, 0.0)[3] == 0
     model = nn.Sequential(
         nn.Flatten(0, 2),
         nn.Linear(8, 3),
@@ -217,8 +220,8 @@ def test_units_of_sequences_are_in_the_last_dimension():
         nn.Flatten(),
         nn.Linear(192, 3),
     )
-    with pytest.raises(ValueError, match="unit_dim=2, and a ReLU puts out"):
-        fit(ActivationStats(nn.ReLU, unit_dim=2), model=model)
+    with pytest.raises(ValueError, match="channel_dim=2, and a ReLU puts out"):
+        fit(ActivationStats(nn.ReLU, channel_dim=2), model=model)
     assert count(model) == 0
 
 
@@ -389,18 +392,18 @@ def test_what_is_recorded_is_right():
     model = nn.Sequential(nn.Linear(64, 5), nn.ReLU(), nn.Linear(5, 3))
     data = [(x.flatten(1), y) for x, y in batches()]
     twin = copy.deepcopy(model)
-    stats = ActivationStats(every=1, near=0.0)
+    stats = ActivationStats(every=1, zero_threshold=0.0)
     learn = Learner(model, DataBunch(data[:1]), F.cross_entropy, default_cbs=False)
     learn.fit(1, cbs=[stats])
     hidden = twin[0](data[0][0])
     relued = hidden.relu()
     loss = F.cross_entropy(twin[2](relued), data[0][1])
     (slope,) = torch.autograd.grad(loss, relued)
-    found = {name: rows[1, 0].item() for name, rows in stats.figures().items()}
+    found = {name: rows[1, 0].item() for name, rows in stats.statistics().items()}
     assert found["mean"] == pytest.approx(relued.mean().item(), abs=1e-6)
     assert found["std"] == pytest.approx(relued.std(correction=0).item(), abs=1e-6)
     assert found["near zero"] == pytest.approx((relued == 0).float().mean().item())
-    assert found["silent"] == pytest.approx((relued == 0).all(0).float().mean().item())
+    assert found["dead"] == pytest.approx((relued == 0).all(0).float().mean().item())
     assert found["gradient mean"] == pytest.approx(slope.mean().item(), rel=1e-4, abs=1e-8)
     assert found["gradient std"] == pytest.approx(slope.std(correction=0).item(), rel=1e-4)
     assert stats.names == ["0 Linear", "1 ReLU", "2 Linear"]
@@ -450,7 +453,7 @@ def test_frozen_layers_have_no_gradient():
     model = small()
     model[0].requires_grad_(False)
     fit(stats := ActivationStats(every=1), model=model)
-    figures = stats.figures()
+    figures = stats.statistics()
     assert figures["gradient std"][:2].isnan().all()
     assert figures["gradient std"][5].isfinite().all()
     assert figures["std"].isfinite().all()
@@ -557,13 +560,13 @@ def test_compiled_after_looking():
     [
         (lambda: ActivationStats(every=0), "every=0"),
         (lambda: ActivationStats(bins=0), "bins=0"),
-        (lambda: fit(ActivationStats([nn.ReLU()])), "got a ReLU that is no part"),
+        (lambda: fit(ActivationStats([nn.ReLU()])), "got a ReLU that is not part"),
         (lambda: ActivationStats(every=1.5), "every=1.5"),
         (lambda: ActivationStats(bins=2.5), "bins=2.5"),
-        (lambda: ActivationStats(near=-1.0), "near=-1.0"),
-        (lambda: ActivationStats(limits=(1.0,)), "limits"),
-        (lambda: ActivationStats(limits=(5.0, -5.0)), "the lower limit before"),
-        (lambda: ActivationStats(limits=(0, 0)), "the lower limit before"),
+        (lambda: ActivationStats(zero_threshold=-1.0), "zero_threshold=-1.0"),
+        (lambda: ActivationStats(range=(1.0,)), "range"),
+        (lambda: ActivationStats(range=(5.0, -5.0)), "the lower end of the range before"),
+        (lambda: ActivationStats(range=(0, 0)), "the lower end of the range before"),
         (lambda: fit(ActivationStats((nn.GELU, nn.Tanh))), "no GELU or Tanh"),
         (lambda: fit(ActivationStats([])), "no layers to look at"),
         (lambda: fit(ActivationStats(nn.GELU)), "the model has no GELU"),
@@ -576,7 +579,7 @@ def test_the_callback_refuses(make, message):
 
 def test_it_complains_when_nothing_is_heard():
     model = Odd()
-    with pytest.raises(RuntimeError, match="heard none of its layers"):
+    with pytest.raises(RuntimeError, match="saw none of its layers called"):
         fit(
             ActivationStats([model.never]),
             model=model,
@@ -632,7 +635,7 @@ def test_a_parameter_keeps_no_hook():
     )
     learn.fit(1, cbs=[stats := ActivationStats(every=1)])
     assert not model.table.weight._backward_hooks
-    assert stats.figures()["gradient std"].isfinite().all()
+    assert stats.statistics()["gradient std"].isfinite().all()
 
 
 def test_which_layers():
@@ -662,7 +665,7 @@ def test_which_layers():
             return self.last(self.nested(x.flatten(1))[0][0])
 
     fit(stats := ActivationStats(Nested, every=1), model=Inner())
-    assert stats.figures()["std"].isfinite().all()
+    assert stats.statistics()["std"].isfinite().all()
 
 
 @pytest.mark.parametrize(
@@ -670,7 +673,7 @@ def test_which_layers():
     [
         ActivationStats.plot,
         ActivationStats.plot_histograms,
-        ActivationStats.figures,
+        ActivationStats.statistics,
         lambda s: s.draw_histogram(Figure().subplots(), 0),
     ],
     ids=["plot", "histograms", "figures", "one"],
