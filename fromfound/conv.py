@@ -9,8 +9,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-Size = int | Sequence[int]  # one number, or one for height and one for width
-
 # %% ../nbs/05c_conv.ipynb #7e8d970b
 def _places(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
     "How many places a kernel has along one direction."
@@ -26,6 +24,9 @@ def _places(size: int, kernel: int, stride: int, padding: int, dilation: int) ->
     return (size + 2 * padding - reach) // stride + 1
 
 # %% ../nbs/05c_conv.ipynb #bc70c7c8
+Size = int | Sequence[int]  # one number, or one for height and one for width
+
+
 def _pair(value: Size) -> tuple[int, int]:
     "A number for both directions, or one for each."
     return (value, value) if isinstance(value, int) else (value[0], value[1])
