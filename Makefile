@@ -1,12 +1,12 @@
 # The commands of the book. What each does is Python: the site in book/, the proof in tests/press/.
 PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt
-export CONSTRAINTS SEED
+export CONSTRAINTS SEED GPU
 IN = $(PYTHON) book/env.py
 SITE = _build/html
 
 .DEFAULT_GOAL := help
-.PHONY: book serve links test check chapter new machines sync bench mutants dist clean help
+.PHONY: book serve links test check chapter new machines moved colab sync bench mutants dist clean help
 
 book:     ## build the website into _build/html and say where to open it
 	@$(IN) book -m booksite.build build
@@ -26,11 +26,17 @@ check:    ## the fast tier: static checks, quick tests, the chapters that change
 chapter:  ## re-execute one chapter and store its outputs: make chapter N=02
 	@$(IN) dev -m tests.press.execute $(N)
 
-new:      ## make a new chapter with everything that belongs to it: make new N=08_data_block
+new:      ## make a new chapter, or a page for its experiments: make new N=[experiments/]08_data_block
 	@$(IN) dev -m tests.press.new $(N)
 
 machines: ## execute what changed as on other processors: do its outputs hold? ALL=1: every setting
 	@$(IN) dev -m tests.press.machines $(if $(ALL),--all) $(if $(SETTING),--setting $(SETTING))
+
+colab:    ## run a few chapters as on Colab, where the package is not installed yet
+	@$(IN) dev -m tests.press.colab
+
+moved:    ## do records hold after a rename or rewrite? make moved BEFORE=COMMIT [N=norm.one_epoch]
+	@$(IN) dev -m tests.press.moved $(N) --before $(BEFORE) $(if $(WAS),--was $(WAS)) $(if $(VALUES),--values $(VALUES))
 
 sync:     ## rewrite the measured figures in the prose from the stored outputs
 	@$(IN) dev -m fromfound.record sync

@@ -67,14 +67,14 @@ def site() -> dict:
 
 
 def chapters() -> dict:
-    """Seconds and peak MB of each chapter, re-executed and compared against the built wheel."""
+    """Seconds and peak MiB of each chapter, re-executed and compared against the built wheel."""
     with tempfile.TemporaryDirectory() as folder:
         proof = Proof(Path(folder).resolve(), fast=False)
         with contextlib.redirect_stdout(sys.stderr):
             proof.package()
             proof.chapters(notebooks())
     return {
-        name: {"seconds": round(c["seconds"], 1), "peak_mb": round(c["peak_mb"])}
+        name: {"seconds": round(c["seconds"], 1), "peak_mib": round(c["peak_mib"])}
         for name, c in proof.report.items()
     }
 

@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-EXTENSIONS = ROOT / "book" / "_ext"  # where the site builder is
+EXTENSIONS = ROOT / "book" / "_ext"
+SITE = (str(ROOT), str(EXTENSIONS))  # where the reader of the book and the site builder are
 FOLDERS = {"dev": ".venv", "book": ".venv-book", "run": ".venv-run"}
 OLDEST, NEWEST = (3, 11), (3, 14)
 
@@ -127,7 +128,7 @@ def variables(kind: str) -> dict:
     """Return the environment variables for a program that runs in the environment `kind`."""
     # Nothing is written into the tree, compiled files included; text is UTF-8 on every system.
     found = dict(os.environ, PYTHONDONTWRITEBYTECODE="1", PYTHONUTF8="1")
-    return dict(found, PYTHONPATH=str(EXTENSIONS)) if kind == "book" else found
+    return dict(found, PYTHONPATH=os.pathsep.join(SITE)) if kind == "book" else found
 
 
 def main() -> int:

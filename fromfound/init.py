@@ -2,12 +2,10 @@
 
 # %% auto #0
 __all__ = ['fan_in_and_fan_out', 'calculate_gain', 'xavier_uniform_', 'xavier_normal_', 'kaiming_uniform_', 'kaiming_normal_',
-           'lecun_normal_', 'gain_for', 'ShiftedReLU', 'orthogonal_', 'SELU', 'lsuv_', 'lsuv_two_epochs', 'FixupBlock',
-           'fixup_']
+           'lecun_normal_', 'gain_for', 'ShiftedReLU', 'orthogonal_', 'SELU', 'lsuv_', 'FixupBlock', 'fixup_']
 
 # %% ../nbs/06a_init.ipynb #322ccb7f
 import copy
-import gc
 import math
 import warnings
 from collections.abc import Callable, Iterable
@@ -16,13 +14,7 @@ from contextlib import ExitStack
 import torch
 from torch import Tensor, nn
 
-from .conv import simple_cnn
-from .hooks import Hooks, image_loaders
-from .learner import Learner
-from .module import to_device
-from .record import experiment
-from .schedule import one_cycle
-from .training import accuracy
+from .hooks import Hooks
 
 # %% ../nbs/06a_init.ipynb #8d5dd420
 def fan_in_and_fan_out(tensor: Tensor) -> tuple[int, int]:
@@ -322,38 +314,6 @@ def _checked(layers: dict[nn.Module, str], found: list[tuple[float, float, float
         if not _settled(layer, mean, std, tol, shift):
             raise RuntimeError(f"lsuv_ could not bring layer {name!r} to {'a mean of 0 and ' * shift}a standard deviation of 1: it has mean {mean:g} and standard deviation {std:g}. Is it called more than once (the last call counts), does it share its parameters with another layer, or compute them from others? More steps (max_steps) help where it is near")
     return {name: std for name, (_, std, _) in zip(layers.values(), found)}
-
-# %% ../nbs/06a_init.ipynb #64801614
-def _started(start: str, seed: int, xb: Tensor) -> nn.Module:
-    "The network of chapter 06, from one of four starts."
-    torch.manual_seed(seed)
-    net = to_device(simple_cnn())
-    if start.startswith("LSUV"):
-        lsuv_(net, xb, shift=start == "LSUV, shifted")
-    elif start == "Kaiming":
-        for layer in net:
-            if isinstance(layer, _LAYERS):
-                kaiming_normal_(layer.weight)
-                nn.init.zeros_(layer.bias)
-    return net
-
-
-@experiment(data=("mnist",), marks={"gain": ">= 0.001"})
-def lsuv_two_epochs(seed: int) -> dict[str, float]:
-    """Test accuracy of the network of chapter 06 after two epochs of SGD with one cycle, from several starts, and what LSUV gains over the default.
-
-    Args:
-        seed: seeds weights and order.
-    """
-    found = {}
-    for start in ("default", "Kaiming", "LSUV", "LSUV, shifted"):
-        gc.collect()                                                   # the last learner and its parts hold one another, and its images
-        data = image_loaders("mnist", seed=seed)
-        net = _started(start, seed, data.train_dl.dataset[list(range(256))][0])
-        learn = Learner(net, data, nn.functional.cross_entropy, lambda params, lr: torch.optim.SGD(params, lr=lr, momentum=0.9), lr=0.2, metrics=[accuracy], default_cbs=False)
-        learn.fit(2, cbs=one_cycle(0.2))
-        found[start] = learn.validate()["accuracy"]
-    return found | {"gain": found["LSUV"] - found["default"]}
 
 # %% ../nbs/06a_init.ipynb #17fbad42
 _TRANSPOSED = nn.modules.conv._ConvTransposeNd

@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['matmul_lists', 'best_time', 'matmul_loops', 'matmul_dot', 'show_broadcast', 'broadcast_shapes', 'matmul_broadcast',
-           'matmul_einsum', 'gpu_rung']
+           'matmul_einsum']
 
 # %% ../nbs/01_matmul.ipynb #3ea24648
 import time
@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-
-from .record import experiment
 
 if TYPE_CHECKING:  # drawing is optional, and matplotlib slow to import
     from fromfound.plot import Picture
@@ -297,30 +295,3 @@ def matmul_einsum(a: Tensor, b: Tensor) -> Tensor:
     """
     _check_product("matmul_einsum", a, b)
     return torch.einsum("ik,kj->ij", a, b)
-
-# %% ../nbs/01_matmul.ipynb #8b79987b
-@experiment()
-def gpu_rung(seed: int) -> dict[str, float]:
-    """This chapter's product on a CUDA device, in float32.
-
-    Args:
-        seed: has no influence on times.
-
-    Returns:
-        Microseconds for five images alone and for five out of 10,000 at once, and
-        GFLOP/s in a large square product.
-
-    Raises:
-        RuntimeError: there is no CUDA device.
-    """
-    if not torch.cuda.is_available():
-        raise RuntimeError("gpu_rung measures a CUDA device and torch found none: "
-                           "run it on a machine with one")
-
-    def seconds(n: int, k: int, m: int) -> float:
-        a, b = torch.randn(n, k, device="cuda"), torch.randn(k, m, device="cuda")
-        return best_time(lambda: (a @ b, torch.cuda.synchronize()))
-
-    return {"us_five_images": 1e6 * seconds(5, 784, 10),
-            "us_per_five_of_ten_thousand": 1e6 * seconds(10_000, 784, 10) / 2000,
-            "gflops_square": 2 * 8192 ** 3 / seconds(8192, 8192, 8192) / 1e9}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from book.reader.papers import bibliography
 from fromfound import data, files
 from fromfound.data import (
     DATASETS,
@@ -179,11 +180,7 @@ def test_damaged_idx(tmp_path: Path, content: bytes, says: str) -> None:
 
 
 def test_registry() -> None:
-    cited = set(
-        re.findall(
-            r"^@\w+\{(\w+),", (ROOT / "book" / "references.bib").read_text(encoding="utf-8"), re.M
-        )
-    )
+    cited = bibliography(ROOT)
     for name, known in DATASETS.items():
         assert name == known.name
         assert known.files

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from fromfound.check import Exercise, MutantHunt, Prediction
-from tests.press.book import Cell, Notebook, notebooks
+from book.reader.notebooks import Cell, Notebook, notebooks
 from tests.press.exercises import (
     Card,
     cards,
@@ -21,7 +21,7 @@ from tests.press.exercises import (
 )
 
 ROOT = Path(__file__).resolve().parents[1]
-CHAPTERS = [n for n in notebooks(ROOT) if not n.is_exercises]
+CHAPTERS = [n for n in notebooks(ROOT) if n.is_chapter]
 DECK = [pytest.param(n, c, id=f"{n.path.stem} {c.number}") for n in CHAPTERS for c in cards(n)]
 
 

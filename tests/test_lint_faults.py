@@ -13,6 +13,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+from book.reader.notebooks import QUOTE
 from tests.press.lint import RULES
 from tests.press.lint_cells import COLAB_CELL, nbdev
 
@@ -35,16 +36,18 @@ update_pyproject = False
 put_version_in_init = True
 """
 BIBLIOGRAPHY = """@article{Kaiming2015,
+  author = {Kaiming, He},
   title = {Delving deep},
   year = {2015},
   eprint = {1502.01852}, archiveprefix = {arXiv}
 }
 @article{Rumelhart1986,
+  author = {Rumelhart, David E.},
   title = {Learning representations},
+  year = {1986},
   doi = {10.1038/323533a0}
 }
 """
-QUOTE = "application/vnd.fromfound.quote+json"
 
 
 def shown(text: str, **data: object) -> list:
@@ -222,6 +225,7 @@ def small_book(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ),
         "fromfound/py.typed": "",
         "_toc.yml": (
+            "format: jb-book\n"
             "root: book/intro\n"
             "chapters:\n"
             "  - file: nbs/00_start\n"
@@ -603,7 +607,7 @@ FAULTS: list[tuple[str, str, Plant, list[str]]] = [
         costs_of("01_halves", 3600),
         ["all chapters take 1802 s, 2 at a time"],
     ),
-    ("chapter_costs", "memory", costs_of("01_halves", 1, 3001), ["3001 MB"]),
+    ("chapter_costs", "memory", costs_of("01_halves", 1, 3001), ["3001 MiB"]),
     ("colab_cell", "missing", drop_cell("#| hide"), ["not the Colab cell", "git_url"]),
     (
         "colab_cell",
@@ -740,6 +744,18 @@ FAULTS: list[tuple[str, str, Plant, list[str]]] = [
     ("citations", "doi", say("[x](https://doi.org/10.1000/xyz)"), ["10.1000/xyz"]),
     ("citations", "no bibliography", remove("book/references.bib"), ["missing or empty"]),
     (
+        "citations",
+        "half an entry",
+        replace("book/references.bib", "  year = {1986},\n", ""),
+        ["Rumelhart1986 lacks", "Complete"],
+    ),
+    (
+        "citations",
+        "one paper twice",
+        replace("book/references.bib", "10.1038/323533a0", "10.48550/x}, eprint = {1502.01852"),
+        ["Kaiming2015 and Rumelhart1986 are one paper", "merge"],
+    ),
+    (
         "internal_links",
         "file",
         say("[x](03_more.ipynb)"),
@@ -759,6 +775,12 @@ FAULTS: list[tuple[str, str, Plant, list[str]]] = [
         "not listed",
         replace("_toc.yml", "  - file: nbs/01_halves\n", ""),
         ["not in _toc.yml", "List it"],
+    ),
+    (
+        "contents",
+        "form",
+        replace("_toc.yml", "chapters:", "pages:"),
+        ["_toc.yml", "pages", "Mend its form"],
     ),
     (
         "contents",
@@ -908,7 +930,19 @@ FAULTS: list[tuple[str, str, Plant, list[str]]] = [
         "imports_go_down",
         "exercises",
         module_with("from .exercises.halves import ex_1_1\n" + DEF),
-        ["exercise checks"],
+        ["imports exercises"],
+    ),
+    (
+        "experiments_room",
+        "in a chapter",
+        add(("c", '@experiment(data=("mnist",))\ndef trial(seed):\n    return {"a": 1.0}')),
+        ["trial is an experiment", "nbs/experiments/01_halves.ipynb"],
+    ),
+    (
+        "experiments_room",
+        "without a chapter",
+        rename(CHECKS_FILE, "nbs/exercises/02_thirds.ipynb"),
+        ["belongs to no chapter", "nbs/02_thirds.ipynb does not exist"],
     ),
     (
         "imports_go_down",

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fromfound.check import same_as
+from fromfound.experiments.matmul import gpu_rung
 from fromfound.matmul import (
     best_time,
     broadcast_shapes,
-    gpu_rung,
     matmul_broadcast,
     matmul_dot,
     matmul_einsum,

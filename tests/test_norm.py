@@ -18,6 +18,7 @@ from torch import nn
 from fromfound import norm as ours
 from fromfound.check import same_as
 from fromfound.exercises import norm as exercises
+from fromfound.experiments import norm as experiments
 from fromfound.norm import BatchNorm2d, GroupNorm, InstanceNorm2d, LayerNorm, RunningBatchNorm2d
 
 
@@ -800,14 +801,14 @@ def test_the_plainest_mutant_is_no_mutant():
     same_as(exercises._BatchNorm(3), nn.BatchNorm2d(3), randn(4, 3, 2, 2) / 3)
 
 
-@pytest.mark.parametrize("kind", ours._KINDS)
+@pytest.mark.parametrize("kind", experiments._KINDS)
 @pytest.mark.parametrize(
     "layers",
     [[(8, 2, 1), (16, 2, 1)], [(8, 1, 2), (16, 1, 1), (12, 1, 2)]],
     ids=["strides", "pooling"],
 )
 def test_the_network_of_the_experiments(kind, layers):
-    net = ours._cnn(layers, ours._KINDS[kind])
+    net = experiments._cnn(layers, experiments._KINDS[kind])
     assert net(torch.randn(3, 1, 28, 28)).shape == (3, 10)
     assert [(m.in_channels, m.out_channels) for m in net if isinstance(m, nn.Conv2d)] == list(
         zip([1, *(nf for nf, *_ in layers)], [nf for nf, *_ in layers], strict=False)
@@ -821,7 +822,7 @@ def test_the_plainest_form_is_torchs():
         torch.rand(1, 3, 1, 1),
     )
     assert torch.allclose(
-        ours._as_written(x, weight, bias),
+        experiments._as_written(x, weight, bias),
         nn.functional.batch_norm(x, None, None, weight.flatten(), bias.flatten(), training=True),
         atol=1e-5,
     )
@@ -839,6 +840,6 @@ def test_a_score_in_evaluation_and_by_the_batch():
             return torch.stack([~above, above], 1).float()
 
     x, y = torch.tensor([1.0, 2.0, 8.0, 9.0]), torch.tensor([0, 1, 0, 1])
-    assert ours._score(ByMean(), x, y) == 0.5
-    assert ours._score(ByMean(), x, y, by_batch=2) == 1.0
-    assert ours._score(ByMean(), x, y, by_batch=4) == 0.5
+    assert experiments._score(ByMean(), x, y) == 0.5
+    assert experiments._score(ByMean(), x, y, by_batch=2) == 1.0
+    assert experiments._score(ByMean(), x, y, by_batch=4) == 0.5

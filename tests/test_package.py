@@ -3,7 +3,6 @@
 import ast
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -12,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.press.book import modules
-from tests.press.lint_library import repository_files
+from book.reader.modules import modules
+from tests.press.wheel import build
 
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = ["fromfound", *(f"fromfound.{m.name}" for m in modules(ROOT))]
@@ -27,18 +26,12 @@ def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     if "FROMFOUND_DIST" in os.environ:
         return Path(os.environ["FROMFOUND_DIST"])
-    copy, out = tmp_path_factory.mktemp("tree"), tmp_path_factory.mktemp("dist")
-    for path in repository_files(ROOT):
-        target = copy / path.relative_to(ROOT)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, target)
-    done = subprocess.run(
-        [sys.executable, "-m", "build", "--outdir", str(out), str(copy)],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return out
+    return build(tmp_path_factory.mktemp("archives")).parent
+
+
+def records(folder: str) -> set[str]:
+    """The recorded runs, as if they lay in a folder."""
+    return {f"{folder}/{p.name}" for p in (ROOT / "book" / "runs").glob("*.*.json")}
 
 
 def expected_files() -> set[str]:
@@ -55,9 +48,9 @@ def test_the_wheel_holds_the_package_and_nothing_else(dist: Path) -> None:
     [wheel] = dist.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     held = {n for n in names if ".dist-info/" not in n}
-    assert held == expected_files(), (
-        f"missing: {expected_files() - held}; too much: {held - expected_files()}"
-    )
+    wanted = expected_files() | records("fromfound/runs")
+    assert held == wanted, f"missing: {wanted - held}; too much: {held - wanted}"
+    assert "fromfound/runs/norm.one_epoch.json" in held
     assert "fromfound/py.typed" in held
     assert any(n.endswith("LICENSE") for n in names), "the license is not in the wheel"
 
@@ -67,7 +60,7 @@ def test_the_sdist_holds_the_package_and_its_papers(dist: Path) -> None:
     [sdist] = dist.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         names = {n.partition("/")[2] for n in archive.getnames()}
-    missing = expected_files() | {"LICENSE", "README.md", "pyproject.toml"}
+    missing = expected_files() | records("book/runs") | {"LICENSE", "README.md", "pyproject.toml"}
     assert not missing - names, f"missing: {missing - names}"
 
 

@@ -8,10 +8,12 @@ import subprocess
 import sys
 import threading
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import nbformat
 import pytest
+import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,7 +21,8 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from fromfound.check import ALARM
 from book import env
-from tests.press import chapters, prove, rerun, sizes
+from book.reader.notebooks import QUOTE, notebooks, read
+from tests.press import chapters, colab, machines, prove, rerun, sizes
 from tests.press.compare import (
     SPREAD,
     Rules,
@@ -30,8 +33,6 @@ from tests.press.compare import (
     spread_of,
 )
 from tests.press.turns import Turns
-
-QUOTE = "application/vnd.fromfound.quote+json"
 
 
 def text(value: str) -> list:
@@ -70,30 +71,12 @@ def run_chapters(folder: Path, data: str, *options: str) -> dict:
     """
     (folder / "pytest.ini").write_text("[pytest]\n")
     report = folder / "report.json"
+    plugins = ("no:nbval", "no:randomly", "no:cacheprovider", "tests.press.nbval_plugin")
+    command = [sys.executable, "-m", "pytest"]
+    command += [part for plugin in plugins for part in ("-p", plugin)]
+    command += ["-c", folder / "pytest.ini", "--rootdir", folder, "--report", report]
     done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-p",
-            "no:nbval",
-            "-p",
-            "no:randomly",
-            "-p",
-            "no:cacheprovider",
-            "-p",
-            "tests.press.nbval_plugin",
-        ]
-        + [
-            "-c",
-            str(folder / "pytest.ini"),
-            "--rootdir",
-            str(folder),
-            "--report",
-            str(report),
-            *options,
-            str(folder / "nbs"),
-        ],
+        [*map(str, command), *options, str(folder / "nbs")],
         cwd=chapters.ROOT,
         env=dict(os.environ, FROMFOUND_DATA=data),
         capture_output=True,
@@ -320,7 +303,7 @@ def test_budget(tmp_path: Path) -> None:
         tmp_path / "nbs" / "03_hangs.ipynb", ("time = __import__('time').sleep(60)", []), ("1;", [])
     )
     write_notebook(tmp_path / "nbs" / "04_fits.ipynb", ("1;", []))
-    report = run_chapters(tmp_path, "standin", "--budget-seconds", "2", "--budget-mb", "200")
+    report = run_chapters(tmp_path, "standin", "--budget-seconds", "2", "--budget-mib", "200")
     messages = {
         name: [f["message"] for f in chapter["failures"]]
         for name, chapter in report["chapters"].items()
@@ -330,7 +313,7 @@ def test_budget(tmp_path: Path) -> None:
     assert len(messages["01_slow"]) == 1
     assert "its budget is 2 s" in messages["01_slow"][0]
     assert len(messages["02_large"]) == 1
-    assert "its budget is 200 MB" in messages["02_large"][0]
+    assert "its budget is 200 MiB" in messages["02_large"][0]
     assert len(messages["03_hangs"]) == 1
     assert "Timeout" in messages["03_hangs"][0]
     assert report["chapters"]["01_slow"]["cells"] == 1
@@ -482,6 +465,24 @@ def test_exit_code_and_last_lines_say_what_failed(
     assert failed == ([] if broken is None else [broken.replace("_", "-")])
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_proof_on_a_gpu_does_not_do_without(tmp_path: Path) -> None:
+    with pytest.raises(prove.StageError, match="PyTorch sees none"):
+        prove.Proof(tmp_path, fast=False).gpu(Path(sys.executable))
+
+
+def test_on_colab_the_first_cell_installs_the_wheel() -> None:
+    paths = colab.chosen()
+    assert [path.stem[:2] for path in paths[:2]] == ["01", "05"]
+    assert paths[-1] == [n.path for n in notebooks(chapters.ROOT) if n.is_lesson][-1]
+    for path in paths:
+        cells = colab.with_wheel(nbformat.read(path, as_version=4), Path("x.whl")).cells
+        first = next(cell for cell in cells if cell.cell_type == "code")
+        assert first.source.endswith('"install -q x.whl")')
+    with pytest.raises(SystemExit, match="0 cells install git"):
+        colab.with_wheel(new_notebook(), Path("x.whl"))
+
+
 @pytest.fixture
 def book(tmp_path: Path) -> Path:
     """Return a book of one chapter with the press beside it."""
@@ -497,6 +498,7 @@ def book(tmp_path: Path) -> Path:
     shutil.copy(chapters.PACKAGE / "check.py", tmp_path / "fromfound")
     (tmp_path / "book" / "runs").mkdir(parents=True)
     shutil.copy(chapters.ROOT / "book" / "env.py", tmp_path / "book")
+    shutil.copytree(chapters.ROOT / "book" / "reader", tmp_path / "book" / "reader")
     return tmp_path
 
 
@@ -516,10 +518,10 @@ def test_make_chapter_stores_outputs_and_costs(book: Path) -> None:
     )
     done = execute(book, "04a", "standin")
     assert done.returncode == 0, done.stdout + done.stderr
-    stored = chapters.code_cells(path)
-    assert stored[0]["outputs"][0]["text"] == ["new\n"]
-    assert stored[1]["outputs"][0]["data"]["text/plain"] == ["'0.1.0'"]
-    assert {cell["execution_count"] for cell in stored} == {None}
+    stored = nbformat.read(path, as_version=4).cells[1:]
+    assert stored[0].outputs[0].text == "new\n"
+    assert stored[1].outputs[0].data["text/plain"] == "'0.1.0'"
+    assert {cell.execution_count for cell in stored} == {None}
     costs = json.loads((book / "book" / "runs" / "chapters.json").read_text())
     assert costs["04a_loader"].keys() == {"peak_mb", "seconds"}
     assert "cell   2  print('new')" in done.stdout
@@ -557,7 +559,8 @@ def test_fingerprint_follows_the_imports(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(chapters, "PACKAGE", tmp_path)
     (tmp_path / "exercises").mkdir()
     modules = {
-        "data": "x = 1",
+        "files": "x = 0",
+        "data": "from .files import x",
         "matmul": "from fromfound.data import (\n    fetch,\n)",
         "module": "def f():\n    from fromfound import matmul",
     }
@@ -567,17 +570,18 @@ def test_fingerprint_follows_the_imports(tmp_path: Path, monkeypatch: pytest.Mon
     write_notebook(
         path, ("import fromfound.module\nfrom fromfound.exercises import matmul as check", [])
     )
-    assert chapters.closure("".join(chapters.code_cells(path)[0]["source"])) == {
+    assert chapters.used_modules(path).keys() == {
+        "files",
         "data",
         "matmul",
         "module",
         "exercises.matmul",
     }
     first = chapters.fingerprint(path)
-    (tmp_path / "data.py").write_text("# %% ../nbs/00a_data.ipynb 4\nx = 1")
+    (tmp_path / "files.py").write_text("# %% ../nbs/00_files.ipynb 4\nx = 0")
     (tmp_path / "other.py").write_text("x = 2")
     assert chapters.fingerprint(path) == first, "comments and other modules do not count"
-    (tmp_path / "data.py").write_text("x = 2")
+    (tmp_path / "files.py").write_text("x = 2")
     assert chapters.fingerprint(path) != first
 
 
@@ -591,8 +595,8 @@ def test_environments() -> None:
     assert not any("torch" in name for name in env.requirements("book"))
     assert any(name.startswith("torch") for name in env.requirements("run"))
     assert not any("nbdev" in name for name in env.requirements("run"))
-    for version in ((3, 11), (3, 14)):
-        env.check_python(version, "python3")
+    for supported in ((3, 11), (3, 14)):
+        env.check_python(supported, "python3")
 
 
 def test_stamp_follows_the_pins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -660,7 +664,7 @@ def test_without_a_folder_there_is_nothing_to_wait_for() -> None:
 def test_lanes_share_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = {"01_a": 100.0, "02_b": 60.0, "03_c": 50.0, "04_d": 1.0}
     monkeypatch.setattr(
-        rerun, "costs", lambda: {name: {"seconds": s} for name, s in seconds.items()}
+        rerun, "costs", lambda root: {name: {"seconds": s} for name, s in seconds.items()}
     )
     paths = [chapters.NOTEBOOKS / f"{name}.ipynb" for name in seconds]
     dealt = rerun.lanes(paths)
@@ -739,15 +743,25 @@ def test_make_machines_goes_on_where_it_stopped(book: Path) -> None:
     assert "everything holds under mkl; 0 executions" in machines("--setting", "mkl")
 
 
+def test_what_held_with_another_pytorch_is_not_known_to_hold(tmp_path: Path) -> None:
+    ledger = tmp_path / "machines.jsonl"
+    entry = {"setting": "avx2", "chapter": "01_matmul", "fingerprint": "f", "ok": True}
+    kinds = [entry, entry | {"torch": "2.4.0"}, entry | {"torch": version("torch"), "ok": False}]
+    ledger.write_text("\n".join(map(json.dumps, kinds)) + "\n", encoding="utf-8")
+    assert machines.held(ledger) == set()
+    with ledger.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(entry | {"torch": version("torch")}) + "\n")
+    assert machines.held(ledger) == {("avx2", "01_matmul", "f")}
+
+
 def measured_again(path: Path) -> set[tuple]:
     """Return the spreads that a chapter measures when it is executed: mean and number of runs.
 
     One that is printed twice counts once, and recorded runs are not measured again.
     """
     found = set()
-    for cell in nbformat.read(path, as_version=4).cells:
-        recorded = "show_run" in cell.source
-        if cell.cell_type != "code" or recorded or rules_of(cell.source, "real").masked:
+    for cell in read(path).code:
+        if "show_run" in cell.source or rules_of(cell.source, "real").masked:
             continue
         for (kind, _), shown in parts_of(cell.outputs).items():
             for match in SPREAD.finditer(shown if kind in ("stdout", "text/plain") else ""):

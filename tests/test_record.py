@@ -2,16 +2,19 @@
 
 import json
 import math
+import re
 
 import psutil
 import pytest
 import torch
 
+from book.reader import notebooks as reader
+from book.reader.markdown import MARK
 from fromfound import record
 from fromfound.check import spread
+from fromfound.codehash import code_hash
 from fromfound.record import (
     Run,
-    code_hash,
     experiment,
     fill_marks,
     main,
@@ -93,6 +96,19 @@ def test_fill_marks(before, after):
     assert fill_marks(before, {"x": 0.5}, "here") == after
 
 
+def test_the_reader_of_the_book_knows_the_same_marks_and_quotes():
+    """The package does not depend on the book, so each has its own."""
+    assert reader.QUOTE == record.QUOTE_MIME
+    for text in [before for before, _ in MARKS] + [
+        "<!-- v 01_a.x:.0f -->3<!-- /v -->",
+        "<!-- v -->",
+    ]:
+        ours = [m for m in re.finditer(MARK, text) if m["letter"] == "v"]
+        theirs = list(record._MARK.finditer(text))
+        assert [m[0] for m in ours] == [m[0] for m in theirs]
+        assert [m["literal"] for m in ours] == [m["literal"] for m in theirs]
+
+
 def test_unknown_name_is_an_error():
     with pytest.raises(
         LookupError, match="here: the text names 'y', which no stored output quotes$"
@@ -167,8 +183,11 @@ HELPER = "def helper(x):\n    return x + 1\n"
 def module(tmp_path, monkeypatch):
     """Writes a package module that holds an experiment, and hashes it."""
     import fromfound
+    import fromfound.experiments as room
 
+    (tmp_path / "experiments").mkdir()
     monkeypatch.setattr(fromfound, "__path__", [*fromfound.__path__, str(tmp_path)])
+    monkeypatch.setattr(room, "__path__", [*room.__path__, str(tmp_path / "experiments")])
     monkeypatch.setattr(
         record,
         "_provenance",
@@ -180,44 +199,14 @@ def module(tmp_path, monkeypatch):
         import importlib
         import sys
 
-        (tmp_path / "_trial.py").write_text(source)
+        (tmp_path / "experiments" / "_trial.py").write_text(source)
         (tmp_path / "_helper.py").write_text(helper)
-        for name in ("fromfound._trial", "fromfound._helper"):
+        for name in ("fromfound.experiments._trial", "fromfound._helper"):
             sys.modules.pop(name, None)
         importlib.invalidate_caches()
-        return code_hash("fromfound._trial", "trial")
+        return code_hash("fromfound.experiments._trial", "trial")
 
     return write
-
-
-@pytest.mark.parametrize(
-    "change, same",
-    [
-        ((MODULE.replace("A docstring", "Another"), HELPER), True),
-        ((MODULE + "# a comment\n", HELPER), True),
-        ((MODULE.replace("return x\n", "return 2 * x\n"), HELPER), True),
-        ((MODULE.replace("FACTOR = 2", "FACTOR = 3"), HELPER), False),
-        ((MODULE, HELPER.replace("+ 1", "+ 2")), False),
-        ((MODULE.replace("-used", "used"), HELPER), False),
-    ],
-)
-def test_code_hash_follows_what_is_used(module, change, same):
-    assert (module() == module(*change)) is same
-
-
-# As nbdev exports.
-RELATIVE = MODULE.replace("from fromfound._helper import", "from ._helper import")
-
-
-@pytest.mark.parametrize(
-    "source, helper",
-    [(RELATIVE, HELPER), (RELATIVE.replace("_helper", "_between"), HELPER)],
-    ids=["relative", "passed on by another module"],
-)
-def test_code_hash_follows_imports_within_the_package(module, tmp_path, source, helper):
-    assert source != MODULE
-    (tmp_path / "_between.py").write_text("from ._helper import helper\n")
-    assert module(source, helper) != module(source, helper.replace("+ 1", "+ 2"))
 
 
 def test_record_and_show(module, tmp_path):
@@ -313,8 +302,55 @@ def test_missing_and_unknown_runs(module):
     assert "not recorded yet" in repr(owed)
     with pytest.raises(LookupError, match="not been recorded"):
         owed["up"]
-    with pytest.raises(LookupError, match="is no experiment"):
-        record_run("_trial.used")
+    for name in ("_trial.used", "_trial.nothing", "nowhere.trial", "trial", "_helper.helper"):
+        with pytest.raises(LookupError, match=rf"'{name}' is no experiment.*as norm\.one_epoch"):
+            record_run(name)
+
+
+def test_a_missing_library_is_not_taken_for_a_missing_experiment(module):
+    module("import pandas_of_ours\n" + MODULE)
+    with pytest.raises(ModuleNotFoundError, match="pandas_of_ours"):
+        record_run("_trial.trial")
+
+
+def test_an_experiment_that_is_gone_has_changed(module, tmp_path):
+    module()
+    record_run("_trial.trial", seeds=1)
+    (tmp_path / "experiments" / "_trial.py").write_text("x = 1\n")
+    assert "code has changed" in repr(show_run("_trial.trial"))
+
+
+def test_records_are_found_where_the_package_is_installed(module, tmp_path, monkeypatch):
+    module()
+    record_run("_trial.trial", seeds=1, folder=tmp_path / "runs")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert show_run("_trial.trial")["up"].mean == 2
+    record_run("_trial.trial", seeds=2)  # one of the folder comes first
+    assert show_run("_trial.trial")["up"].mean == 3
+
+
+def test_a_proof_is_part_of_the_provenance(module):
+    module()
+    path = record_run("_trial.trial", seeds=1)
+    kept = json.loads(path.read_text())
+    kept["proved"] = {"before": "b", "commit": "abc", "how": "is that of b"}
+    path.write_text(json.dumps(kept))
+    assert repr(show_run("_trial.trial")).endswith(" MiB · the code of commit abc is that of b")
+
+
+def test_the_commit_says_whether_the_tree_differs_from_it(tmp_path, monkeypatch):
+    import subprocess
+
+    monkeypatch.chdir(tmp_path)
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "one"]):
+        (tmp_path / "a.txt").write_text("one")
+        subprocess.run([*git, *command], check=True)
+    commit = record._provenance(())["commit"]
+    assert len(commit) == 12
+    (tmp_path / "a.txt").write_text("two")
+    assert record._provenance(())["commit"] == f"{commit}-dirty"
 
 
 def test_stand_in_runs_say_so(module):
@@ -322,7 +358,7 @@ def test_stand_in_runs_say_so(module):
     run = Run(
         "_trial.trial",
         {
-            "code": code_hash("fromfound._trial", "trial"),
+            "code": code_hash("fromfound.experiments._trial", "trial"),
             "figures": {"up": {"mean": 1, "sd": None, "per_seed": [1]}},
             "marks": {},
             "command": "c",
@@ -335,6 +371,14 @@ def test_stand_in_runs_say_so(module):
         },
     )
     assert "stand-in data: mnist" in repr(run)
+    assert "have changed" not in repr(run)
+    for data, said in (
+        ({"mnist": record._checksums("mnist")}, False),
+        ({"mnist": record._checksums("mnist") | {"more.gz": "0"}}, True),
+        ({"nothing": {"a.gz": "0"}}, True),
+    ):
+        run.record["data"] = data
+        assert ("data have changed" in repr(run)) is said
 
 
 def test_a_malformed_mark_is_refused():

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from fromfound.data import DATASETS, fetch, is_real, load_mnist, model_scores
+from fromfound.data import DATASETS, fetch, is_real, load_mnist
+from fromfound.experiments.record import model_scores
 from fromfound.standin import RECIPES, draw
 from tests.datasets import REAL, names, needs_real
 

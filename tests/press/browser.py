@@ -1,36 +1,22 @@
-"""A headless Chromium over its debugging protocol.
+"""A headless Chromium, steered by Playwright.
 
-It tells what a page asks for, says on its console and shows.
+It tells what a page asks for, says on its console and shows, and what axe-core finds wrong with it.
 """
 
-import asyncio
-import base64
-import itertools
-import json
 import shutil
-import subprocess
 import tempfile
-import time
-import urllib.request
 from pathlib import Path
 
-from tornado.websocket import WebSocketClientConnection, websocket_connect
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import ConsoleMessage, Request, sync_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--no-first-run",
-    "--hide-scrollbars",
-    "--remote-debugging-port=0",
-)
+# As root, and in a container, Chromium has no sandbox.
+FLAGS = ("--no-sandbox", "--disable-background-networking", "--disable-component-update")
 
 
 def find() -> str | None:
-    """The browser on this machine, if there is one."""
+    """The browser on this machine, if there is one: Playwright's own is not downloaded."""
     return next((path for name in NAMES if (path := shutil.which(name))), None)
 
 
@@ -44,96 +30,41 @@ class Browser:
     """
 
     def __init__(self, program: str) -> None:
-        self._profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
-        self._process = subprocess.Popen(
-            [program, *FLAGS, f"--user-data-dir={self._profile.name}", "about:blank"],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        self._loop = asyncio.new_event_loop()
-        self._count = itertools.count(1)
         self.requests: list[str] = []
         self.complaints: list[str] = []
-        self._socket = self._loop.run_until_complete(self._connect())
-        for domain in ("Page", "Runtime", "Network", "Log"):
-            self.call(f"{domain}.enable")
-        # A hidden window gets no focus events otherwise.
-        self.call("Emulation.setFocusEmulationEnabled", enabled=True)
-
-    async def _connect(self) -> WebSocketClientConnection:
-        return await websocket_connect(self._address(), max_message_size=2**28)
-
-    def _address(self) -> str:
-        port_file = Path(self._profile.name) / "DevToolsActivePort"
-        deadline = time.monotonic() + 30
-        while not (port_file.is_file() and port_file.read_text()):
-            if time.monotonic() > deadline or self._process.poll() is not None:
-                raise RuntimeError("Chromium did not start")
-            time.sleep(0.05)
-        port = port_file.read_text().split()[0]
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/json/list", timeout=10) as answer:
-            return next(
-                tab["webSocketDebuggerUrl"] for tab in json.load(answer) if tab["type"] == "page"
-            )
-
-    def call(self, method: str, until: str = "", **parameters: object) -> dict:
-        """Send one command; wait for its answer and, where `until` names one, for that event."""
-        return self._loop.run_until_complete(
-            asyncio.wait_for(self._call(method, until, parameters), 60)
+        self._home = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        self._playwright = sync_playwright().start()
+        self._browser = self._playwright.chromium.launch(
+            executable_path=program, args=FLAGS, env={"HOME": self._home.name}
         )
+        self.page = self._browser.new_page()
+        self._protocol = self.page.context.new_cdp_session(self.page)
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("requestfailed", self._note_failure)
+        self.page.on("console", self._note_console)
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
 
-    async def _call(self, method: str, until: str, parameters: dict) -> dict:
-        number, answer, awaited = next(self._count), None, not until
-        await self._socket.write_message(
-            json.dumps({"id": number, "method": method, "params": parameters})
-        )
-        while answer is None or not awaited:
-            message = json.loads(await self._socket.read_message())
-            if message.get("id") == number:
-                if "error" in message:
-                    raise RuntimeError(f"{method}: {message['error']['message']}")
-                answer = message["result"]
-            awaited = awaited or message.get("method") == until
-            self._note(message)
-        return answer
+    def _note_failure(self, request: Request) -> None:
+        if request.failure != "net::ERR_ABORTED":  # the page was left before it was there
+            self.complaints.append(f"failed to load {request.url}: {request.failure}")
 
-    def _note(self, message: dict) -> None:
-        event, body = message.get("method"), message.get("params", {})
-        if event == "Network.requestWillBeSent":
-            self.requests.append(body["request"]["url"])
-        elif event == "Network.loadingFailed" and not body.get("canceled"):
-            self.complaints.append(f"failed to load: {body['errorText']}")
-        elif event == "Runtime.consoleAPICalled" and body["type"] in ("error", "warning", "assert"):
-            self.complaints.append(
-                f"console.{body['type']}: "
-                + " ".join(str(a.get("value", a.get("description"))) for a in body["args"])
-            )
-        elif event == "Runtime.exceptionThrown":
-            details = body["exceptionDetails"]
-            self.complaints.append(details.get("exception", {}).get("description", details["text"]))
-        elif event == "Log.entryAdded" and body["entry"]["level"] == "error":
-            self.complaints.append(
-                f"{body['entry']['text']} {body['entry'].get('url', '')}".strip()
-            )
+    def _note_console(self, message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning", "assert"):
+            self.complaints.append(f"console.{message.type}: {message.text}")
 
     def show(self, width: int, height: int = 900, dark: bool = False) -> None:
         """The size of the window, and whether the reader prefers dark pages."""
-        self.call(
+        self._protocol.send(
             "Emulation.setDeviceMetricsOverride",
-            width=width,
-            height=height,
-            deviceScaleFactor=1,
-            mobile=width < 600,
+            {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600},
         )
-        self.call(
-            "Emulation.setEmulatedMedia",
-            features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}],
-        )
+        self.page.emulate_media(color_scheme="dark" if dark else "light")
 
     def visit(self, url: str) -> None:
         """Load a page, its scripts, mathematics and fonts."""
-        self.requests, self.complaints = [], []
-        self.call("Page.navigate", until="Page.loadEventFired", url=url)
+        self.requests.clear()
+        self.complaints.clear()
+        self.page.goto(url)
         self.run(
             "(window.MathJax?.startup?.promise ?? Promise.resolve())"
             ".then(() => document.fonts.ready).then(() => true)"
@@ -141,37 +72,36 @@ class Browser:
 
     def run(self, expression: str) -> object:
         """The value of a JavaScript expression, promises awaited."""
-        result = self.call(
-            "Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True
-        )
-        if "exceptionDetails" in result:
-            raise RuntimeError(
-                result["exceptionDetails"]
-                .get("exception", {})
-                .get("description", "JavaScript failed")
-            )
-        return result["result"].get("value")
+        return self.page.evaluate(expression)
 
     def press(self, key: str) -> None:
         """One key, as `ArrowRight`."""
-        for kind in ("keyDown", "keyUp"):
-            self.call(
-                "Input.dispatchKeyEvent",
-                type=kind,
-                key=key,
-                code=key,
-                windowsVirtualKeyCode={"ArrowLeft": 37, "ArrowRight": 39, "Escape": 27}[key],
+        self.page.keyboard.press(key)
+
+    def violations(self, tags: list[str], outside: str) -> list[str]:
+        """What axe-core finds wrong with the page, one line a rule.
+
+        Args:
+            tags: rules, and sets of them.
+            outside: selector of what is left out.
+        """
+        options = {"runOnly": tags, "resultTypes": ["violations"]}
+        found = Axe().run(self.page, context={"exclude": [[outside]]}, options=options)
+        return [
+            f"{rule['id']}: "
+            + " | ".join(
+                f"{' '.join(map(str, node['target']))} {node['failureSummary'].splitlines()[1]}"
+                for node in rule["nodes"][:3]
             )
+            for rule in found.response["violations"]
+        ]
 
     def picture(self, path: Path, whole: bool = True) -> None:
         """Save what the page looks like, its whole length or the window."""
-        shot = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
-        path.write_bytes(base64.b64decode(shot["data"]))
+        self.page.screenshot(path=path, full_page=whole)
 
     def close(self) -> None:
-        """End the browser and remove its profile."""
-        self._socket.close()
-        self._process.terminate()
-        self._process.wait(timeout=20)
-        self._loop.close()
-        self._profile.cleanup()
+        """End the browser."""
+        self._browser.close()
+        self._playwright.stop()
+        self._home.cleanup()

@@ -5,24 +5,23 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import psutil
+
+from book.reader import notebooks as reader
+from book.reader.modules import imports
+from book.reader.runs import run_files
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = ROOT / "nbs"
 PACKAGE = ROOT / "fromfound"
 RUNS = ROOT / "book" / "runs"
-BUDGET_SECONDS, BUDGET_MB = 120, 3000  # a chapter on one core
+BUDGET_SECONDS, BUDGET_MIB = 120, 3000  # a chapter on one core
 WITHOUT_REASON = 60  # seconds; a chapter that takes longer says why in REASONS
 ALL_SECONDS = 30 * 60  # all chapters together
 REASONS: dict[str, str] = {}
-
-IMPORT = re.compile(
-    r"^[ \t]*(?:from[ \t]+(fromfound[\w.]*)[ \t]+import[ \t]+(\([^)]*\)|[^\n#;]*)"
-    r"|import[ \t]+(fromfound[\w.]*))",
-    re.M,
-)
 
 
 def mode() -> str:
@@ -31,8 +30,8 @@ def mode() -> str:
 
 
 def notebooks() -> list[Path]:
-    """Return every notebook of the book, chapters first, then their exercises."""
-    return sorted(NOTEBOOKS.glob("*.ipynb")) + sorted(NOTEBOOKS.glob("exercises/*.ipynb"))
+    """Return the file of every notebook of the book."""
+    return [notebook.path for notebook in reader.notebooks(ROOT)]
 
 
 def name_of(path: Path, folder: Path = NOTEBOOKS) -> str:
@@ -40,38 +39,32 @@ def name_of(path: Path, folder: Path = NOTEBOOKS) -> str:
     return path.relative_to(folder).with_suffix("").as_posix()
 
 
-def code_cells(path: Path) -> list[dict]:
-    """Return the code cells of a notebook as stored."""
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    return [cell for cell in cells if cell["cell_type"] == "code"]
-
-
-def imported_modules(code: str) -> set[str]:
-    """Return the modules of the package that `code` imports.
-
-    They are dotted names without `fromfound.`.
-    """
-    found = set()
-    for package, names, plain in IMPORT.findall(code):
-        parts = [name.split()[0] for name in names.strip("() \n").split(",") if name.strip()]
-        dotted = [package or plain, *(f"{package}.{part}" for part in parts)]
-        found |= {name.removeprefix("fromfound").removeprefix(".") for name in dotted}
-    return {name for name in found if name and module_path(name).is_file()}
-
-
 def module_path(name: str) -> Path:
     """Return the file of the module `name` ("matmul", "exercises.matmul")."""
     return PACKAGE.joinpath(*name.split(".")).with_suffix(".py")
 
 
-def closure(code: str) -> set[str]:
-    """Return the modules that `code` imports, directly or through others."""
-    seen, todo = set(), imported_modules(code)
+def imported_modules(tree: ast.AST, module: str = "") -> set[str]:
+    """Return the modules of the package that the code of `module` or of a notebook imports."""
+    found = set()
+    for _, origin, names in imports(tree, module):
+        found |= {origin, *(f"{origin}.{name}".lstrip(".") for name in names)}
+    return {name for name in found if name and module_path(name).is_file()}
+
+
+def closure(trees: Iterable[ast.AST]) -> dict[str, ast.Module]:
+    """Return the modules that code imports, directly or through others, with their trees."""
+    found, todo = {}, set().union(*map(imported_modules, trees))
     while todo:
         name = todo.pop()
-        seen.add(name)
-        todo |= imported_modules(module_path(name).read_text(encoding="utf-8")) - seen
-    return seen
+        found[name] = ast.parse(module_path(name).read_text(encoding="utf-8"))
+        todo |= imported_modules(found[name], name) - found.keys()
+    return found
+
+
+def used_modules(path: Path) -> dict[str, ast.Module]:
+    """Return the modules that a notebook uses, with their trees."""
+    return closure(cell.tree for cell in reader.read(path).code if cell.tree)
 
 
 def fingerprint(path: Path) -> str:
@@ -79,30 +72,22 @@ def fingerprint(path: Path) -> str:
 
     These are its cells, the modules it uses, and recorded runs.
     """
-    cells = code_cells(path)
-    code = "\n".join("".join(cell["source"]) for cell in cells)
-    parts = [json.dumps([[cell["source"], cell["outputs"]] for cell in cells], sort_keys=True)]
+    cells = reader.read(path).code
+    parts = [json.dumps([[cell.source, cell.outputs] for cell in cells], sort_keys=True)]
     # The syntax tree leaves out comments: nbdev writes some of its own.
-    parts += [
-        ast.dump(ast.parse(module_path(name).read_text(encoding="utf-8")))
-        for name in sorted(closure(code))
-    ]
-    if "show_run" in code:
-        parts += [
-            run.read_text(encoding="utf-8")
-            for run in sorted(RUNS.glob("*.json"))
-            if run.name != "chapters.json"
-        ]
+    parts += [ast.dump(tree) for _, tree in sorted(used_modules(path).items())]
+    if any("show_run" in cell.source for cell in cells):
+        parts += [run.read_text(encoding="utf-8") for run in run_files(ROOT)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def peak_mb(pid: int) -> float:
-    """Return the largest resident memory of a process so far, in MB."""
+def peak_mib(pid: int) -> float:
+    """Return the largest resident memory of a process so far, in MiB."""
     status = Path(f"/proc/{pid}/status")
     if status.exists():
-        return int(re.search(r"VmHWM:\s*(\d+) kB", status.read_text()).group(1)) / 1000
+        return int(re.search(r"VmHWM:\s*(\d+) kB", status.read_text()).group(1)) / 2**10
     info = psutil.Process(pid).memory_info()
-    return getattr(info, "peak_wset", info.rss) / 1e6  # macOS keeps no peak: what it holds now
+    return getattr(info, "peak_wset", info.rss) / 2**20  # macOS keeps no peak: what it holds now
 
 
 def runs_elsewhere(env: dict) -> dict:

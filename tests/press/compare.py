@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 from itertools import zip_longest
 
+from book.reader.notebooks import directives
 from fromfound.check import Spread
 
 RELATIVE = 1e-3  # what a float may differ by
@@ -24,9 +25,6 @@ SPREAD = re.compile(
     rf"(?P<mean>{NUMBER.pattern})(?P<percent>%?) ± (?P<sd>{NUMBER.pattern})%? \(n=(?P<n>\d+)\)"
 )
 SUMMARY = {"mean", "n", "sd"}  # the keys of a quoted spread
-DIRECTIVE = re.compile(
-    r"^#\|[ ]*(tolerance:[ ]*(?P<tolerance>\S+)|(?P<shown>timing|varies))[ ]*$", re.M
-)
 NOISE = (
     (re.compile(r"\x1b\[[\d;]*m"), ""),  # colors
     (re.compile(r"\b0x[0-9a-fA-F]+"), "0x"),  # addresses of objects
@@ -65,16 +63,14 @@ class Tally:
 
 def rules_of(source: str, mode: str) -> Rules:
     """Return the rules that the directives of a cell and the mode ("real", "standin") ask for."""
-    tolerance, masked = None, mode == "standin"
-    for line in DIRECTIVE.finditer(source):
-        masked = masked or line["shown"] is not None
-        tolerance = float(line["tolerance"]) if line["tolerance"] else tolerance
-    return Rules(tolerance, masked)
+    marks, _ = directives(source)
+    tolerance = float(marks["tolerance"]) if "tolerance" in marks else None
+    return Rules(tolerance, masked=mode == "standin" or "timing" in marks or "varies" in marks)
 
 
 def is_timed(source: str) -> bool:
     """Return whether a cell measures time, and so wants the machine alone."""
-    return any(line["shown"] == "timing" for line in DIRECTIVE.finditer(source))
+    return "timing" in directives(source)[0]
 
 
 def parts_of(outputs: list) -> dict[tuple, object]:

@@ -13,18 +13,20 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
+from book.reader.notebooks import directives, read
+from book.reader.runs import COSTS, costs
 from tests.press.chapters import (
     NOTEBOOKS,
     PACKAGE,
     ROOT,
-    closure,
-    code_cells,
+    RUNS,
     name_of,
     notebooks,
-    peak_mb,
+    peak_mib,
+    used_modules,
 )
 from tests.press.machines import USUAL, run_under
-from tests.press.rerun import COSTS, copy_chapters, costs, tree_environment
+from tests.press.rerun import copy_chapters, tree_environment
 
 TIMEOUT = 600  # seconds a cell may take here; the budget is the proof's business
 
@@ -43,45 +45,50 @@ def chosen(number: str) -> list[Path]:
 
 def needs_data(path: Path) -> bool:
     """Return whether the notebook uses a data set, directly or through a module."""
-    code = "\n".join("".join(cell["source"]) for cell in code_cells(path))
-    return "data" in closure(code) or any(call in code for call in ("fetch(", "load_mnist("))
+    code = "\n".join(cell.source for cell in read(path).code)
+    return "data" in used_modules(path) or "fetch(" in code or "load_mnist(" in code
 
 
-def execute(notebook: nbformat.NotebookNode, folder: Path) -> tuple[float, float]:
+def execute(
+    notebook: nbformat.NotebookNode,
+    folder: Path,
+    kernel: str = "python3",
+    environment: dict | None = None,
+) -> tuple[float, float]:
     """Execute `notebook` in place, with a line for each cell.
 
+    Args:
+        notebook: what to execute.
+        folder: where it runs.
+        kernel: name of the kernel.
+        environment: of the kernel; by default one that imports the package from the tree.
+
     Returns:
-        Seconds, and peak memory in MB.
+        Seconds, and peak memory in MiB.
     """
-    cost = {"seconds": 0.0, "mb": 0.0}
+    cost = {"seconds": 0.0, "mib": 0.0}
     client = NotebookClient(
         notebook,
         timeout=TIMEOUT,
-        kernel_name="python3",
+        kernel_name=kernel,
         resources={"metadata": {"path": str(folder)}},
     )
 
     def before(cell, cell_index):
-        first = next(
-            (
-                line
-                for line in cell.source.splitlines()
-                if line.strip() and not line.startswith("#|")
-            ),
-            "",
-        )
+        _, code = directives(cell.source)
+        first = next((line for line in code.splitlines() if line.strip()), "")
         print(f"  cell {cell_index + 1:3}  {first[:60]:60}", end="", flush=True)
         cost["start"] = time.perf_counter()
 
     def after(cell, cell_index, execute_reply):
         elapsed = time.perf_counter() - cost["start"]
         cost["seconds"] += elapsed
-        cost["mb"] = peak_mb(client.km.provisioner.pid)
-        print(f"{elapsed:8.2f} s {cost['mb']:6.0f} MB", flush=True)
+        cost["mib"] = peak_mib(client.km.provisioner.pid)
+        print(f"{elapsed:8.2f} s {cost['mib']:6.0f} MiB", flush=True)
 
     client.on_cell_execute, client.on_cell_executed = before, after
-    client.execute(env=tree_environment(), stderr=subprocess.DEVNULL)
-    return cost["seconds"], cost["mb"]
+    client.execute(env=environment or tree_environment(), stderr=subprocess.DEVNULL)
+    return cost["seconds"], cost["mib"]
 
 
 def refuse_stderr(notebook: nbformat.NotebookNode, name: str) -> None:
@@ -127,10 +134,11 @@ def run_tool(name: str, *args: str) -> None:
         raise SystemExit(f"{name} {' '.join(args)} failed; its output is above")
 
 
-def store_cost(name: str, seconds: float, mb: float) -> None:
+def store_cost(name: str, seconds: float, mib: float) -> None:
     """Write what a chapter costs into book/runs/chapters.json."""
-    known = costs() | {name: {"peak_mb": 10 * round(mb / 10), "seconds": round(seconds, 1)}}
-    COSTS.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    known = costs(ROOT) | {name: {"peak_mb": 10 * round(mib / 10), "seconds": round(seconds, 1)}}
+    text = json.dumps(known, indent=1, sort_keys=True) + "\n"
+    (RUNS / COSTS).write_text(text, encoding="utf-8")
 
 
 def rewrite(path: Path) -> None:
@@ -146,7 +154,7 @@ def rewrite(path: Path) -> None:
     print(name)
     notebook = nbformat.read(path, as_version=4)
     try:
-        seconds, mb = execute(notebook, path.parent)
+        seconds, mib = execute(notebook, path.parent)
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
         raise SystemExit(f"\n{error}\n{name} failed, and its file was left as it was") from None
     refuse_stderr(notebook, name)
@@ -155,8 +163,8 @@ def rewrite(path: Path) -> None:
     run_tool("nbdev_clean", "--fname", str(path))
     if (PACKAGE / "record.py").exists():
         run_tool("python", "-m", "fromfound.record", "sync", str(path))
-    store_cost(name, seconds, mb)
-    print(f"{name}: {seconds:.1f} s, {mb:.0f} MB at its peak; outputs stored")
+    store_cost(name, seconds, mib)
+    print(f"{name}: {seconds:.1f} s, {mib:.0f} MiB at its peak; outputs stored")
 
 
 def main() -> None:

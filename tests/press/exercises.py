@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from tests.press.book import Cell, Notebook
+from book.reader.notebooks import Cell, Notebook
 
 FOLDS = ("A question", "An idea", "A template", "The solution", "Why this check")
 _CARD = re.compile(r"### Exercise (?P<chapter>\d+[a-z]?)\.(?P<count>\d+) · (?P<title>[^\n]+)")

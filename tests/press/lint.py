@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.press import lint_cells, lint_library, lint_prose
-from tests.press.book import Finding
+from book.reader.notebooks import Finding
 
 Rule = Callable[[Path], list[Finding]]
 RULES: dict[str, Rule] = {

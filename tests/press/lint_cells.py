@@ -5,7 +5,6 @@ They are clean, small, have their outputs, and use the closed list of directives
 
 import ast
 import io
-import json
 import re
 import shutil
 import subprocess
@@ -14,10 +13,13 @@ import tempfile
 import tokenize
 from pathlib import Path
 
-from tests.press.book import Cell, Finding, Notebook, code_lines, git_url, notebooks
+from book.reader.modules import code_lines
+from book.reader.notebooks import Cell, Finding, Notebook, notebooks
+from book.reader.runs import COSTS, costs
+from book.reader.settings import settings
 from tests.press.chapters import (
     ALL_SECONDS,
-    BUDGET_MB,
+    BUDGET_MIB,
     BUDGET_SECONDS,
     REASONS,
     WITHOUT_REASON,
@@ -25,7 +27,6 @@ from tests.press.chapters import (
 )
 from tests.press.turns import LANES
 
-QUOTE_MIME = "application/vnd.fromfound.quote+json"
 MAX_MEGABYTES = 1.5
 MAX_OUTPUT_LINES = 10
 MAX_LINES = 20  # CHAPTER: one idea, about 12 lines; this is where "about" ends
@@ -121,7 +122,7 @@ def notebook_files(root: Path) -> list[Finding]:
                     "set metadata.kernelspec.name to python3, so that it opens everywhere",
                 )
             )
-        if not notebook.is_exercises and not any(c.outputs for c in notebook.code):
+        if notebook.is_chapter and not any(c.outputs for c in notebook.code):
             found.append(
                 Finding(
                     notebook.file,
@@ -138,31 +139,29 @@ def notebook_files(root: Path) -> list[Finding]:
 
 def chapter_costs(root: Path) -> list[Finding]:
     """What each chapter takes is recorded, and all of them keep to the time a run may take."""
-    path = root / "book" / "runs" / "chapters.json"
-    place = path.relative_to(root).as_posix()
-    costs = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    place, known = f"book/runs/{COSTS}", costs(root)
     names = [name_of(n.path, root / "nbs") for n in notebooks(root)]
     found = [
         Finding(
             place, None, f"no cost of {name}", f"execute it: make chapter N={name.split('_')[0]}"
         )
         for name in names
-        if name not in costs
+        if name not in known
     ]
     found += [
         Finding(place, None, f"a cost of {name}, which does not exist", "take the entry out")
-        for name in costs
+        for name in known
         if name not in names
     ]
-    for name, cost in costs.items():
-        if cost["seconds"] > BUDGET_SECONDS or cost["peak_mb"] > BUDGET_MB:
+    for name, cost in known.items():
+        if cost["seconds"] > BUDGET_SECONDS or cost["peak_mb"] > BUDGET_MIB:
             found.append(
                 Finding(
                     place,
                     None,
                     (
-                        f"{name} takes {cost['seconds']:.0f} s and {cost['peak_mb']} MB; its "
-                        f"budget is {BUDGET_SECONDS} s and {BUDGET_MB} MB"
+                        f"{name} takes {cost['seconds']:.0f} s and {cost['peak_mb']} MiB; its "
+                        f"budget is {BUDGET_SECONDS} s and {BUDGET_MIB} MiB"
                     ),
                     "do less in it, or record the run",
                 )
@@ -176,7 +175,7 @@ def chapter_costs(root: Path) -> list[Finding]:
                     "do less in it, or write the reason into REASONS of tests/press/chapters.py",
                 )
             )
-    total = sum(cost["seconds"] for cost in costs.values()) / LANES
+    total = sum(cost["seconds"] for cost in known.values()) / LANES
     if total > ALL_SECONDS:
         found.append(
             Finding(
@@ -404,11 +403,7 @@ def kinds_of_numbers(root: Path) -> list[Finding]:
     )
     found = []
     for cell in (c for n in notebooks(root) for c in n.code):
-        kinds = [
-            d.split(":")[0]
-            for d in cell.directives
-            if d.split(":")[0] in ("tolerance", "timing", "varies")
-        ]
+        kinds = [name for name in cell.marks if name in ("tolerance", "timing", "varies")]
         if len(kinds) > 1:
             found.append(
                 cell.finding(
@@ -427,10 +422,7 @@ def kinds_of_numbers(root: Path) -> list[Finding]:
                         f"a tolerance of {value}; at most {MAX_TOLERANCE} proves anything", cure
                     )
                 )
-        if "varies" in kinds and (
-            re.search(r"\bquote\(", cell.source)
-            or any(QUOTE_MIME in o.get("data", {}) for o in cell.outputs)
-        ):
+        if "varies" in kinds and (re.search(r"\bquote\(", cell.source) or cell.shows_quote):
             found.append(
                 cell.finding("it quotes a number that varies from machine to machine", cure)
             )
@@ -479,7 +471,7 @@ def default_exp(root: Path) -> list[Finding]:
         ]
         for cell, module in named:
             stem = notebook.path.stem.partition("_")[2]
-            wanted = f"exercises.{stem}" if notebook.is_exercises else stem
+            wanted = f"{notebook.room}.{stem}" if notebook.room else stem
             if module != wanted:
                 found.append(
                     cell.finding(
@@ -513,7 +505,7 @@ def colab_cell(root: Path) -> list[Finding]:
 
     The address is the one in settings.ini.
     """
-    expected = COLAB_CELL.format(git_url=git_url(root))
+    expected = COLAB_CELL.format(git_url=settings(root)["git_url"])
     found = []
     for notebook in notebooks(root):
         if not notebook.code or notebook.code[0].source.strip() != expected:
@@ -543,11 +535,7 @@ def figures(root: Path) -> list[Finding]:
     found = []
     for notebook in notebooks(root):
         for cell in notebook.code:
-            said = {
-                d.split(":")[0]: d.partition(":")[2].strip()
-                for d in cell.directives
-                if d.startswith("fig-")
-            }
+            said = {name: text for name, text in cell.marks.items() if name.startswith("fig-")}
             if _has_picture(cell) and len(said.get("fig-alt", "")) < 20:
                 found.append(
                     cell.finding(

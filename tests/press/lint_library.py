@@ -15,15 +15,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.press.book import (
-    Finding,
-    Module,
-    bibliography,
-    code_lines,
-    docstrings,
-    modules,
-    notebooks,
-)
+from book.reader.modules import Module, code_lines, docstrings, imports, modules
+from book.reader.notebooks import ROOMS, Finding, notebooks
+from book.reader.papers import bibliography
 from tests.press.chapters import ROOT
 from tests.press.lint_cells import nbdev
 
@@ -32,19 +26,19 @@ MAX_MODULE_LINES = 250  # formatted, without docstrings and comments
 TO_REWRITE = {  # longer still, and until then no longer than this
     "autograd": 298,
     "check": 462,
-    "data": 369,
+    "data": 339,
     "dataloader": 452,
     "exercises.dataloader": 330,
     "exercises.hooks": 278,
     "exercises.module": 325,
     "exercises.norm": 277,
     "exercises.training": 290,
-    "hooks": 587,
-    "init": 355,
+    "hooks": 563,
+    "init": 318,
     "learner": 389,
     "module": 408,
-    "norm": 527,
-    "record": 352,
+    "norm": 364,
+    "record": 323,
     "schedule": 392,
 }
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -128,46 +122,19 @@ def package_files(root: Path) -> list[Finding]:
 # --- layers and names -----------------------------------------------------------------------------
 
 
-def _imports(tree: ast.AST, package: str) -> Iterator[tuple[ast.stmt, str, list[str]]]:
-    """Imports of our own modules.
-
-    Each is the statement, the module ('matmul', 'exercises.matmul') and the names.
-    """
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (
-                (node, a.name.removeprefix("fromfound").lstrip("."), [])
-                for a in node.names
-                if a.name.split(".")[0] == "fromfound"
-            )
-        elif isinstance(node, ast.ImportFrom):
-            absolute = node.module or ""
-            if node.level:
-                absolute = ".".join(
-                    ["fromfound", *package.split(".")][: -node.level]
-                    + ([node.module] if node.module else [])
-                )
-            if absolute.split(".")[0] == "fromfound":
-                yield (
-                    node,
-                    absolute.removeprefix("fromfound").lstrip("."),
-                    [a.name for a in node.names],
-                )
-
-
 def imports_go_down(root: Path) -> list[Finding]:
     """Modules and chapters import only from earlier ones, by explicit name; never `*`."""
     every = modules(root)
     place = {m.name: m.order for m in every}
     found = []
     for module in every:
-        own = (module.order, 1 if module.name.startswith("exercises.") else 0)
-        for node, target, names in _imports(module.tree, module.name):
-            if target.startswith("exercises"):
+        own = (module.order, 1 if module.name.startswith(ROOMS) else 0)
+        for node, target, names in imports(module.tree, module.name):
+            if target.startswith(ROOMS):
                 found.append(
                     module.finding(
                         node.lineno,
-                        "it imports exercise checks",
+                        f"it imports {target.partition('.')[0]}",
                         "only chapters use them: put what is shared in a chapter",
                     )
                 )
@@ -202,7 +169,7 @@ def imports_go_down(root: Path) -> list[Finding]:
         ]
     for notebook in notebooks(root):
         for cell in (c for c in notebook.code if c.tree and not c.exported):
-            for _, target, names in _imports(cell.tree, ""):
+            for _, target, names in imports(cell.tree, ""):
                 targets = [target, *(f"{target}.{n}" if target else n for n in names)]
                 # The workshop's tools serve everywhere.
                 if late := [
@@ -221,6 +188,34 @@ def imports_go_down(root: Path) -> list[Finding]:
                 for n in ast.walk(cell.tree)
             ):
                 found.append(cell.finding("import *", "import by explicit name"))
+    return found
+
+
+def experiments_room(root: Path) -> list[Finding]:
+    """Experiments stand in nbs/experiments, under the name of their chapter, and nowhere else."""
+    chapters = {n.path.stem for n in notebooks(root) if n.is_chapter}
+    found = [
+        Finding(
+            n.file,
+            None,
+            "it belongs to no chapter",
+            f"give it the name of a chapter: nbs/{n.path.name} does not exist",
+        )
+        for n in notebooks(root)
+        if n.room and n.path.stem not in chapters
+    ]
+    for notebook in (n for n in notebooks(root) if n.room != "experiments"):
+        for cell in (c for c in notebook.code if c.tree):
+            found += [
+                cell.finding(
+                    f"{node.name} is an experiment",
+                    f"put it into nbs/experiments/{notebook.path.name} and show its record here: "
+                    "experiments are not part of the library",
+                )
+                for node in cell.tree.body
+                if isinstance(node, Function)
+                and any(_called(mark) == "experiment" for mark in node.decorator_list)
+            ]
     return found
 
 
@@ -741,6 +736,7 @@ RULES = (
     fresh_export,
     package_files,
     imports_go_down,
+    experiments_room,
     defined_once,
     signatures,
     module_size,

@@ -7,20 +7,13 @@ import io
 import re
 import tokenize
 from pathlib import Path
+from urllib.parse import unquote
 
-from tests.press.book import (
-    MARK,
-    Cell,
-    Finding,
-    anchors,
-    bibliography,
-    docstrings,
-    links,
-    masked,
-    notebooks,
-    pieces,
-    texts,
-)
+from book.reader import contents as reader
+from book.reader.markdown import MARK, anchors, links, masked, pieces, texts
+from book.reader.modules import docstrings
+from book.reader.notebooks import Cell, Finding, notebooks, read
+from book.reader.papers import UnknownPaperError, bibliography
 from tests.press.exercises import FOLDS, Card, cards
 
 NUMBER = r"(?<![\w$.,])(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:e[+-]?\d+)?[*_]*"
@@ -189,33 +182,27 @@ def prose_figures(root: Path) -> list[Finding]:
 
 # --- citations and links --------------------------------------------------------------------------
 
-ARXIV = re.compile(r"arxiv\.org/(?:abs|pdf|html)/(\d{4}\.\d{4,5}|[a-z.-]+/\d{7})", re.I)
-DOI = re.compile(r"doi\.org/(10\.\d{4,}/[^\s?#]+)", re.I)
+BIBLIOGRAPHY = "book/references.bib"
 
 
 def citations(root: Path) -> list[Finding]:
     """Each link to arXiv or a DOI belongs to an entry of references.bib."""
-    entries = bibliography(root)
-    if not entries:
-        return [
-            Finding(
-                "book/references.bib",
-                None,
-                "the bibliography is missing or empty",
-                "put the entries of the cited papers there",
-            )
-        ]
-    fields = " ".join(v for e in entries.values() for v in e.fields.values()).lower()
-    found = []
+    papers = bibliography(root)
+    if not papers:
+        cure = "put the entries of the cited papers there"
+        return [Finding(BIBLIOGRAPHY, None, "the bibliography is missing or empty", cure)]
+    found = [
+        Finding(BIBLIOGRAPHY, None, problem, "complete or merge the entries")
+        for problem in papers.problems
+    ]
+    cure = "add the paper there, with its eprint or doi, or mend the link"
     for cell in texts(root):
         for link in links(cell.source):
-            paper = ARXIV.search(link) or DOI.search(link)
-            if paper and not re.search(rf"(?<![\d.]){re.escape(paper[1].lower())}(?![\d])", fields):
+            try:
+                papers.find(link)
+            except UnknownPaperError:
                 found.append(
-                    cell.finding(
-                        f"the link {link} belongs to no entry of book/references.bib",
-                        "add the paper there, with its eprint or doi, or mend the link",
-                    )
+                    cell.finding(f"the link {link} belongs to no entry of {BIBLIOGRAPHY}", cure)
                 )
     return found
 
@@ -226,7 +213,7 @@ def internal_links(root: Path) -> list[Finding]:
     for cell in texts(root):
         here = (root / cell.file).parent
         for link in links(cell.source):
-            path, _, anchor = link.partition("#")
+            path, _, anchor = unquote(link).partition("#")
             if re.match(r"[a-z][a-z+.-]*:|//", link) or not link:
                 continue
             target = (here / path).resolve() if path else root / cell.file
@@ -256,16 +243,17 @@ def internal_links(root: Path) -> list[Finding]:
 def _anchors_of(root: Path, target: Path) -> set[str]:
     if target.suffix == ".md":
         return anchors(target.read_text(encoding="utf-8"))
-    own = next((n for n in notebooks(root) if n.path.resolve() == target.resolve()), None)
-    return anchors("\n\n".join(c.source for c in own.markdown)) if own else set()
+    return anchors("\n\n".join(cell.source for cell in read(target).markdown))
 
 
 def contents(root: Path) -> list[Finding]:
     """_toc.yml and the chapters name each other."""
-    listed = re.findall(
-        r"^\s*(?:- )?(?:file|root):\s*(\S+)", (root / "_toc.yml").read_text(encoding="utf-8"), re.M
-    )
-    chapters = [n.file.removesuffix(".ipynb") for n in notebooks(root) if not n.is_exercises]
+    try:
+        listed = reader.contents(root)
+    except ValueError as error:
+        return [Finding("_toc.yml", None, str(error), "mend its form")]
+    every = {n.file.removesuffix(".ipynb"): n for n in notebooks(root)}
+    chapters = [name for name, notebook in every.items() if notebook.is_chapter]
     front = (root / "book" / "intro.md").read_text(encoding="utf-8")
     absent = [
         c
@@ -300,7 +288,7 @@ def contents(root: Path) -> list[Finding]:
                 "write the chapter or take it out",
             )
             for name in listed
-            if name.startswith("nbs/") and name not in chapters
+            if name.startswith("nbs/") and name not in every
         ]
     )
 

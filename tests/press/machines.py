@@ -12,6 +12,7 @@ import os
 import platform
 import tempfile
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 from book import env
@@ -35,10 +36,14 @@ LEDGER = ROOT / env.FOLDERS["dev"] / "machines.jsonl"
 
 
 def held(ledger: Path = LEDGER) -> set[tuple[str, str, str]]:
-    """Return what is known to hold: setting, chapter, and the fingerprint it had."""
+    """Return what is known to hold with this PyTorch: setting, chapter, and its fingerprint."""
     lines = ledger.read_text(encoding="utf-8").splitlines() if ledger.exists() else []
     entries = [json.loads(line) for line in lines]
-    return {(e["setting"], e["chapter"], e["fingerprint"]) for e in entries if e["ok"]}
+    return {
+        (e["setting"], e["chapter"], e["fingerprint"])
+        for e in entries
+        if e["ok"] and e.get("torch") == version("torch")
+    }
 
 
 def run_under(setting: str, place: Path, paths: list[Path]) -> list[str]:

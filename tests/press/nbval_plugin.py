@@ -12,6 +12,7 @@ import math
 import re
 import time
 from collections import defaultdict
+from importlib.metadata import version
 from pathlib import Path
 from queue import Empty
 
@@ -21,7 +22,7 @@ from nbval.kernel import CURRENT_ENV_KERNEL_NAME, RunningKernel
 from nbval.plugin import IPyNbCell, IPyNbFile, NbCellError
 from nbval.plugin import pytest_addoption as add_nbval_options
 
-from tests.press.chapters import BUDGET_MB, BUDGET_SECONDS, fingerprint, mode, peak_mb
+from tests.press.chapters import BUDGET_MIB, BUDGET_SECONDS, fingerprint, mode, peak_mib
 from tests.press.compare import RELATIVE, Rules, compare_part, is_timed, parts_of, rules_of
 from tests.press.turns import Turns
 
@@ -50,7 +51,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--lane", type=int, default=0, help="which of the runs that share it this one is"
     )
     group.addoption(
-        "--budget-mb", type=float, default=BUDGET_MB, help="memory a chapter may hold at its peak"
+        "--budget-mib", type=float, default=BUDGET_MIB, help="memory a chapter may hold at its peak"
     )
 
 
@@ -76,7 +77,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def note_in_ledger(option: argparse.Namespace, chapter: "Chapter") -> None:
     """Append whether a chapter passed, with the fingerprint of all that its outputs depend on."""
     entry = {"setting": option.label, "chapter": chapter.chapter, "ok": chapter.tally["ok"]}
-    entry["fingerprint"] = fingerprint(chapter.path)
+    entry |= {"fingerprint": fingerprint(chapter.path), "torch": version("torch")}
     path = Path(option.ledger)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as ledger:
@@ -138,7 +139,7 @@ class Chapter(IPyNbFile):
             .removeprefix("nbs/")
         )
         self.tally = {"cells": 0, "comparisons": 0, "numbers": 0, "spreads": 0, "shown": 0}
-        self.tally |= {"failures": [], "ok": False, "peak_mb": 0.0, "seconds": 0.0}
+        self.tally |= {"failures": [], "ok": False, "peak_mib": 0.0, "seconds": 0.0}
         self.config.stash[REPORT]["chapters"][name] = self.tally
         self.chapter, self.stopped, self.unproved = name, None, 0
         for index, cell in enumerate(notebook.cells, 1):
@@ -167,7 +168,7 @@ class Chapter(IPyNbFile):
             "{cells} cells, {comparisons} comparisons, {numbers} numbers, {spreads} spreads, "
             "{shown} only shown"
         ).format(**self.tally)
-        line += ", {seconds:.1f} s, {peak_mb:.0f} MB".format(**self.tally)
+        line += ", {seconds:.1f} s, {peak_mib:.0f} MiB".format(**self.tally)
         failed = len(self.tally["failures"])
         return f"{self.chapter}: {line}" + (f", {failed} failed" if failed else "")
 
@@ -211,7 +212,7 @@ class Cell(IPyNbCell):
         tally["cells"] += 1
         tally["seconds"] += time.perf_counter() - started
         if self.parent.kernel.is_alive():
-            tally["peak_mb"] = peak_mb(self.parent.kernel.km.provisioner.pid)
+            tally["peak_mib"] = peak_mib(self.parent.kernel.km.provisioner.pid)
         if over := self.over_budget():
             self.parent.stopped = self.name
             wrong = f"{wrong}\n{over}" if wrong else over
@@ -227,10 +228,10 @@ class Cell(IPyNbCell):
                 f"the chapter took {tally['seconds']:.1f} s up to here; its budget is "
                 f"{option.budget_seconds:g} s: {advice}"
             )
-        if tally["peak_mb"] > option.budget_mb:
+        if tally["peak_mib"] > option.budget_mib:
             return (
-                f"the chapter held {tally['peak_mb']:.0f} MB; its budget is {option.budget_mb:g} "
-                f"MB: {advice}"
+                f"the chapter held {tally['peak_mib']:.0f} MiB; its budget is "
+                f"{option.budget_mib:g} MiB: {advice}"
             )
         return None
 
@@ -242,7 +243,7 @@ class Cell(IPyNbCell):
         if wrong:
             return f"{head}\n{wrong}"
         rules = rules_of(self.cell.source, self.config.option.mode)
-        number = re.match(r"(exercises/)?[^_]*", self.parent.chapter).group()
+        number = re.match(r"(\w+/)?[^_]*", self.parent.chapter).group()
         advice = f"if the new output is right, store it: make chapter N={number}"
         if not rules.masked:
             tolerance = (

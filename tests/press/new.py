@@ -2,6 +2,9 @@
 
 It makes the notebook, its exercises and its test, and enters the chapter in the table of contents
 and on the front page. Then it exports and executes both, so that outputs and costs are stored.
+
+`make new N=experiments/08_data_block` makes the page for the recorded runs of a chapter that
+exists. Most chapters need none, so it comes on demand.
 """
 
 import re
@@ -10,10 +13,11 @@ import sys
 from pathlib import Path
 
 import nbformat
-import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from tests.press.book import git_url, order
+from book.reader.contents import contents
+from book.reader.notebooks import order
+from book.reader.settings import settings
 from tests.press.chapters import NOTEBOOKS, ROOT
 from tests.press.lint_cells import COLAB_CELL
 
@@ -94,6 +98,19 @@ ex_{key}_2 = Exercise("{number}.2", _twice, _CASES, _WRONG)
 ex_{key}_3 = Exercise("{number}.3", _twice, _CASES, _WRONG)
 ex_{key}_4 = MutantHunt("{number}.4", _twice, _WRONG)"""
 
+EXPERIMENT = '''#| export
+@experiment()
+def {stem}_trial(seed: int) -> dict[str, float]:
+    """Double a random number.
+
+    Args:
+        seed: seeds the number; the caller has set it.
+
+    Returns:
+        The doubled number.
+    """
+    return {{"double": {stem}_twice(torch.randn(())).item()}}'''
+
 TEST = '''"""{title}: against torch, over random shapes."""
 
 import torch
@@ -132,6 +149,11 @@ def parts(name: str) -> tuple[str, str]:
     return f"{int(number)}{letter}", stem
 
 
+def colab_cell() -> str:
+    """Return the cell that installs the package where it is missing."""
+    return COLAB_CELL.format(git_url=settings(ROOT)["git_url"])
+
+
 def chapter_cells(name: str, number: str, stem: str, title: str) -> list:
     """Return the cells of a chapter that is complete in form."""
     key = number.replace(".", "_")
@@ -168,7 +190,7 @@ def chapter_cells(name: str, number: str, stem: str, title: str) -> list:
     ]
     cells = [
         new_markdown_cell(f"# {title}\n\n{PROMISE}"),
-        new_code_cell(COLAB_CELL.format(git_url=git_url(ROOT))),
+        new_code_cell(colab_cell()),
         new_code_cell(f"#| default_exp {stem}"),
         new_code_cell("#| export\nimport torch\nfrom torch import Tensor"),
         new_markdown_cell(
@@ -215,10 +237,47 @@ def exercise_cells(name: str, number: str, stem: str, title: str) -> list:
     )
     return [
         new_markdown_cell(said),
-        new_code_cell(COLAB_CELL.format(git_url=git_url(ROOT))),
+        new_code_cell(colab_cell()),
         new_code_cell(f"#| default_exp exercises.{stem}"),
         new_code_cell(EXERCISES.format(key=number, number=number)),
     ]
+
+
+def experiment_cells(name: str, stem: str, number: str, title: str) -> list:
+    """Return the cells of the notebook that holds a chapter's experiments."""
+    said = (
+        f"# Experiments of chapter {number}\n\n"
+        f"What [{title}](../{name}.ipynb) shows as recorded runs, as code. "
+        f"`python -m fromfound.record run {stem}.NAME` records one of these functions again."
+    )
+    imports = (
+        f"#| export\nimport torch\n\nfrom fromfound.{stem} import {stem}_twice\n"
+        "from fromfound.record import experiment"
+    )
+    return [
+        new_markdown_cell(said),
+        new_code_cell(COLAB_CELL.format(git_url=settings(ROOT)["git_url"])),
+        new_code_cell(f"#| default_exp experiments.{stem}"),
+        new_code_cell(imports),
+        new_markdown_cell("## The question\n\nWhat is compared, with what, and what must it cost?"),
+        new_code_cell(EXPERIMENT.format(stem=stem)),
+    ]
+
+
+def make_experiments(name: str) -> None:
+    """Make the page for the experiments of a chapter.
+
+    Raises:
+        SystemExit: there is no such chapter, or it has its page.
+    """
+    chapter, page = (NOTEBOOKS / folder / f"{name}.ipynb" for folder in ("", "experiments"))
+    if not chapter.is_file() or page.exists():
+        why = "it is there already" if page.exists() else f"nbs/{chapter.name} does not exist"
+        raise SystemExit(f"make new: no page for the experiments of {name}: {why}")
+    digits, letter, stem = re.fullmatch(r"(\d\d)([a-z]?)_(\w+)", name).groups()
+    first = nbformat.read(chapter, as_version=4).cells[0].source
+    title = first.splitlines()[0].removeprefix("# ")
+    write(page, experiment_cells(name, stem, f"{int(digits)}{letter}", title))
 
 
 def write(path: Path, cells: list) -> None:
@@ -230,17 +289,8 @@ def write(path: Path, cells: list) -> None:
 def enter_in_contents(name: str, number: str, title: str) -> None:
     """Enter a chapter into _toc.yml, after the chapter before it."""
     path = ROOT / "_toc.yml"
-    listed = [
-        file
-        for part in yaml.safe_load(path.read_text(encoding="utf-8"))["parts"]
-        for file in part["chapters"]
-        if "file" in file
-    ]
-    before = [
-        f["file"]
-        for f in listed
-        if f["file"].startswith("nbs/") and order(Path(f["file"]).name) < order(name)
-    ][-1]
+    chapters = [page for page in contents(ROOT) if page.startswith("nbs/")]
+    before = [page for page in chapters if order(Path(page).name) < order(name)][-1]
     entry = rf"(      - file: {re.escape(before)}\n(?:        title: [^\n]*\n)?)"
     text = path.read_text(encoding="utf-8")
     path.write_text(
@@ -272,6 +322,11 @@ def enter_on_front_page(name: str, number: str, title: str) -> None:
 def main() -> None:
     """Make the chapter that the command line names."""
     name = "".join(sys.argv[1:])
+    if name.startswith("experiments/"):
+        make_experiments(name.removeprefix("experiments/"))
+        subprocess.run([sys.executable, "-m", "tests.press.execute", name], cwd=ROOT, check=True)
+        print(f"\nnbs/{name}.ipynb stands. Write, then: make chapter N={name}")
+        return
     number, stem = parts(name)
     title = stem.replace("_", " ").capitalize()
     write(NOTEBOOKS / f"{name}.ipynb", chapter_cells(name, number, stem, title))

@@ -4,7 +4,6 @@ import argparse
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -12,13 +11,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import nbformat
-
 from book import env
+from book.reader.notebooks import read
 from tests.press import sizes
+from tests.press import wheel as wheels
 from tests.press.chapters import ROOT, fingerprint, mode, name_of, notebooks, runs_elsewhere
 from tests.press.compare import compare_part, parts_of, rules_of
-from tests.press.rerun import ONE_THREAD, copy_chapters, rerun, stream
+from tests.press.rerun import ONE_THREAD, copy_chapters, register_kernel, rerun, stream
 from tests.press.turns import LANES
 
 COUNTED = ("cells", "comparisons", "numbers", "spreads", "shown")
@@ -60,6 +59,7 @@ class Proof:
 
     def __init__(self, folder: Path, fast: bool) -> None:
         self.folder, self.fast, self.lines, self.ok = folder, fast, [], True
+        self.report: dict[str, dict] = {}  # of each chapter that was run
         # No progress bars.
         self.environment = dict(os.environ, FROMFOUND_DATA=data_folder(), CI="true")
 
@@ -91,24 +91,26 @@ class Proof:
 
         Install the wheel where the chapters run.
         """
-        copy, dist = self.folder / "tree", self.folder / "dist"
-        for name in git("ls-files", "--cached", "--others", "--exclude-standard"):
-            if (ROOT / name).is_file():
-                (copy / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(ROOT / name, copy / name)
-        env.run_quietly(
-            [sys.executable, "-m", "build", "--outdir", dist, copy],
-            "building the wheel and the sdist",
-        )
-        [wheel] = dist.glob("*.whl")
-        python = env.ensure("run")
+        wheel, python = wheels.build(self.folder), env.ensure("run")
         env.run_quietly(
             [python, "-m", "pip", "install", "--force-reinstall", "--no-deps", "--no-index", wheel],
             "installing the wheel",
         )
         env.run_quietly([python, "-m", "pip", "check"], "pip check")
         self.check_origin(python)
-        return f"wheel and sdist build, pip check is clean, the chapters will import {wheel.name}"
+        note = f"wheel and sdist build, pip check is clean, the chapters will import {wheel.name}"
+        return f"{note} on {self.gpu(python)}" if os.environ.get("GPU") else note
+
+    def gpu(self, python: Path) -> str:
+        """Return the GPU that the chapters will have: `make test GPU=1` does not do without."""
+        code = "import torch; print(torch.cuda.is_available() and torch.cuda.get_device_name())"
+        done = subprocess.run(
+            [str(python), "-c", code], cwd=self.folder, stdout=subprocess.PIPE, text=True
+        )
+        found = done.stdout.strip()
+        if found in ("", "False"):
+            raise StageError("GPU=1 asks for a GPU, and PyTorch sees none on this machine")
+        return found
 
     def check_origin(self, python: Path) -> None:
         """Make sure that a kernel outside the tree imports the package from the wheel."""
@@ -139,6 +141,7 @@ class Proof:
         report, code = rerun(
             place, paths, self.kernel_environment(), "--nbval-kernel-name", "fromfound"
         )
+        self.report = report
         if not report:
             raise StageError(f"pytest stopped before it ran a chapter (exit code {code})")
         remember({name: mark for name, mark in marks.items() if report.get(name, {}).get("ok")})
@@ -157,38 +160,17 @@ class Proof:
         return note
 
     def kernel_environment(self) -> dict:
-        """Register the kernel of .venv-run in the temporary folder.
-
-        Return the environment that finds it.
-        """
-        prefix = self.folder / "kernel"
-        python = env.ensure("run")
-        env.run_quietly(
-            [python, "-m", "ipykernel", "install", "--prefix", prefix, "--name", "fromfound"],
-            "registering the kernel",
-        )
-        return (
-            runs_elsewhere(self.environment)
-            | ONE_THREAD
-            | {
-                "JUPYTER_PATH": str(prefix / "share" / "jupyter"),
-                "IPYTHONDIR": str(self.folder / "ipython"),  # nobody's own start-up files
-            }
-        )
+        """Return the environment that finds the kernel of .venv-run."""
+        found = register_kernel(env.ensure("run"), self.folder)
+        return runs_elsewhere(self.environment) | ONE_THREAD | found
 
     def website(self) -> str:
         """Build the website as `make book` does, but outside the tree.
 
         It has its own environment without PyTorch.
         """
-        command = [
-            env.ensure("book"),
-            "-m",
-            "booksite.build",
-            "build",
-            "--out",
-            self.folder / "site",
-        ]
+        site = self.folder / "site"
+        command = [env.ensure("book"), "-m", "booksite.build", "build", "--out", site]
         code, last = stream(command, cwd=ROOT, env=env.variables("book"))
         if code:
             raise StageError(last)
@@ -205,17 +187,8 @@ class Proof:
         # `make test SEED=7`: in a random order, the same each time.
         if seed := os.environ.get("SEED"):
             both += ["-p", "randomly", "--randomly-dont-reset-seed", f"--randomly-seed={seed}"]
-        command = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-rs",
-            *both,
-            *quick,
-            "--durations=5",
-            "--durations-min=10",
-            "tests",
-        ]
+        command = [sys.executable, "-m", "pytest", "-rs", *both, *quick]
+        command += ["--durations=5", "--durations-min=10", "tests"]
         code, last = stream(command, cwd=ROOT, env=self.environment)
         if code:
             raise StageError(last)
@@ -253,8 +226,8 @@ def owed(path: Path, mode: str) -> dict[str, int]:
     The mode is "real" or "standin".
     """
     counts = dict.fromkeys(COUNTED, 0)
-    for cell in nbformat.read(path, as_version=4).cells:
-        if cell.cell_type != "code" or not cell.source.strip():
+    for cell in read(path).code:
+        if not cell.source.strip():
             continue
         counts["cells"] += 1
         rules = rules_of(cell.source, mode)

@@ -8,13 +8,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from book import env
-from tests.press.book import Cell, Notebook, code_lines, notebooks
+from book.reader.folds import MOST_OPEN_LINES, caption, written
+from book.reader.modules import code_lines
+from book.reader.notebooks import Cell, Notebook, notebooks
 from tests.press.sizes import tokens
-
-sys.path.append(str(env.EXTENSIONS))
-from booksite.folds import MOST_OPEN_LINES, caption, written  # noqa: E402
-from booksite.symbols import directives  # noqa: E402
 
 WORDS_A_MINUTE = 200
 SECONDS_A_LINE = 4  # of open code
@@ -27,13 +24,7 @@ HEADING = re.compile(r"^(#+) +(.*)", re.M)
 
 def is_open(cell: Cell) -> bool:
     """Whether the site shows the code of a cell without a click."""
-    marks, code = directives(cell.source)
-    return "hide" not in marks and not caption(marks, code)
-
-
-def code_of(cell: Cell) -> str:
-    """Return the code of a cell without its directives."""
-    return directives(cell.source)[1]
+    return "hide" not in cell.marks and not caption(cell.marks, cell.code)
 
 
 def words(cell: Cell) -> int:
@@ -76,17 +67,14 @@ def reading(notebook: Notebook) -> Reading:
     """Measure the main track of a chapter."""
     track = main_track(notebook)
     shown = [cell for cell in track if cell.kind == "code" and is_open(cell)]
-    code = "\n".join(cell.source for cell in notebook.code if cell.tree is not None)
     counted = [(cell, code_lines(cell.source, cell.tree)) for cell in notebook.code if cell.tree]
     many = sum(tokens(cell.source, lines) for cell, lines in counted)
     return Reading(
         words=sum(words(cell) for cell in track if cell.kind == "markdown"),
-        lines=sum(len(written(code_of(cell))) for cell in shown),
-        wide=sum(
-            len(line) > MAX_COLUMNS for line in code.splitlines() if not line.startswith("#|")
-        ),
+        lines=sum(len(written(cell.code)) for cell in shown),
+        wide=sum(len(line) > MAX_COLUMNS for cell, _ in counted for line in cell.code.splitlines()),
         dense=many / max(1, sum(len(lines) for _, lines in counted)),
-        long=tuple(cell for cell in shown if len(written(code_of(cell))) > MOST_OPEN_LINES),
+        long=tuple(cell for cell in shown if len(written(cell.code)) > MOST_OPEN_LINES),
     )
 
 
@@ -94,11 +82,11 @@ def main() -> None:
     """Print the measure of each chapter whose name starts with the argument."""
     chosen = sys.argv[1] if len(sys.argv) > 1 else ""
     for notebook in notebooks(Path.cwd()):
-        if notebook.is_exercises or not notebook.path.stem.startswith(chosen):
+        if not notebook.is_chapter or not notebook.path.stem.startswith(chosen):
             continue
         found = reading(notebook)
         for cell in found.long if chosen else ():
-            print(f"  cell {cell.number}: {len(written(code_of(cell)))} open lines")
+            print(f"  cell {cell.number}: {len(written(cell.code))} open lines")
         print(
             f"{notebook.path.stem:16} {found.minutes:4.0f} minutes: {found.words:6} words, "
             f"{found.lines:4} open lines of code; {len(found.long):2} cells over "

@@ -8,21 +8,18 @@ import sys
 import threading
 from pathlib import Path
 
+from book import env
+from book.reader.runs import costs
 from tests.press.chapters import ROOT, RUNS, mode, name_of
 from tests.press.turns import LANES
 
-COSTS = RUNS / "chapters.json"
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-
-
-def costs() -> dict[str, dict]:
-    """Return what each chapter took when its outputs were stored: seconds and MB."""
-    return json.loads(COSTS.read_text(encoding="utf-8")) if COSTS.exists() else {}
 
 
 def lanes(paths: list[Path], count: int = LANES) -> list[list[Path]]:
     """Deal chapters to lanes, the longest first, each to the lane that has least to do."""
-    seconds = {path: costs().get(name_of(path), {}).get("seconds", 30.0) for path in paths}
+    known = costs(ROOT)
+    seconds = {path: known.get(name_of(path), {}).get("seconds", 30.0) for path in paths}
     dealt: list[list[Path]] = [[] for _ in range(min(count, len(paths)))]
     for path in sorted(paths, key=seconds.get, reverse=True):
         min(dealt, key=lambda lane: sum(seconds[p] for p in lane)).append(path)
@@ -68,27 +65,11 @@ def rerun(
         report = place / f"report{number}.json"
         report.unlink(missing_ok=True)
         copies = [place / path.relative_to(ROOT) for path in lane]
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:nbval", "-p", "no:cacheprovider"]
-        command += [
-            "-p",
-            "no:randomly",
-            "-p",
-            "tests.press.nbval_plugin",
-            "-c",
-            place / "pytest.ini",
-        ]
-        command += [
-            "--rootdir",
-            place,
-            "--report",
-            report,
-            "--turns",
-            place,
-            "--lane",
-            number,
-            *options,
-            *copies,
-        ]
+        plugins = ("no:nbval", "no:cacheprovider", "no:randomly", "tests.press.nbval_plugin")
+        command = [sys.executable, "-m", "pytest", "-q"]
+        command += [part for plugin in plugins for part in ("-p", plugin)]
+        command += ["-c", place / "pytest.ini", "--rootdir", place, "--report", report]
+        command += ["--turns", place, "--lane", number, *options, *copies]
         run = threading.Thread(
             target=lambda c=command: codes.append(stream(c, cwd=ROOT, env=environment)[0])
         )
@@ -102,6 +83,19 @@ def rerun(
         if report.exists():
             chapters |= json.loads(report.read_text(encoding="utf-8"))["chapters"]
     return chapters, max(codes, default=0)
+
+
+def register_kernel(python: Path, folder: Path) -> dict[str, str]:
+    """Register the kernel "fromfound" of an environment in `folder`; return how it is found."""
+    prefix = folder / "kernel"
+    env.run_quietly(
+        [python, "-m", "ipykernel", "install", "--prefix", prefix, "--name", "fromfound"],
+        "registering the kernel",
+    )
+    return {
+        "JUPYTER_PATH": str(prefix / "share" / "jupyter"),
+        "IPYTHONDIR": str(folder / "ipython"),  # nobody's own start-up files
+    }
 
 
 def stream(command: list, **options: object) -> tuple[int, str]:

@@ -5,7 +5,7 @@ import io
 import tokenize
 from pathlib import Path
 
-from tests.press.book import code_lines, modules
+from book.reader.modules import code_lines, modules
 from tests.press.lint_library import MAX_MODULE_LINES, formatted
 
 TOKENS_A_LINE = 10  # what the whole should keep to

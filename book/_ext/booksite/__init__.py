@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 def read_book(app: Sphinx, config: Config) -> None:
     """Read everything once, and set what depends on settings.ini."""
-    app.book = book = Book(Path(app.srcdir), Path(app.srcdir) / config.external_toc_path)
+    app.book = book = Book(Path(app.srcdir))
     app.cell_images = {}  # for the Markdown twins
     s = book.settings
     config.project = config.html_title = s["title"]
@@ -71,7 +71,7 @@ def write_api_pages(app: Sphinx) -> None:
 def edit_source(app: Sphinx, docname: str, source: list[str]) -> None:
     """Clean a notebook; put the generated part into a page that has a place for it."""
     if docname in app.book.chapters:
-        source[0] = json.dumps(shown(json.loads(source[0]), docname, app.book))
+        source[0] = json.dumps(shown(docname, app.book))
     else:
         source[0] = pages.filled(source[0], docname, app.book)
 

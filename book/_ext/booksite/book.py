@@ -3,7 +3,6 @@
 Nothing is imported or run to read it.
 """
 
-import configparser
 import json
 import re
 import subprocess
@@ -12,26 +11,19 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-import yaml
-from markdown_it import MarkdownIt
+from book.reader import runs
+from book.reader.contents import contents
+from book.reader.markdown import links
+from book.reader.modules import imports
+from book.reader.notebooks import Notebook, read
+from book.reader.papers import UnknownPaperError, bibliography
+from book.reader.settings import settings
 
-from .bib import Bibliography, UnknownPaperError
-from .symbols import LIBRARY, PAPER_KEY, Symbol, directives, exported
+from .symbols import LIBRARY, PAPER_KEY, Symbol, exported
 
-QUOTE = "application/vnd.fromfound.quote+json"
-MARKDOWN = MarkdownIt("commonmark")
-IMPORT = re.compile(r"^from (fromfound\.[\w.]+) import (\([^)]*\)|.*)$", re.M)
 CLAIMS = "book/claims.md"
 CLAIM = re.compile(r"^## (\w+)\n(.*?)(?=^## |\Z)", re.M | re.S)
 NAMED = re.compile(r"^(\d\d)([a-z]?)_")
-
-
-def links(text: str) -> Iterator[str]:
-    """The addresses that a piece of Markdown links to."""
-    for token in MARKDOWN.parse(text):
-        for child in token.children or ():
-            if child.type == "link_open":
-                yield str(child.attrs["href"])
 
 
 @dataclass
@@ -39,7 +31,7 @@ class Chapter:
     """A notebook of the book: what it says it is, exports and cites."""
 
     docname: str
-    notebook: dict
+    notebook: Notebook
     title: str = ""
     module: str = ""
     symbols: list[Symbol] = field(default_factory=list)
@@ -52,10 +44,16 @@ class Chapter:
         return self.docname.split("/")[-1]
 
     @property
+    def is_experiments(self) -> bool:
+        """Whether it holds the experiments of a chapter."""
+        return self.docname.startswith("nbs/experiments/")
+
+    @property
     def number(self) -> str:
-        """`1` for 01_matmul, `4a` for 04a_dataloader; nothing for the workshop."""
+        """`1` for 01_matmul, `4a` for 04a_dataloader; nothing for workshop and experiments."""
         match = NAMED.match(self.stem)
-        return f"{int(match[1])}{match[2]}" if match and match[1] != "00" else ""
+        numbered = match and match[1] != "00" and not self.is_experiments
+        return f"{int(match[1])}{match[2]}" if numbered else ""
 
     @property
     def named(self) -> str:
@@ -66,18 +64,13 @@ class Chapter:
 class Book:
     """Everything the pages are made from."""
 
-    def __init__(self, root: Path, toc: Path) -> None:
-        self.root, self.problems = root, []
-        parser = configparser.ConfigParser()
-        parser.read(root / "settings.ini", encoding="utf-8")
-        self.settings = dict(parser["DEFAULT"])
-        self.papers = Bibliography(root / "book" / "references.bib")
+    def __init__(self, root: Path) -> None:
+        self.root, self.settings, self.papers = root, settings(root), bibliography(root)
+        self.problems = [f"book/references.bib: {p}" for p in self.papers.problems]
         self.chapters = {}
-        for docname in _files(yaml.safe_load(toc.read_text(encoding="utf-8"))):
+        for docname in contents(root):
             if (path := root / f"{docname}.ipynb").is_file():
-                self.chapters[docname] = self._chapter(
-                    docname, json.loads(path.read_text(encoding="utf-8"))
-                )
+                self.chapters[docname] = self._chapter(docname, read(path, root))
         self.symbols = {s.full: s for c in self.chapters.values() for s in c.symbols}
         self.claims = {
             key: text.strip()
@@ -87,25 +80,19 @@ class Book:
             self._check_sources(symbol)
         self._check_claims()
 
-    def _chapter(self, docname: str, notebook: dict) -> Chapter:
-        chapter, private = Chapter(docname, notebook), {}
-        for cell in notebook["cells"]:
-            text = "".join(cell["source"])
-            if cell["cell_type"] == "markdown":
-                if not chapter.title and (heading := re.search(r"^# (.+)$", text, re.M)):
-                    chapter.title = heading[1].strip()
-                self._note_citations(chapter, text)
-            elif cell["cell_type"] == "code":
-                marks, code = directives(text)
-                chapter.imported |= {
-                    f"{module}.{name}"
-                    for module, names in IMPORT.findall(code)
-                    for name in re.findall(r"\w+", names)
-                }
-                if "default_exp" in marks:
-                    chapter.module = f"{self.settings['lib_name']}.{marks['default_exp']}"
-                elif "export" in marks:
-                    chapter.symbols += exported(code, chapter.module, docname, private)
+    def _chapter(self, docname: str, notebook: Notebook) -> Chapter:
+        chapter, private, library = Chapter(docname, notebook), {}, self.settings["lib_name"]
+        for cell in notebook.markdown:
+            if not chapter.title and (heading := re.search(r"^# (.+)$", cell.source, re.M)):
+                chapter.title = heading[1].strip()
+            self._note_citations(chapter, cell.source)
+        for cell in notebook.code:
+            for _, module, names in imports(cell.tree) if cell.tree else ():
+                chapter.imported |= {f"{library}.{module}.{name}" for name in names}
+            if "default_exp" in cell.marks:
+                chapter.module = f"{library}.{cell.marks['default_exp']}"
+            elif cell.exported:
+                chapter.symbols += exported(cell.code, chapter.module, docname, private)
         return chapter
 
     def _note_citations(self, chapter: Chapter, text: str) -> None:
@@ -164,11 +151,15 @@ class Book:
         return [c for c in self.chapters.values() if key in c.cited]
 
     def by_module(self) -> dict[str, Chapter]:
-        """The chapter that defines each module."""
-        return {c.module: c for c in self.chapters.values() if c.module}
+        """The chapter that defines each module of the library; experiments are not part of it."""
+        found = (c for c in self.chapters.values() if c.module and not c.is_experiments)
+        return {c.module: c for c in found}
 
     def api_page(self, module: str) -> str:
-        """The page of a module."""
+        """The page of a module; for experiments it is the one that holds their code."""
+        for chapter in self.chapters.values():
+            if chapter.module == module and chapter.is_experiments:
+                return chapter.docname
         return f"book/api/{module.removeprefix(self.settings['lib_name'] + '.')}"
 
     def named(self, name: str, docname: str) -> Symbol | None:
@@ -189,17 +180,12 @@ class Book:
     @cached_property
     def runs(self) -> list[dict]:
         """Recorded runs, by name."""
-        return [
-            json.loads(p.read_text(encoding="utf-8"))
-            for p in sorted((self.root / "book" / "runs").glob("*.json"))
-            if p.name != "chapters.json"
-        ]
+        return runs.runs(self.root)
 
     @cached_property
     def measured(self) -> dict[str, dict]:
         """Time and memory of each chapter, by the stem of its file name."""
-        path = self.root / "book" / "runs" / "chapters.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return runs.costs(self.root)
 
     @cached_property
     def mutants(self) -> dict:
@@ -227,16 +213,3 @@ class Book:
             (f"{docname}{s}" for s in (".ipynb", ".md") if (self.root / f"{docname}{s}").is_file()),
             "",
         )
-
-
-def _files(toc: dict | list) -> Iterator[str]:
-    """Every file that a `_toc.yml` names, in reading order."""
-    if isinstance(toc, list):
-        for item in toc:
-            yield from _files(item)
-        return
-    for key in ("root", "file"):
-        if key in toc:
-            yield toc[key]
-    for key in ("parts", "chapters", "sections"):
-        yield from _files(toc.get(key, []))

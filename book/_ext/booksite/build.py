@@ -12,7 +12,10 @@ from urllib.parse import unquote, urlsplit
 
 import yaml
 from bs4 import BeautifulSoup, Tag
-from markdown_it import MarkdownIt
+
+from book.reader.contents import contents
+from book.reader.markdown import links
+from book.reader.notebooks import read
 
 ROOT = Path(__file__).resolve().parents[3]
 LOADED = {
@@ -56,18 +59,10 @@ def build(root: Path = ROOT, out: Path = ROOT) -> Path:
     """
     shutil.rmtree(out / "_build", ignore_errors=True)  # pages of an older extension would stay
     program = shutil.which("jupyter-book", path=str(Path(sys.executable).parent))
-    command = [
-        program,
-        "build",
-        ".",
-        *SOURCES,
-        "--path-output",
-        str(out),
-        "-W",
-        "--keep-going",
-        "-n",
-    ]
+    command = [program, "build", ".", *SOURCES, "--path-output", str(out)]
+    command += ["-W", "--keep-going", "-n"]
     environment = dict(os.environ, NO_COLOR="1", PYTHONDONTWRITEBYTECODE="1", PYTHONUTF8="1")
+    environment["PYTHONPATH"] = str(ROOT)  # for book.reader
     done = subprocess.run(
         command,
         cwd=root,
@@ -244,42 +239,29 @@ class Site:
         """Links of the Markdown twins that lead to no file."""
         found = []
         for twin in [*sorted(self.html.rglob("*.md")), self.html / "llms.txt"]:
-            for token in MarkdownIt("commonmark").parse(twin.read_text(encoding="utf-8")):
-                for child in token.children or ():
-                    url = child.attrs.get("href") or child.attrs.get("src")
-                    if (
-                        url
-                        and not urlsplit(url).scheme
-                        and urlsplit(url).path
-                        and not (twin.parent / unquote(urlsplit(url).path)).is_file()
-                    ):
-                        found.append(f"{self.name(twin)}: the link {url} leads to no file")
+            for url in links(twin.read_text(encoding="utf-8")):
+                parts = urlsplit(url)
+                if parts.scheme or not parts.path:
+                    continue
+                if not (twin.parent / unquote(parts.path)).is_file():
+                    found.append(f"{self.name(twin)}: the link {url} leads to no file")
         return found
 
 
 def expected_pages(root: Path) -> set[str]:
     """The pages that a build of `root` must give.
 
-    They are the table of contents, a page for each module, search, and the front page.
+    They are the table of contents, a page for each module of the library, search, and the front
+    page.
     """
-
-    def files(item: object) -> list[str]:
-        if isinstance(item, list):
-            return [name for part in item for name in files(part)]
-        named = [item[key] for key in ("root", "file") if key in item]
-        return named + [
-            name for key in ("parts", "chapters", "sections") for name in files(item.get(key, []))
-        ]
-
-    documents = files(yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8")))
-    exports = [
-        re.search(r'#\| default_exp (\S+?)[\\"]', p.read_text(encoding="utf-8"))
-        for d in documents
-        if (p := root / f"{d}.ipynb").is_file()
-    ]
+    documents = contents(root)
+    paths = [path for d in documents if (path := root / f"{d}.ipynb").is_file()]
+    marks = [cell.marks for path in paths for cell in read(path, root).code]
+    modules = [found["default_exp"] for found in marks if "default_exp" in found]
+    modules = [name for name in modules if "." not in name]  # of the library
     return (
         {f"{d}.html" for d in documents}
-        | {f"book/api/{m[1]}.html" for m in exports if m}
+        | {f"book/api/{module}.html" for module in modules}
         | {f"{old}.html" for old in redirects(root)}
         | {"index.html", "search.html"}
     )

@@ -10,7 +10,8 @@ from sphinx.application import Sphinx
 from sphinx.transforms import SphinxTransform
 from sphinx.util import logging
 
-from .bib import Paper, UnknownPaperError
+from book.reader.papers import Paper, UnknownPaperError
+
 from .book import Book, Chapter
 from .links import SCHEMES, target
 from .pages import duration, memory
@@ -216,7 +217,7 @@ class Page:
 
     def _card_html(self, chapter: Chapter) -> str:
         rows = []
-        if measured := self.book.measured.get(chapter.stem):
+        if measured := self.book.measured.get(chapter.stem if not chapter.is_experiments else ""):
             rows.append(
                 (
                     "To run",

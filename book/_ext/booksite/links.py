@@ -22,6 +22,6 @@ def target(uri: str, book: Book) -> tuple[str, str]:
     if symbol is None:  # a method: its class is the exported name
         owner = book.symbols[name.rpartition(".")[0]]
         symbol = next(m for m in owner.methods if m.full == name)
-    if scheme == "cell":
+    if scheme == "cell" or book.chapters[owner.docname].is_experiments:
         return owner.docname, f"def-{owner.name}"
     return book.api_page(owner.module), symbol.name

@@ -3,10 +3,13 @@
 They are Markdown, with our own links (see `links.py`).
 """
 
+import math
 import re
+import statistics
 import textwrap
 
-from .bib import Paper, listed
+from book.reader.papers import Paper, listed
+
 from .book import Book, Chapter
 from .symbols import PAPER_KEY, SOURCE, Symbol
 
@@ -147,7 +150,8 @@ def _source(source: str, book: Book) -> str:
 def results(book: Book) -> str:
     """What each chapter costs to run, and every recorded run with its provenance."""
     lines = ["## What each chapter costs", ""]
-    costs = [(c, book.measured[c.stem]) for c in book.chapters.values() if c.stem in book.measured]
+    chapters = [c for c in book.chapters.values() if not c.is_experiments]
+    costs = [(c, book.measured[c.stem]) for c in chapters if c.stem in book.measured]
     if costs:
         lines += ["| chapter | time | peak memory |", "|:--|--:|--:|"]
         lines += [
@@ -196,47 +200,61 @@ def _mutants(found: dict) -> list[str]:
 
 
 def _run(run: dict, book: Book) -> list[str]:
+    """A recorded run in the words of `fromfound.record`, with each seed and more of its origin."""
     module, _, name = run["name"].rpartition(".")
-    home = book.symbols.get(f"{book.settings['lib_name']}.{module}.{name}")
-    seeds = max(len(f["per_seed"]) for f in run["figures"].values())
+    home = book.symbols.get(f"{book.settings['lib_name']}.experiments.{module}.{name}")
     lines = [f"### `{run['name']}`", ""]
     if home:
         lines += [f"Defined in [{book.chapters[home.docname].title}](cell:{home.full}).", ""]
-    lines += ["| value | mean | standard deviation | each seed | target |", "|:--|--:|--:|:--|:--|"]
-    for name, f in run["figures"].items():
-        sd = "one run" if f["sd"] is None else f"{f['sd']:.2g}"
-        each = ", ".join(f"{v:.4g}" for v in f["per_seed"])
-        lines.append(
-            f"| {name} | {f['mean']:.4g} | {sd} | {each} | {verdict(f, run['marks'].get(name))} |"
-        )
-    sources = [
-        f"{n}: {'stand-in' if s == 'stand-in' else 'real, checksums in the record'}"
-        for n, s in run["data"].items()
-    ]
     lines += [
-        "",
-        f"`{run['command']}`",
-        "",
-        f"{seeds} {'seed' if seeds == 1 else 'seeds'} · commit `{run['commit']}` · code "
-        f"`{run['code']}` · {run['device']} · "
-        f"{' · '.join(f'{k} {v}' for k, v in run['versions'].items())} · "
-        f"{duration(run['seconds'])} · {memory(run['peak_mb'])}"
-        + (f" · data {'; '.join(sources)}" if sources else ""),
-        "",
+        "| value | mean ± standard deviation | target | each seed |",
+        "|:--|:--|:--|:--|",
     ]
-    return lines
+    for name, value in run["figures"].items():
+        each = ", ".join(f"{v:.4g}" for v in value["per_seed"])
+        said = verdict(value["per_seed"], run["marks"].get(name))
+        lines.append(f"| {name} | {spread(value['per_seed'])} | {said} | {each} |")
+    facts = [
+        f"`{run['command']}`",
+        f"commit {run['commit']}",
+        run["device"],
+        f"torch {run['versions']['torch']}",
+        f"{run['seconds']:.0f} seconds",
+        f"{run['peak_mb']} MiB",
+        *([f"the code of commit {p['commit']} {p['how']}"] if (p := run.get("proved")) else []),
+        f"Python {run['versions']['python']}",
+        f"code {run['code']}",
+    ]
+    if run["data"]:
+        sources = (
+            f"{name}: {'stand-in' if source == 'stand-in' else 'real, checksums in the record'}"
+            for name, source in run["data"].items()
+        )
+        facts.append(f"data {'; '.join(sources)}")
+    return [*lines, "", " · ".join(facts), ""]
 
 
-def verdict(found: dict, mark: str | None) -> str:
+def spread(values: list[float]) -> str:
+    """Mean and standard deviation over seeds, as `fromfound.check.Spread` prints them."""
+    mean = statistics.fmean(values)
+    if len(values) == 1:
+        return f"{mean:.4g} (one run)"
+    sd = statistics.stdev(values)
+    decimals = max(0, 1 - math.floor(math.log10(sd))) if sd > 0 else 4
+    return f"{mean:.{decimals}f} ± {sd:.{decimals}f} (n={len(values)})"
+
+
+def verdict(values: list[float], target: str | None) -> str:
     """Whether a recorded value kept its target, in words."""
-    if mark is None:
+    if target is None:
         return "–"
-    sign, bound = mark.split()
-    ahead = found["mean"] - float(bound) if sign == ">=" else float(bound) - found["mean"]
-    said = "met" if ahead >= 0 else "**missed**"
-    if found["sd"] is not None and abs(ahead) < 2 * found["sd"] / len(found["per_seed"]) ** 0.5:
+    sign, bound = target.split()
+    mean = statistics.fmean(values)
+    ahead = mean - float(bound) if sign == ">=" else float(bound) - mean
+    said = "met" if ahead >= 0 else "MISSED"
+    if len(values) > 1 and abs(ahead) < 2 * statistics.stdev(values) / len(values) ** 0.5:
         said += ", by less than its uncertainty"
-    return f"{'at least' if sign == '>=' else 'at most'} {bound}: {said}"
+    return f"{'≥' if sign == '>=' else '≤'} {bound}: {said}"
 
 
 def duration(seconds: float) -> str:
@@ -248,11 +266,9 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
 
 
-def memory(mb: float | None) -> str:
+def memory(mib: float) -> str:
     """MiB as a reader says them."""
-    if mb is None:
-        return "not measured"
-    return f"{mb:.0f} MB" if mb < 950 else f"{mb / 1024:.1f} GB"
+    return f"{mib:.0f} MiB" if mib < 950 else f"{mib / 1024:.1f} GiB"
 
 
 GENERATED = {"book/papers": papers, "book/api": api_index, "book/results": results}

@@ -4,19 +4,9 @@ import ast
 import re
 from dataclasses import dataclass, field
 
-DIRECTIVE = re.compile(r"^#\|\s*([\w-]+)\s*:?\s*(.*?)\s*$")
 SOURCE = re.compile(r"^\s*Source:\s*(.+?)\s*$", re.M)
 PAPER_KEY = re.compile(r"^([A-Za-z]+\d{4}\w*)[,;]?\s*(.*)$")
 LIBRARY = re.compile(r"^(torch|numpy|matplotlib|PIL|safetensors)(\.\w+)+$")
-
-
-def directives(source: str) -> tuple[dict[str, str], str]:
-    """The `#|` lines at the top of a cell as a dictionary, and the rest of the cell."""
-    found, lines = {}, source.splitlines()
-    while lines and (match := DIRECTIVE.match(lines[0])):
-        found[match[1]] = match[2]
-        lines.pop(0)
-    return found, "\n".join(lines).lstrip("\n")
 
 
 @dataclass
@@ -178,19 +168,3 @@ def exported(
             note = f": {ast.unparse(node.annotation)}" if isinstance(node, ast.AnnAssign) else ""
             found += [Symbol(n, module, "data", n + note, "", docname) for n in names]
     return [s for s in found if not s.name.startswith("_")]
-
-
-def only_imports(source: str) -> bool:
-    """Whether a cell only imports, for running or for type checking."""
-    return all(
-        isinstance(n, (ast.Import, ast.ImportFrom))
-        or (isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING")
-        for n in ast.parse(source).body
-    )
-
-
-def defined(source: str) -> list[str]:
-    """The functions and classes that a cell defines."""
-    return [
-        n.name for n in ast.parse(source).body if isinstance(n, (ast.FunctionDef, ast.ClassDef))
-    ]

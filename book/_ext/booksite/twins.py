@@ -69,9 +69,7 @@ def _twin(app: Sphinx, docname: str) -> str:
 
 def _chapter(app: Sphinx, docname: str) -> str:
     pieces = []
-    for index, cell in enumerate(
-        shown(app.book.chapters[docname].notebook, docname, app.book)["cells"]
-    ):
+    for index, cell in enumerate(shown(docname, app.book)["cells"]):
         if cell["cell_type"] == "code":
             pieces.append(f"```python\n{cell['source']}\n```")
             pieces += _outputs(app, docname, index, cell)
@@ -167,7 +165,7 @@ def _symbols(book: Book) -> list[dict]:
             "summary": s.summary,
             "sources": s.sources,
             "defined_in": f"{s.docname}.html#def-{s.name}",
-            "page": f"{book.api_page(s.module)}.html#{s.name}",
+            "page": "{}.html#{}".format(*target(f"symbol:{s.full}", book)),
         }
         for s in book.symbols.values()
     ]

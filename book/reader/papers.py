@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from pybtex.database import Entry, parse_file
@@ -72,8 +73,8 @@ class Paper:
                 for p in people
             ),
             tuple(plain(" ".join([*p.prelast_names, *p.last_names])) for p in people),
-            field["title"],
-            field["year"],
+            field.get("title", ""),
+            field.get("year", ""),
             venue,
             field.get("note", ""),
             tuple(links),
@@ -98,19 +99,26 @@ class Paper:
 
 
 class Bibliography(dict[str, Paper]):
-    """Papers by key; `find` looks one up by its address."""
+    """Papers by key; `find` looks one up by its address.
+
+    Attributes:
+        problems: what is wrong with the file, one sentence each.
+    """
 
     def __init__(self, path: Path) -> None:
-        super().__init__(
-            {key: Paper.of(key, entry) for key, entry in parse_file(str(path)).entries.items()}
-        )
+        entries = parse_file(str(path)).entries if path.is_file() else {}
+        super().__init__({key: Paper.of(key, entry) for key, entry in entries.items()})
+        self.problems = [
+            f"{paper.key} lacks an author, a title or a year"
+            for paper in self.values()
+            if not (paper.authors and paper.title and paper.year)
+        ]
         self._by_address: dict[str, Paper] = {}
         for paper in self.values():
             for _, url in paper.links:
                 if (other := self._by_address.setdefault(address(url), paper)) is not paper:
-                    raise ValueError(
-                        f"{path.name}: {other.key} and {paper.key} are one paper, {url}; "
-                        "keep one entry"
+                    self.problems.append(
+                        f"{other.key} and {paper.key} are one paper, {url}; keep one entry"
                     )
 
     def find(self, url: str) -> Paper | None:
@@ -135,3 +143,15 @@ def address(url: str) -> str:
     if match := DOI.match(url):
         return f"doi:{match[1].lower()}"
     return re.sub(r"^https?://(www\.)?|[#?].*$|\.pdf$|\.html?$|/$", "", url.lower())
+
+
+@lru_cache(maxsize=8)
+def _read(path: Path, stamp: tuple[int, int]) -> Bibliography:
+    return Bibliography(path)
+
+
+def bibliography(root: Path) -> Bibliography:
+    """The bibliography of a tree, empty where it has none; read again only if it has changed."""
+    path = root / "book" / "references.bib"
+    facts = path.stat() if path.is_file() else None
+    return _read(path, (facts.st_mtime_ns, facts.st_size) if facts else (0, 0))

@@ -2,8 +2,8 @@
 
 import ast
 
-from .bib import listed
-from .symbols import defined, only_imports
+from book.reader.modules import defined, only_imports
+from book.reader.papers import listed
 
 MOST_OPEN_LINES = 25  # of an exported cell
 

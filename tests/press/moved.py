@@ -1,0 +1,301 @@
+"""`make moved BEFORE=COMMIT`: records that outlive a rename or a rewritten function.
+
+A record knows the code that it was made with, by a fingerprint that ignores names, places,
+comments and annotations. Where the code at hand has another one, this tool looks whether the record
+still holds. At COMMIT the record must have been up to date. If the code there differs only in what
+a fingerprint ignores, the record holds. If not, one seed of the old code and of the new code run
+here, with one thread: where each value is the same to the last bit, the record holds. Then it takes
+the new fingerprint and says how that was proved. Where a value differs, nothing is changed, and the
+experiment has to be recorded again.
+
+What a run gave is kept in a file, by fingerprint, seed and machine, so that nothing runs twice and
+later changes can be compared with the same old values.
+"""
+
+import argparse
+import ast
+import fnmatch
+import importlib
+import io
+import json
+import os
+import platform
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from book import env
+from fromfound.codehash import code_hash
+from tests.press.chapters import ROOT
+
+LEDGER = ROOT / env.FOLDERS["dev"] / "moved.jsonl"
+HOMES = ("fromfound.experiments.", "fromfound.")  # the second until experiments had a room
+
+# Runs in the tree that it belongs to; the last line that it prints is the values.
+RUN = """
+import importlib, json, sys
+import torch
+import fromfound
+module, function, seed, tree, *data = sys.argv[1:]
+assert fromfound.__file__.startswith(tree), f"fromfound comes from {fromfound.__file__}"
+from fromfound.data import fetch, is_real
+if pretended := [name for name in data if not is_real(fetch(name))]:
+    raise SystemExit(f"the record used real data, and here {', '.join(pretended)} is a stand-in")
+experiment = getattr(importlib.import_module(module), function)
+torch.manual_seed(int(seed))
+print(json.dumps({name: float(value).hex() for name, value in experiment(int(seed)).items()}))
+"""
+FRESH = """
+import sys
+from fromfound.record import show_run
+print(show_run(sys.argv[1]).changed())
+"""
+
+
+class RefusedError(Exception):
+    """Why a record was left as it is."""
+
+
+def machine() -> dict[str, str]:
+    """Return what decides how numbers are rounded here."""
+    import torch
+
+    model = platform.processor() or platform.machine()
+    cpu = Path("/proc/cpuinfo")
+    if cpu.exists():
+        lines = cpu.read_text(encoding="utf-8").splitlines()
+        models = [line.partition(":")[2].strip() for line in lines if "model name" in line]
+        model = models[0] if models else model
+    if torch.cuda.is_available():
+        model = torch.cuda.get_device_name()
+    return {
+        "processor": model,
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+@dataclass(frozen=True)
+class Place:
+    """An experiment in a tree: the folder, module, function, and the fingerprint of its code."""
+
+    tree: Path
+    module: str
+    function: str
+    code: str
+
+    @classmethod
+    def find(cls, tree: Path, name: str) -> "Place":
+        """Find the experiment `MODULE.NAME` in a tree."""
+        stem, _, function = name.rpartition(".")
+        for home in HOMES:
+            try:
+                code = code_hash(f"{home}{stem}", function, [tree / "fromfound"])
+            except LookupError:
+                continue
+            return cls(tree, f"{home}{stem}", function, code)
+        raise RefusedError(f"{tree} has no experiment {name}")
+
+
+def python(tree: Path, code: str, *args: str) -> str:
+    """Run Python with the package of a tree and one thread; return the last line it prints."""
+    environment = os.environ | {
+        "PYTHONPATH": str(tree),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "OMP_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+        "CI": "true",
+    }
+    if Path(folder := os.environ.get("FROMFOUND_DATA", "")).is_dir() and folder:
+        environment["FROMFOUND_DATA"] = str(Path(folder).resolve())  # Python starts elsewhere
+    done = subprocess.run(
+        [sys.executable, "-c", code, *args],
+        cwd=tree,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise RefusedError(f"it could not be run in {tree}:\n{done.stderr.strip()[-2000:]}")
+    return done.stdout.strip().splitlines()[-1]
+
+
+class Values:
+    """What runs gave, kept in a file of JSON lines."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def of(self, place: Place, seed: int, data: list[str]) -> dict[str, str]:
+        """Return the values of one seed, as hexadecimal floats; run it if it is not known here."""
+        key = {"code": place.code, "seed": seed, "machine": machine()}
+        lines = []
+        if self.path.exists():
+            lines = self.path.read_text(encoding="utf-8").splitlines()
+        for entry in map(json.loads, lines):
+            if all(entry[name] == value for name, value in key.items()):
+                return entry["values"]
+        name = f"{place.module}.{place.function}"
+        print(f"  runs seed {seed} of {name}, code {place.code} …", flush=True)
+        said = python(
+            place.tree, RUN, place.module, place.function, str(seed), str(place.tree), *data
+        )
+        entry = {"name": name, **key, "values": json.loads(said)}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+        return entry["values"]
+
+
+@contextmanager
+def tree_of(root: Path, commit: str) -> Iterator[Path]:
+    """Yield a folder with the package and the records as they were at a commit."""
+    command = ["git", "-C", str(root), "archive", commit, "fromfound", "book/runs"]
+    done = subprocess.run(command, capture_output=True)
+    if done.returncode:
+        raise SystemExit(f"make moved: {done.stderr.decode().strip()}")
+    with tempfile.TemporaryDirectory(prefix="fromfound-") as folder:
+        with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
+            archive.extractall(folder, filter="data")
+        yield Path(folder).resolve()
+
+
+def commit_of(root: Path, what: str = "HEAD") -> str:
+    """Return the short name of a commit; of HEAD, with a mark where the tree differs from it."""
+    marks = ["--dirty"] if what == "HEAD" else [what]
+    command = ["git", "-C", str(root), "describe", "--always", "--exclude=*", "--abbrev=12"]
+    done = subprocess.run([*command, *marks], capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"make moved: {done.stderr.strip()}")
+    return done.stdout.strip()
+
+
+def same_record(kept: dict, before: Path, name: str) -> dict:
+    """Check that the record at hand is that of the old tree, and was up to date there."""
+    path = before / "book" / "runs" / f"{name}.json"
+    if not path.is_file():
+        raise RefusedError(f"there was no record of {name} then")
+    old = json.loads(path.read_text(encoding="utf-8"))
+    if any(old[part] != kept[part] for part in ("figures", "data")):
+        raise RefusedError("it was recorded again since then")
+    if python(before, FRESH, name) != "False":
+        raise RefusedError("its code had already changed then; take an earlier commit")
+    return old
+
+
+def compared(names: Iterable[str], times: tuple[str, ...]) -> list[str]:
+    """Return the names of values that a second run repeats: all but times by the clock."""
+    found = [n for n in names if not any(fnmatch.fnmatch(n, pattern) for pattern in times)]
+    if not found:
+        raise RefusedError("record it again: all its values are times, which no run repeats")
+    return sorted(found)
+
+
+def differences(old: dict[str, str], new: dict[str, str], times: tuple[str, ...]) -> list[str]:
+    """Return which values differ, one line each."""
+    found = []
+    for name in compared(old | new, times):
+        if name not in old or name not in new:
+            found.append(f"{name}: {'gone' if name in old else 'new'}")
+        elif old[name] != new[name]:
+            a, b = (float.fromhex(values[name]) for values in (old, new))
+            found.append(f"{name}: {a!r} before, {b!r} now")
+    return found
+
+
+def times_of(place: Place) -> tuple[str, ...]:
+    """Return the patterns of the values that are times, as its decorator has them."""
+    path = place.tree.joinpath(*place.module.split(".")).with_suffix(".py")
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if getattr(node, "name", "") == place.function:
+            words = [k for mark in node.decorator_list for k in getattr(mark, "keywords", ())]
+            found = [ast.literal_eval(k.value) for k in words if k.arg == "times"]
+            return found[0] if found else ()
+    raise RefusedError(f"{path.name} does not define {place.function}")
+
+
+def prove(name: str, was: str, root: Path, before: Path, commit: str, values: Values) -> str:
+    """Prove one record, and rewrite it where that succeeds.
+
+    Args:
+        name: of the experiment now.
+        was: its name at the commit.
+        root: the tree at hand.
+        before: the tree at the commit.
+        commit: its short name.
+        values: what runs gave.
+
+    Returns:
+        What was found, in words.
+
+    Raises:
+        RefusedError: the record does not hold, or that can't be found out.
+    """
+    runs = root / "book" / "runs"
+    source = next((p for n in (name, was) if (p := runs / f"{n}.json").is_file()), None)
+    if source is None:
+        raise RefusedError("it is not recorded")
+    kept, now = json.loads(source.read_text(encoding="utf-8")), Place.find(root, name)
+    if kept["code"] == now.code and kept["name"] == name:
+        return "is up to date"
+    same_record(kept, before, was)
+    old = Place.find(before, was)
+    if old.code == now.code:
+        how = f"is that of {commit}, but for names and places"
+    else:
+        data = [n for n, source in kept["data"].items() if source != "stand-in"]
+        times = times_of(now)
+        compared(kept["figures"], times)  # is there anything to compare?
+        found = differences(*(values.of(place, 0, data) for place in (old, now)), times)
+        if found:
+            raise RefusedError("record it again, its values differ:\n    " + "\n    ".join(found))
+        here = machine()
+        how = f"gives the values of {commit} bitwise (seed 0 on {here['processor']}, 1 thread)"
+    kept |= {"code": now.code, "name": name, "command": kept["command"].replace(was, name)}
+    kept["proved"] = {"before": commit, "commit": commit_of(root), "how": how}
+    path = runs / f"{name}.json"
+    path.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    if source != path:
+        source.unlink()
+    return f"holds: the code {how}"
+
+
+def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
+    """Prove the records that are named, by default all; the exit code is 0 if all hold."""
+    parser = argparse.ArgumentParser(prog="make moved", description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="MODULE.NAME")
+    parser.add_argument("--before", required=True, help="a commit at which the records held")
+    parser.add_argument("--was", help="the name that the one experiment had at that commit")
+    parser.add_argument("--values", type=Path, default=LEDGER, help="what runs gave, kept")
+    parser.add_argument(
+        "--run-before", action="store_true", help="only run the code of that commit, and keep it"
+    )
+    options = parser.parse_args(arguments)
+    importlib.import_module("torch")  # before the first line, which it may delay by seconds
+    recorded = sorted((root / "book" / "runs").glob("*.*.json"))
+    names = options.names or [path.stem for path in recorded]
+    values, failed = Values(options.values.resolve()), 0
+    commit = commit_of(root, options.before)
+    with tree_of(root, options.before) as before:
+        for name in names:
+            was = options.was or name
+            try:
+                if options.run_before:
+                    said = str(values.of(Place.find(before, was), 0, []))
+                else:
+                    said = prove(name, was, root, before, commit, values)
+            except RefusedError as refused:
+                said, failed = f"REFUSED: {refused}", failed + 1
+            print(f"{name} {said}", flush=True)
+    print(f"make moved: {len(names) - failed} of {len(names)} records hold")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
