@@ -268,7 +268,7 @@ class TensorBoard(Callback):
     """
 
     order = -1000  # first: no other callback cancels the step before its learning rate is noted
-    keeps, writer = ("steps",), None
+    state_attrs, writer = ("steps",), None
 
     def __init__(self, folder: str | Path) -> None:
         try:

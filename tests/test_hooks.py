@@ -1,4 +1,4 @@
-"""Chapter 06: convolution and pooling against torch's, hooks, and the summary.
+"""Chapter 06: hooks, and the summary.
 
 Hooks let go, a callback changes nothing and waits for nothing, and the summary counts as torch
 does.
@@ -8,30 +8,23 @@ import copy
 import gc
 import io
 import random
-from functools import partial
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from fromfound.conv import simple_cnn
 from fromfound.hooks import (
     ActivationStats,
     Hook,
     Hooks,
-    _figures,
     _more_formulas,
-    adaptive_avg_pool2d,
-    conv2d,
-    im2col,
     image_loaders,
     model_summary,
-    simple_cnn,
 )
 from fromfound.learner import (
     Callback,
@@ -49,196 +42,6 @@ from fromfound.learner import (
 def seeded():
     torch.manual_seed(0)
     random.seed(0)
-
-
-# --- convolution and pooling against torch's ------------------------------------------------------
-
-
-def compare(mine, theirs, *inputs, tol):
-    """Outputs and all gradients, under a random cotangent."""
-    results = []
-    for fn in (mine, theirs):
-        fresh = [i.detach().clone().requires_grad_() for i in inputs]
-        out = fn(*fresh)
-        cotangent = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out.dtype)
-        results.append([out, *torch.autograd.grad(out, fresh, cotangent)])
-    for ours, reference in zip(*results, strict=True):
-        assert ours.shape == reference.shape
-        assert ours.dtype == reference.dtype
-        torch.testing.assert_close(
-            ours,
-            reference,
-            rtol=tol,
-            atol=tol * max(1.0, reference.abs().max().item() if reference.numel() else 1.0),
-        )
-
-
-TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
-pairs = st.integers(1, 3) | st.tuples(st.integers(1, 3), st.integers(1, 3))
-paddings = st.integers(0, 3) | st.tuples(st.integers(0, 3), st.integers(0, 3))
-
-
-@settings(max_examples=150)
-@given(
-    n=st.integers(0, 3),
-    groups=st.integers(1, 3),
-    per_in=st.integers(1, 3),
-    per_out=st.integers(1, 3),
-    kernel=st.tuples(st.integers(1, 4), st.integers(1, 4)),
-    size=st.tuples(st.integers(10, 14), st.integers(10, 14)),
-    stride=pairs,
-    padding=paddings,
-    dilation=pairs,
-    bias=st.booleans(),
-)
-def test_conv2d_is_torchs(
-    n, groups, per_in, per_out, kernel, size, stride, padding, dilation, bias
-):
-    generator = torch.Generator().manual_seed(n + 10 * groups + 100 * per_in)
-    draw = partial(torch.randn, generator=generator, dtype=torch.float64)
-    tensors = [draw(n, groups * per_in, *size), draw(groups * per_out, per_in, *kernel)] + [
-        draw(groups * per_out)
-    ] * bias
-    options = dict(stride=stride, padding=padding, dilation=dilation, groups=groups)
-    compare(
-        lambda x, w, b=None: conv2d(x, w, b, **options),
-        lambda x, w, b=None: F.conv2d(x, w, b, **options),
-        *tensors,
-        tol=1e-9,
-    )
-
-
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize("shape", [(2, 4, 9, 7), (1, 4, 3, 3), (0, 4, 9, 7), (4, 9, 7)], ids=str)
-def test_conv2d_dtypes_and_shapes(dtype, shape):
-    tensors = [
-        torch.randn(shape).to(dtype),
-        torch.randn(6, 2, 3, 3).to(dtype),
-        torch.randn(6).to(dtype),
-    ]
-    compare(
-        lambda x, w, b: conv2d(x, w, b, 1, 1, 1, 2),
-        lambda x, w, b: F.conv2d(x, w, b, 1, 1, 1, 2),
-        *tensors,
-        tol=TOLERANCE[dtype],
-    )
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda x: x.transpose(2, 3),
-        lambda x: x.contiguous(memory_format=torch.channels_last),
-        lambda x: x[:, :, ::2, 1:],
-        lambda x: x[:1].expand(3, -1, -1, -1),
-    ],
-)
-def test_conv2d_on_views(change):
-    x, w = change(torch.randn(3, 4, 12, 12)), torch.randn(5, 4, 3, 2)
-    torch.testing.assert_close(
-        conv2d(x, w, None, 2, 1), F.conv2d(x, w, None, 2, 1), rtol=1e-4, atol=1e-4
-    )
-
-
-@settings(max_examples=60)
-@given(
-    n=st.integers(0, 2),
-    c=st.integers(1, 3),
-    kernel=st.tuples(st.integers(1, 3), st.integers(1, 3)),
-    stride=pairs,
-    padding=paddings,
-    dilation=pairs,
-)
-def test_im2col_is_unfold(n, c, kernel, stride, padding, dilation):
-    x = torch.randn(n, c, 8, 9, dtype=torch.float64)
-    if n:
-        assert torch.equal(
-            im2col(x, kernel, dilation, padding, stride),
-            F.unfold(x, kernel, dilation, padding, stride),
-        )
-    else:
-        assert im2col(x, kernel, dilation, padding, stride).shape[:2] == (
-            0,
-            c * kernel[0] * kernel[1],
-        )
-
-
-@pytest.mark.parametrize(
-    "arguments, message",
-    [
-        (((2, 3, 5, 5), (4, 2, 3, 3)), "expected input with 2 channels"),
-        (((2, 4, 5, 5), (3, 2, 3, 3), None, 1, 0, 1, 2), "number of kernels that groups divides"),
-        (((2, 3, 5, 5), (4, 1, 3, 3), None, 1, 0, 1, 2), "Given groups=2"),
-        (((2, 4, 5, 5), (4, 4, 3, 3), None, 1, 0, 1, 0), "groups=0"),
-        (((2, 4, 5, 5), (4, 4, 6, 3)), "greater than actual input size"),
-        (((2, 4, 5, 5), (4, 4, 3, 3), None, 1, 0, 3), "greater than actual input size"),
-        (((2, 4, 5, 5), (4, 4, 3, 3), None, 0), "stride 0"),
-        (((2, 4, 5, 5), (4, 4, 3, 3), None, 1, -1), "padding -1"),
-        (((2, 4, 5, 5), (4, 4, 3, 3), (3,)), r"bias of shape \(4,\)"),
-        (((2, 4, 5), (4, 4, 3)), "expected images"),
-        (((5, 5), (4, 4, 3, 3)), "expected images"),
-    ],
-)
-def test_conv2d_refuses_what_torch_refuses(arguments, message):
-    image, kernel, *rest = arguments
-    tensors = [
-        torch.randn(image),
-        torch.randn(kernel),
-        *(torch.randn(r) if isinstance(r, tuple) and k == 0 else r for k, r in enumerate(rest)),
-    ]
-    with pytest.raises(RuntimeError):
-        F.conv2d(*tensors)
-    with pytest.raises(RuntimeError, match=message):
-        conv2d(*tensors)
-
-
-@settings(max_examples=100)
-@given(
-    shape=st.tuples(st.integers(0, 2), st.integers(1, 2), st.integers(1, 12), st.integers(1, 12)),
-    wanted=st.integers(1, 14)
-    | st.tuples(st.integers(1, 14) | st.none(), st.integers(1, 14) | st.none())
-    | st.none(),
-)
-def test_pooling_is_torchs(shape, wanted):
-    x = torch.randn(shape, dtype=torch.float64)
-    compare(
-        lambda x: adaptive_avg_pool2d(x, wanted),
-        lambda x: F.adaptive_avg_pool2d(x, (None, None) if wanted is None else wanted),
-        x,
-        tol=1e-9,
-    )
-
-
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-def test_pooling_dtypes(dtype):
-    x = torch.randn(2, 3, 9, 7).to(dtype)
-    compare(
-        lambda x: adaptive_avg_pool2d(x, (2, 3)),
-        lambda x: F.adaptive_avg_pool2d(x, (2, 3)),
-        x,
-        tol=TOLERANCE[dtype],
-    )
-
-
-def test_pooling_keeps_infinities_apart():
-    x = torch.randn(1, 1, 4, 4)
-    x[0, 0, 0, 0] = torch.inf
-    torch.testing.assert_close(adaptive_avg_pool2d(x, 2), F.adaptive_avg_pool2d(x, 2))
-
-
-@pytest.mark.parametrize(
-    "shape, wanted",
-    [
-        ((3, 4), 2),
-        ((1, 2, 0, 4), 2),
-        ((1, 2, 4, 4), 0),
-        ((1, 2, 4, 4), (2, -1)),
-        ((1, 1, 2, 4, 4), 2),
-    ],
-)
-def test_pooling_refuses(shape, wanted):
-    with pytest.raises(RuntimeError, match="adaptive_avg_pool2d expected"):
-        adaptive_avg_pool2d(torch.zeros(shape), wanted)
 
 
 # --- hooks let go ---------------------------------------------------------------------------------
@@ -381,9 +184,13 @@ def test_hook_refuses(module, fn):
 # --- the figures ----------------------------------------------------------------------------------
 
 
-def look(x, near=0.1, bins=8, limits=(-2.0, 2.0)):
-    mean, std, small, silent, *shares = _figures(x.float(), near, bins, limits)
-    return mean, std, small, silent, torch.stack(shares)
+def look(x, near=0.1, bins=8, range=(-2.0, 2.0), channel_dim=1):
+    stats = ActivationStats(zero_threshold=near, bins=bins, range=range, channel_dim=channel_dim)
+    gradient, (mean, std, small, dead, *histogram) = stats._statistics(x.float()).split(
+        [2, 4 + bins]
+    )
+    assert gradient.isnan().all()
+    return mean, std, small, dead, torch.stack(histogram)
 
 
 @pytest.mark.parametrize("shape", [(6, 4, 3, 2), (6, 4), (6,), (6, 4, 5), (1, 1, 1, 1)], ids=str)
@@ -403,8 +210,8 @@ def test_figures_by_hand(shape):
 def test_units_of_sequences_are_in_the_last_dimension():
     x = torch.rand(6, 5, 4) + 1
     x[..., :3] = 0
-    assert _figures(x, 0.0, 8, (-2.0, 2.0), -1)[3] == 0.75
-    assert _figures(x, 0.0, 8, (-2.0, 2.0))[3] == 0
+    assert look(x, 0.0, channel_dim=-1)[3] == 0.75
+    assert look(x, 0.0)[3] == 0
     model = nn.Sequential(
         nn.Flatten(0, 2),
         nn.Linear(8, 3),
@@ -413,8 +220,8 @@ def test_units_of_sequences_are_in_the_last_dimension():
         nn.Flatten(),
         nn.Linear(192, 3),
     )
-    with pytest.raises(ValueError, match="unit_dim=2, and a ReLU puts out"):
-        fit(ActivationStats(nn.ReLU, unit_dim=2), model=model)
+    with pytest.raises(ValueError, match="channel_dim=2, and a ReLU puts out"):
+        fit(ActivationStats(nn.ReLU, channel_dim=2), model=model)
     assert count(model) == 0
 
 
@@ -585,18 +392,18 @@ def test_what_is_recorded_is_right():
     model = nn.Sequential(nn.Linear(64, 5), nn.ReLU(), nn.Linear(5, 3))
     data = [(x.flatten(1), y) for x, y in batches()]
     twin = copy.deepcopy(model)
-    stats = ActivationStats(every=1, near=0.0)
+    stats = ActivationStats(every=1, zero_threshold=0.0)
     learn = Learner(model, DataBunch(data[:1]), F.cross_entropy, default_cbs=False)
     learn.fit(1, cbs=[stats])
     hidden = twin[0](data[0][0])
     relued = hidden.relu()
     loss = F.cross_entropy(twin[2](relued), data[0][1])
     (slope,) = torch.autograd.grad(loss, relued)
-    found = {name: rows[1, 0].item() for name, rows in stats.figures().items()}
+    found = {name: rows[1, 0].item() for name, rows in stats.statistics().items()}
     assert found["mean"] == pytest.approx(relued.mean().item(), abs=1e-6)
     assert found["std"] == pytest.approx(relued.std(correction=0).item(), abs=1e-6)
     assert found["near zero"] == pytest.approx((relued == 0).float().mean().item())
-    assert found["silent"] == pytest.approx((relued == 0).all(0).float().mean().item())
+    assert found["dead"] == pytest.approx((relued == 0).all(0).float().mean().item())
     assert found["gradient mean"] == pytest.approx(slope.mean().item(), rel=1e-4, abs=1e-8)
     assert found["gradient std"] == pytest.approx(slope.std(correction=0).item(), rel=1e-4)
     assert stats.names == ["0 Linear", "1 ReLU", "2 Linear"]
@@ -646,7 +453,7 @@ def test_frozen_layers_have_no_gradient():
     model = small()
     model[0].requires_grad_(False)
     fit(stats := ActivationStats(every=1), model=model)
-    figures = stats.figures()
+    figures = stats.statistics()
     assert figures["gradient std"][:2].isnan().all()
     assert figures["gradient std"][5].isfinite().all()
     assert figures["std"].isfinite().all()
@@ -753,13 +560,13 @@ def test_compiled_after_looking():
     [
         (lambda: ActivationStats(every=0), "every=0"),
         (lambda: ActivationStats(bins=0), "bins=0"),
-        (lambda: fit(ActivationStats([nn.ReLU()])), "got a ReLU that is no part"),
+        (lambda: fit(ActivationStats([nn.ReLU()])), "got a ReLU that is not part"),
         (lambda: ActivationStats(every=1.5), "every=1.5"),
         (lambda: ActivationStats(bins=2.5), "bins=2.5"),
-        (lambda: ActivationStats(near=-1.0), "near=-1.0"),
-        (lambda: ActivationStats(limits=(1.0,)), "limits"),
-        (lambda: ActivationStats(limits=(5.0, -5.0)), "the lower limit before"),
-        (lambda: ActivationStats(limits=(0, 0)), "the lower limit before"),
+        (lambda: ActivationStats(zero_threshold=-1.0), "zero_threshold=-1.0"),
+        (lambda: ActivationStats(range=(1.0,)), "range"),
+        (lambda: ActivationStats(range=(5.0, -5.0)), "the lower end of the range before"),
+        (lambda: ActivationStats(range=(0, 0)), "the lower end of the range before"),
         (lambda: fit(ActivationStats((nn.GELU, nn.Tanh))), "no GELU or Tanh"),
         (lambda: fit(ActivationStats([])), "no layers to look at"),
         (lambda: fit(ActivationStats(nn.GELU)), "the model has no GELU"),
@@ -772,7 +579,7 @@ def test_the_callback_refuses(make, message):
 
 def test_it_complains_when_nothing_is_heard():
     model = Odd()
-    with pytest.raises(RuntimeError, match="heard none of its layers"):
+    with pytest.raises(RuntimeError, match="saw none of its layers called"):
         fit(
             ActivationStats([model.never]),
             model=model,
@@ -828,7 +635,7 @@ def test_a_parameter_keeps_no_hook():
     )
     learn.fit(1, cbs=[stats := ActivationStats(every=1)])
     assert not model.table.weight._backward_hooks
-    assert stats.figures()["gradient std"].isfinite().all()
+    assert stats.statistics()["gradient std"].isfinite().all()
 
 
 def test_which_layers():
@@ -858,7 +665,7 @@ def test_which_layers():
             return self.last(self.nested(x.flatten(1))[0][0])
 
     fit(stats := ActivationStats(Nested, every=1), model=Inner())
-    assert stats.figures()["std"].isfinite().all()
+    assert stats.statistics()["std"].isfinite().all()
 
 
 @pytest.mark.parametrize(
@@ -866,7 +673,7 @@ def test_which_layers():
     [
         ActivationStats.plot,
         ActivationStats.plot_histograms,
-        ActivationStats.figures,
+        ActivationStats.statistics,
         lambda s: s.draw_histogram(Figure().subplots(), 0),
     ],
     ids=["plot", "histograms", "figures", "one"],
@@ -1211,20 +1018,6 @@ def test_errors_of_the_model_come_through():
 
 
 # --- the network ----------------------------------------------------------------------------------
-
-
-def test_simple_cnn():
-    assert (
-        simple_cnn()(torch.randn(2, 1, 28, 28)).shape
-        == (2, 10)
-        == simple_cnn((3, 5))(torch.randn(2, 1, 50, 31)).shape
-    )
-    assert simple_cnn((4,), n_classes=7, in_channels=3)(torch.randn(2, 3, 9, 9)).shape == (2, 7)
-    assert [
-        (m.out_channels, m.kernel_size, m.stride, m.padding)
-        for m in simple_cnn()
-        if isinstance(m, nn.Conv2d)
-    ] == [(16, (5, 5), (2, 2), (2, 2))] + [(n, (3, 3), (2, 2), (1, 1)) for n in (32, 64, 64)]
 
 
 def test_image_loaders():

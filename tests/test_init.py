@@ -17,7 +17,7 @@ from torch import nn
 
 from fromfound import init as ours
 from fromfound.check import gradient_check, same_as
-from fromfound.hooks import simple_cnn
+from fromfound.conv import simple_cnn
 from fromfound.init import (
     SELU,
     FixupBlock,

@@ -7,7 +7,8 @@ __all__ = ['mnist_cnn', 'fashion_cnn']
 import torch
 from torch import nn
 
-from ..hooks import image_loaders, simple_cnn
+from ..conv import simple_cnn
+from ..hooks import image_loaders
 from ..learner import Learner
 from ..module import to_device
 from ..record import experiment

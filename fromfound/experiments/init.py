@@ -9,7 +9,8 @@ import gc
 import torch
 from torch import Tensor, nn
 
-from ..hooks import image_loaders, simple_cnn
+from ..conv import simple_cnn
+from ..hooks import image_loaders
 from ..init import kaiming_normal_, lsuv_
 from ..learner import Learner
 from ..module import to_device
