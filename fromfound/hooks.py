@@ -20,7 +20,7 @@ from .data import load_mnist
 from .dataloader import BatchSampler, DataLoader, RandomSampler, TensorDataset
 from .learner import Callback, DataBunch
 from .module import to_device
-from .rng import get_rng_states, set_rng_states, untouched
+from .rng import get_rng_states, preserve_state, set_rng_states
 
 if TYPE_CHECKING:  # drawing is optional, and matplotlib slow to import
     from matplotlib.axes import Axes
