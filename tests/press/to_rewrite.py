@@ -32,7 +32,7 @@ STILL: dict[str, str] = {
     "05a_schedule": "B905 DOC101 DOC103",
     "exercises/05a_schedule": "B905 D300",
     "05b_export": "B905",
-    "05c_conv": "B023 B905 D300 D417 DOC101 DOC103 E501 tokens",
+    "05c_conv": "B023 B905 D300 D417 DOC101 DOC103 tokens",
     "exercises/05c_conv": "D300 E501",
     "06_hooks": "B007 B905 D300 DOC501 E501 tokens",
     "exercises/06_hooks": "E501",
