@@ -12,8 +12,6 @@ from book.reader.notebooks import Finding, notebooks
 from tests.press.chapters import name_of
 
 STILL: dict[str, str] = {
-    "05_learner": "types",
-    "04b_callback": "types",
     "00_codehash": "tokens",
     "00_files": "DOC101 DOC103 E501 N818",
     "00_standin": "E501 tokens",
