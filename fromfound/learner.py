@@ -272,10 +272,12 @@ class Learner:
                 "with None for y where there is no target"
             )
         device = self._device
-        if device is not None:
-            later = device.type != "cpu"  # a copy to the CPU has to be complete when it is read
-            batch = [to_device(part, device, non_blocking=later) for part in batch]
-        return tuple(batch[:-1]), batch[-1]
+        parts = list(batch)
+        for i, part in enumerate(parts):
+            if device is not None and getattr(part, "device", None) != device:
+                # A copy to the CPU has to be complete when it is read.
+                parts[i] = to_device(part, device, non_blocking=device.type != "cpu")
+        return tuple(parts[:-1]), parts[-1]
 
     def _valid_updates(self) -> list[Callable]:
         return [metric.update for metric in (self.valid_loss, *self.metrics)]
@@ -377,9 +379,9 @@ class TerminateOnNaN(Callback):
         """Look at the loss."""
         learn = self.learn
         if not learn.loss.isfinite():
-            place = f"epoch {learn.epoch}, batch {learn.step} (counted from 0)"
-            loss = learn.loss.item()
-            raise CancelFitException(f"TerminateOnNaN: loss {loss} in {place}")
+            place = f"epoch {learn.epoch}, batch {learn.step}"
+            message = f"TerminateOnNaN: loss {learn.loss.item()} in {place}"
+            raise CancelFitException(message)
 
 # %% ../nbs/05_learner.ipynb #25b6a4bb
 class EarlyStopping(Callback):

@@ -52,7 +52,7 @@ LONG_MODULES = {  # formatted lines of modules over the limit: no longer than th
     "exercises.training": 267,
     "hooks": 428,
     "init": 318,
-    "learner": 388,
+    "learner": 389,
     "module": 408,
     "norm": 364,
     "record": 323,
