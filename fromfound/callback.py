@@ -121,7 +121,7 @@ class Callback:
         vars(self).update(state)
 
 # %% ../nbs/04b_callback.ipynb #2c9bec5a
-def as_list(things: Iterable, name: str) -> list:
+def as_list(things: Iterable[Any], name: str) -> list[Any]:
     """Return a list of what was passed for an option that takes several objects.
 
     Args:
@@ -176,7 +176,9 @@ def bind_callbacks(cbs: Iterable[Callback], learn: "Learner") -> list[Callback]:
     return sorted(unique, key=lambda cb: cb.order)
 
 
-def make_optimizer(opt_func: Callable, params: Iterable, lr: float) -> torch.optim.Optimizer:
+def make_optimizer(
+    opt_func: Callable[..., torch.optim.Optimizer], params: Iterable[Any], lr: float
+) -> torch.optim.Optimizer:
     """Make the optimizer of a fit.
 
     Args:
@@ -319,7 +321,7 @@ class ProgressBar(Callback):
 
 
 def show_training_loop(learn: "Learner") -> None:
-    """Print the parts of a loop, and which callbacks are called before and after each.
+    """Print the parts of a loop, and the callbacks that are called before and after each.
 
     Args:
         learn: what has callbacks in `cbs`.
@@ -328,7 +330,8 @@ def show_training_loop(learn: "Learner") -> None:
         cbs = [type(cb).__name__ for cb in learn.cbs if callable(getattr(cb, event, None))]
         return ", ".join(cbs) or "-"
 
+    print(f"{'part':22}{'called before':23}called after")
     parts = ("fit", "epoch", "batch", "pred", "loss", "backward", "step")
     for depth, part in enumerate(parts):
         name = "    " * min(depth, 3) + part
-        print(f"{name:22}before: {called(f'before_{part}'):30}after: {called(f'after_{part}')}")
+        print(f"{name:22}{called(f'before_{part}'):23}{called(f'after_{part}')}")

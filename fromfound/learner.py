@@ -68,10 +68,10 @@ class Learner:
 
     opt: torch.optim.Optimizer
     training: bool
-    dl: Iterable | None
+    dl: Iterable[Any] | None
     n_batches: int | None
     batch: Any
-    xb: tuple
+    xb: tuple[Any, ...]
     yb: Any
     pred: Any
     loss: Tensor
@@ -81,7 +81,7 @@ class Learner:
     def __init__(
         self,
         model: nn.Module,
-        data: DataBunch | Iterable,
+        data: DataBunch | Iterable[Any],
         loss_func: Callable[..., Tensor],
         opt_func: Callable[..., torch.optim.Optimizer] = torch.optim.SGD,
         lr: float = 1e-2,
@@ -272,10 +272,12 @@ class Learner:
                 "with None for y where there is no target"
             )
         device = self._device
-        if device is not None:
-            later = device.type != "cpu"  # a copy to the CPU has to be complete when it is read
-            batch = [to_device(part, device, non_blocking=later) for part in batch]
-        return tuple(batch[:-1]), batch[-1]
+        parts = list(batch)
+        for i, part in enumerate(parts):
+            if device is not None and getattr(part, "device", None) != device:
+                # A copy to the CPU has to be complete when it is read.
+                parts[i] = to_device(part, device, non_blocking=device.type != "cpu")
+        return tuple(parts[:-1]), parts[-1]
 
     def _valid_updates(self) -> list[Callable]:
         return [metric.update for metric in (self.valid_loss, *self.metrics)]
@@ -295,7 +297,7 @@ class Learner:
             known += [self.valid_loss, *self.metrics]
         return {_name(metric): float(metric.compute()) for metric in known}
 
-    def validate(self, dl: Iterable | None = None) -> dict[str, float]:
+    def validate(self, dl: Iterable[Any] | None = None) -> dict[str, float]:
         """Return loss and metrics, averaged over samples; empty where there are no batches.
 
         Within a fit the values of the current epoch stay as they are.
@@ -315,7 +317,7 @@ class Learner:
         finally:
             self.train_loss, self.valid_loss, self.metrics = current
 
-    def get_preds(self, dl: Iterable | None = None) -> tuple[Tensor, Tensor | None]:
+    def get_preds(self, dl: Iterable[Any] | None = None) -> tuple[Tensor, Tensor | None]:
         """Return the predictions for all batches of a loader, and their targets.
 
         Args:
@@ -336,7 +338,7 @@ class Learner:
         unknown = any(target is None for target in targets)
         return torch.cat(preds), None if unknown else torch.cat(targets)
 
-    def predict(self, x: Tensor | tuple) -> Tensor:
+    def predict(self, x: Tensor | tuple[Tensor, ...]) -> Tensor:
         """Return what the model says to a batch of inputs, in evaluation mode.
 
         Args:
@@ -349,10 +351,10 @@ class Learner:
 
 # %% ../nbs/05_learner.ipynb #9536c2a5
 class GradientClip(Callback):
-    """Scale the gradients down together where their joint norm is too large.
+    """Scale all gradients down together if their norm is too large.
 
     Args:
-        max_norm: the largest norm allowed, of all parameters that the optimizer moves.
+        max_norm: the largest norm that the optimizer is to see.
 
     Source: torch.nn.utils.clip_grad_norm_
     """
@@ -362,12 +364,13 @@ class GradientClip(Callback):
 
     def before_step(self) -> None:
         """Clip."""
-        params = [p for group in self.learn.opt.param_groups for p in group["params"]]
+        groups = self.learn.opt.param_groups
+        params = [p for group in groups for p in group["params"]]
         nn.utils.clip_grad_norm_(params, self.max_norm)
 
 
 class TerminateOnNaN(Callback):
-    """End the fit when the loss is infinite or not a number, before it spoils the weights.
+    """End the fit before a loss that is not finite spoils the weights.
 
     It reads every loss, which waits for the device.
     """
@@ -376,10 +379,9 @@ class TerminateOnNaN(Callback):
         """Look at the loss."""
         learn = self.learn
         if not learn.loss.isfinite():
-            raise CancelFitException(
-                f"TerminateOnNaN: the loss is {learn.loss.item()} in epoch {learn.epoch}, "
-                f"batch {learn.step} (both counted from 0)"
-            )
+            place = f"epoch {learn.epoch}, batch {learn.step}"
+            message = f"TerminateOnNaN: loss {learn.loss.item()} in {place}"
+            raise CancelFitException(message)
 
 # %% ../nbs/05_learner.ipynb #25b6a4bb
 class EarlyStopping(Callback):

@@ -353,8 +353,12 @@ def test_the_loop_is_shown_with_its_callbacks(capsys):
     shown = capsys.readouterr().out
     learn.show_training_loop()
     assert shown == capsys.readouterr().out
-    assert len(shown.splitlines()) == 7
-    assert "step      before: GradientClip" in shown
+    lines = shown.splitlines()
+    assert lines[0].split() == ["part", "called", "before", "called", "after"]
+    assert [line.split()[0] for line in lines[1:4]] == ["fit", "epoch", "batch"]
+    assert lines[1].split()[1:] == ["Recorder,", "ProgressBar", "ProgressBar"]
+    assert lines[7].split() == ["step", "GradientClip", "-"]
+    assert len(lines) == 8
 
 
 @pytest.mark.parametrize(

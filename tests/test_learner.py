@@ -674,7 +674,7 @@ def test_stop_on_nan_names_the_batch_and_spares_the_weights(value, capsys):
         nn.Linear(6, 2), batches, F.cross_entropy, lr=0.1, cbs=[TerminateOnNaN()], default_cbs=False
     )
     learn.fit(2)
-    assert "is nan in epoch 0, batch 3" in capsys.readouterr().out
+    assert "loss nan in epoch 0, batch 3" in capsys.readouterr().out
     assert all(p.isfinite().all() for p in learn.model.parameters())
     assert not learn.complete
 

@@ -12,8 +12,6 @@ from book.reader.notebooks import Finding, notebooks
 from tests.press.chapters import name_of
 
 STILL: dict[str, str] = {
-    "05_learner": "types",
-    "04b_callback": "types",
     "00_codehash": "tokens",
     "00_files": "DOC101 DOC103 E501 N818",
     "00_standin": "E501 tokens",
@@ -54,7 +52,7 @@ LONG_MODULES = {  # formatted lines of modules over the limit: no longer than th
     "exercises.training": 267,
     "hooks": 428,
     "init": 318,
-    "learner": 388,
+    "learner": 389,
     "module": 408,
     "norm": 364,
     "record": 323,
