@@ -343,13 +343,14 @@ class Metric:
 
     def update(self, pred: Tensor, target: Tensor) -> None:
         """Take in a batch; its mean stays on its device."""
-        value = torch.as_tensor(self.fn(pred, target)).detach()
+        value = self.fn(pred, target)
+        size = self._count(target)
+        value = torch.as_tensor(value).detach()
         if value.ndim:
             raise ValueError(
                 f"{self.name} expected one number for a batch, its mean, got the shape "
                 f"{tuple(value.shape)}: take the mean, for a loss of torch with reduction='mean'"
             )
-        size = self._count(target)
         if size:  # the mean of nothing is nan, and weighs nothing
             self.values.append(value)
             self.sizes.append(size)

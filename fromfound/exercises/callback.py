@@ -77,8 +77,11 @@ def _eager_any(callbacks: Sequence[Callable]) -> object:
     return any([callback() is True for callback in callbacks])
 
 # %% ../../nbs/exercises/04b_callback.ipynb #3a6dd70e
-_ANSWERS = [(answers,) for n in range(4) for answers in product((False, True, None), repeat=n)]
-_ANSWERS += [((False,) * 9 + (True,),), ((None,) * 12,)]
+_ANSWERS = [
+    *((answers,) for n in range(4) for answers in product((False, True, None), repeat=n)),
+    ((False,) * 9 + (True,),),
+    ((None,) * 12,),
+]
 
 ex_4b_1 = Exercise("4b.1", _eager_any, _ANSWERS, wrong={
     "the answers are still combined with and, and the False of the start wins": _with_and,
