@@ -284,8 +284,8 @@ class _Walk:
         """Return the text of all definitions; new ones are added while it is written."""
         written = []
         for module, name in self.places:
+            # A name that is imported, and changed or replaced here, means both.
             imported = {n: origin for n, origin in module.imports.items() if n == name}
-            written += map(self.refer, imported.values())  # and changed or replaced here
             for statement in module.statements[name]:
                 text = _Text(module, self.refer, statement).within(imported)
                 written.append(text.visit(statement))

@@ -149,7 +149,12 @@ REACHED = {
     ),
     "inner function": "from .other import x\ndef trial():\n    def f(): return x\n    return f",
     "lambda": "from .other import x\ntrial = lambda y: x + y",
-    "comprehension": "from .other import x\ndef trial(): return [x for y in z], [x.y for x in x]",
+    "comprehension": "from .other import x\ndef trial(): return [x for y in z]",
+    "source of a comprehension": "from .other import x\ndef trial(): return [x.y for x in x]",
+    "not for type checkers": (
+        "from .other import x\nif TYPE_CHECKING:\n    F = 1\nelse:\n    F = x\n"
+        "def trial(): return F"
+    ),
     "beside a comprehension": "from .other import x\ndef trial(): return [x for x in z] + [x(1)]",
     "beside a lambda": "from .other import x\ndef trial(): return (lambda x: x)(x)",
     "global": "from .other import x\ndef trial():\n    global x\n    x += 1\n    return x",
@@ -214,6 +219,21 @@ def test_annotations_of_a_class_count_where_they_make_fields(hashed):
     assert hashed(first=plain) == hashed(first=other) != hashed(first=fewer)
     fixed = plain.replace("size: int", "size: ClassVar[int]")
     assert hashed(first=plain) != hashed(first=fixed)
+
+
+def test_annotations_in_a_method_do_not_count(hashed):
+    source = "@dataclass\nclass trial:\n    def f(self):\n        y = 1\n        return y"
+    typed = source.replace("y = 1", "z: int\n        y: int = 1")
+    assert hashed(first=source) == hashed(first=typed)
+
+
+def test_a_package_passes_a_name_on(hashed, tmp_path):
+    found = []
+    for other in (BEFORE, AFTER):
+        hashed(first="from .room import y\ndef trial(): return y", room__inner=other)
+        (tmp_path / "room" / "__init__.py").write_text("from .inner import x as y\n")
+        found.append(code_hash("fromfound.first", "trial", [tmp_path]))
+    assert found[0] != found[1]
 
 
 def test_methods_keep_their_names(hashed):
