@@ -64,6 +64,7 @@ def _looked(peek: Callable, items: Sequence, count: int) -> list:
     if isinstance(items, _Torn):
         items.open = True
     random.seed(7)
+    torch.manual_seed(20_417)  # where an answer's own seed does not lead
     torch_before = torch.get_rng_state()
     try:
         answer = peek(items, count)

@@ -74,6 +74,14 @@ class Browser:
         """The value of a JavaScript expression, promises awaited."""
         return self.page.evaluate(expression)
 
+    def wait_until(self, expression: str) -> None:
+        """Wait for a JavaScript expression to be true, at most ten seconds, on the next page too.
+
+        Raises:
+            playwright.sync_api.TimeoutError: it stayed false.
+        """
+        self.page.wait_for_function(expression, timeout=10_000)
+
     def press(self, key: str) -> None:
         """One key, as `ArrowRight`."""
         self.page.keyboard.press(key)
