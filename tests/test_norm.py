@@ -822,7 +822,7 @@ def test_the_plainest_form_is_torchs():
         torch.rand(1, 3, 1, 1),
     )
     assert torch.allclose(
-        experiments._as_written(x, weight, bias),
+        XX(x, weight, bias),
         nn.functional.batch_norm(x, None, None, weight.flatten(), bias.flatten(), training=True),
         atol=1e-5,
     )
