@@ -1,6 +1,6 @@
 """Chapter 07: every normalization through the same checks against torch's.
 
-It covers the derived backward by finite differences, running statistics, state dictionaries, and
+It covers gradients by finite differences, running statistics, state dictionaries, and
 refusals.
 """
 
@@ -19,7 +19,17 @@ from fromfound import norm as ours
 from fromfound.check import same_as
 from fromfound.exercises import norm as exercises
 from fromfound.experiments import norm as experiments
-from fromfound.norm import BatchNorm2d, GroupNorm, InstanceNorm2d, LayerNorm, RunningBatchNorm2d
+from fromfound.export import export_model, load_exported
+from fromfound.norm import (
+    BatchNorm2d,
+    DerivedBatchNorm,
+    GroupNorm,
+    InstanceNorm2d,
+    LayerNorm,
+    RunningBatchNorm2d,
+    mixture,
+    moments,
+)
 
 
 def randn(*shape, seed=0, dtype=torch.float32):
@@ -135,36 +145,6 @@ def test_variances_beyond_half_precision():
     x = (400 * randn(4, 6, 5, 4)).half()
     assert torch.allclose(layer(x).float(), copy.deepcopy(layer)(x.float()), atol=2e-2)
     assert abs(layer.running_var.mean() / 160_000 - 0.1) < 0.03
-
-
-@pytest.mark.parametrize(
-    "make",
-    [MAKERS[name] for name in ("batch", "batch, plain", "instance, all", "group 3")]
-    + [lambda m: m.LayerNorm((6, 128, 128))],
-)
-def test_large_inputs_are_cut_into_pieces(make):
-    mine, theirs, x, pull = (
-        make(ours),
-        filled(make(nn)),
-        randn(7, 6, 128, 128) + 2,
-        randn(7, 6, 128, 128, seed=1),
-    )
-    mine.load_state_dict(theirs.state_dict())
-    leaves = [x.clone().requires_grad_() for _ in range(2)]
-    ys = [layer(leaf) for layer, leaf in zip((mine, theirs), leaves, strict=True)]
-    for y in ys:
-        y.backward(pull)
-    assert len(list(ours._pieces(True, x))) > 2
-    assert torch.allclose(*ys, atol=1e-4)
-    assert torch.allclose(leaves[0].grad, leaves[1].grad, atol=1e-4)
-    assert all(
-        torch.allclose(p.grad, q.grad, rtol=1e-3, atol=1e-2)
-        for p, q in zip(mine.parameters(), theirs.parameters(), strict=True)
-    )
-    assert all(
-        torch.allclose(a, b, rtol=1e-4)
-        for a, b in zip(mine.buffers(), theirs.buffers(), strict=True)
-    )
 
 
 @every
@@ -767,6 +747,65 @@ def test_transforms_of_torch_func(make, transform):
     assert torch.allclose(transform(mine, x), transform(theirs, x), atol=1e-8)
 
 
+@pytest.mark.parametrize("batch", [2, 7])
+def test_derived_backward(batch):
+    """The derived backward pass gives the gradients that autograd finds, up to rounding."""
+    x = (2 * randn(batch, 3, 4, 5, dtype=torch.float64) + 7).requires_grad_()
+    weight, bias = (randn(1, 3, 1, 1, seed=k, dtype=torch.float64).requires_grad_() for k in (1, 2))
+    layer = BatchNorm2d(3, dtype=torch.float64)
+    layer.load_state_dict(
+        {"weight": weight.detach().flatten(), "bias": bias.detach().flatten()}, strict=False
+    )
+    y, expected = DerivedBatchNorm.apply(x, weight, bias), layer(x)
+    assert torch.allclose(y, expected)
+    pull = randn(*x.shape, seed=3, dtype=torch.float64)
+    found = torch.autograd.grad(y, (x, weight, bias), pull)
+    right = torch.autograd.grad(expected, (x, *layer.parameters()), pull)
+    for mine, other in zip(found, right, strict=True):
+        assert torch.allclose(mine.flatten(), other.flatten())
+
+
+@pytest.mark.parametrize(
+    "make",
+    [*(MAKERS[name] for name in ("batch", "instance, all", "group 3", "layer 3"))]
+    + [lambda m: m.RunningBatchNorm2d(6)],
+    ids=["batch", "instance", "group", "layer", "running"],
+)
+def test_export_for_batches_of_any_size(make, tmp_path):
+    net = nn.Sequential(nn.Conv2d(1, 6, 3, padding=1), make(ours), nn.Flatten(), nn.Linear(120, 2))
+    net(randn(4, 1, 5, 4))
+    path = export_model(net.eval(), randn(4, 1, 5, 4), tmp_path / "net.pt2")
+    again = load_exported(path)
+    for batch in (1, 3):
+        x = randn(batch, 1, 5, 4, seed=batch)
+        assert torch.allclose(again(x), net(x), atol=1e-5)
+
+
+def test_third_derivatives():
+    """Along a line, against central differences of the second derivative."""
+    x, v, pull = (randn(2, 6, 3, 2, seed=k, dtype=torch.float64) for k in range(3))
+    layer = MAKERS["batch, no statistics"](ours).double()
+
+    def second(t):
+        value = (layer(x + t * v) * pull).sum()
+        (first,) = torch.autograd.grad(value, t, create_graph=True)
+        return torch.autograd.grad(first, t, create_graph=True)[0]
+
+    at = [torch.tensor(s, dtype=torch.float64, requires_grad=True) for s in (-1e-4, 0.0, 1e-4)]
+    low, middle, high = (second(t) for t in at)
+    (third,) = torch.autograd.grad(middle, at[1])
+    assert torch.allclose(third, (high - low).detach() / 2e-4, rtol=1e-5)
+
+
+def test_mixture():
+    """Mean and variance of two groups together, whatever their sizes."""
+    first, second = 3 * randn(1, 2, 4, 5) + 1, randn(3, 2, 4, 5, seed=1) - 2
+    mean, var = mixture(moments(first, (0, 2, 3)), moments(second, (0, 2, 3)), 0.75)
+    right = moments(torch.cat([first, second]), (0, 2, 3))
+    assert torch.allclose(mean, right[0], atol=1e-6)
+    assert torch.allclose(var, right[1], rtol=1e-5)
+
+
 def test_transforms_refuse_to_update_statistics():
     for layer in (
         BatchNorm2d(6, affine=False),
@@ -812,19 +851,6 @@ def test_the_network_of_the_experiments(kind, layers):
     assert net(torch.randn(3, 1, 28, 28)).shape == (3, 10)
     assert [(m.in_channels, m.out_channels) for m in net if isinstance(m, nn.Conv2d)] == list(
         zip([1, *(nf for nf, *_ in layers)], [nf for nf, *_ in layers], strict=False)
-    )
-
-
-def test_the_plainest_form_is_torchs():
-    x, weight, bias = (
-        torch.randn(4, 3, 5, 5) * 3 + 1,
-        torch.rand(1, 3, 1, 1),
-        torch.rand(1, 3, 1, 1),
-    )
-    assert torch.allclose(
-        XX(x, weight, bias),
-        nn.functional.batch_norm(x, None, None, weight.flatten(), bias.flatten(), training=True),
-        atol=1e-5,
     )
 
 
