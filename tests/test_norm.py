@@ -774,7 +774,7 @@ def test_derived_backward(batch):
 def test_export_for_batches_of_any_size(make, tmp_path):
     net = nn.Sequential(nn.Conv2d(1, 6, 3, padding=1), make(ours), nn.Flatten(), nn.Linear(120, 2))
     net(randn(4, 1, 5, 4))
-    path = export_model(net.eval(), randn(4, 1, 5, 4), tmp_path / "net.pt2")
+    export_model(net.eval(), randn(4, 1, 5, 4), path := tmp_path / "net.pt2")
     again = load_exported(path)
     for batch in (1, 3):
         x = randn(batch, 1, 5, 4, seed=batch)

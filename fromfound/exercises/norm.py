@@ -13,131 +13,242 @@ from torch import Tensor, nn
 from ..check import Exercise, MutantHunt, Prediction, Search
 
 # %% ../../nbs/exercises/07_norm.ipynb #0994435f
-ex_7_1 = Prediction("7.1", right=2 ** 0.5, tol=2e-3, wrong={
-    "That is the third number itself; it is a thousand times as far out as before, and so is the spread.": 1000.0,
-    "With two numbers it is 1. With three the outlier has more to be compared with.": 1.0,
-    "You divide by n - 1. Normalization divides by n: then it is the square root of 2.": 2 / 3 ** 0.5,
-    "That is the square; take the root.": 2.0,
-    "That is where the other two land, with a minus sign.": 0.5 ** 0.5,
-    "The mean of the three is not 0: subtract it first.": 3 ** 0.5,
-}, because="The mean is a third of it, so the distances are 2, -1, -1 thirds; their mean square is 2 ninths. However large the third number is, it lands at the square root of 2.")
+ex_7_1 = Prediction(
+    "7.1",
+    right=2**0.5,
+    tol=2e-3,
+    wrong={
+        "That is the third number itself; it is a thousand times as far out as before, and so is "
+        "the standard deviation.": 1000.0,
+        "With two numbers it is 1. With three the outlier has more to be compared with.": 1.0,
+        "You divide by n - 1. Normalization divides by n: then it is the square root of 2.": 2
+        / 3**0.5,
+        "That is the square; take the root.": 2.0,
+        "That is where the other two land, with a minus sign.": 0.5**0.5,
+        "The mean of the three is not 0: subtract it first.": 3**0.5,
+    },
+    because="The mean is a third of it, so the distances are 2, -1, -1 thirds; their mean square "
+    "is 2 ninths. However large the third number is, it lands at the square root of 2.",
+)
 
 # %% ../../nbs/exercises/07_norm.ipynb #553e74f2
-_AXES = {"batch": lambda shape: (0, 2, 3), "layer": lambda shape: (1, 2, 3), "instance": lambda shape: (2, 3)}
+_AXES = {"batch": (0, 2, 3), "layer": (1, 2, 3), "instance": (2, 3)}
 
 
-def _normalize_over(x: Tensor, kind: str, *, axes: dict = _AXES, correction: int = 0, keepdim: bool = True, center: bool = True, eps: float = 1e-5, root: bool = True, one_pass: bool = False, outside: bool = False) -> Tensor:
-    "The plain normalizations by name, with parts that can be exchanged."
-    dims = axes[kind](x.shape)
-    mean = x.mean(dims, keepdim=True) if keepdim else x.mean(dims)
+def _normalize_over(
+    x: Tensor,
+    kind: str,
+    *,
+    axes: dict[str, tuple[int, ...]] = _AXES,
+    correction: int = 0,
+    keepdim: bool = True,
+    center: bool = True,
+    eps: float = 1e-5,
+    fault: str = "",
+) -> Tensor:
+    """Normalize over the axes of `kind`, with parts that can be exchanged."""
+    dims = axes[kind]
+    mean = x.mean(dims, keepdim=keepdim)
     var = x.var(dims, keepdim=keepdim, correction=correction)
-    var = x.square().mean(dims, keepdim=keepdim) - mean.square() if one_pass else var
-    top = x - mean if center else x
-    return top / (var.sqrt() + eps if outside else (var + eps).sqrt() if root else var + eps)
+    if fault == "one pass":
+        var = x.square().mean(dims, keepdim=keepdim) - mean.square()
+    centered = x - mean if center else x
+    if fault == "no root":
+        return centered / (var + eps)
+    if fault == "eps outside":
+        return centered / (var.sqrt() + eps)
+    return centered / (var + eps).sqrt()
 
 
 _IMAGES = torch.randn(3, 2, 2, 4, generator=torch.Generator().manual_seed(0)) * 3 + 5
-_BLIND = torch.randn(2, 2, 2, 2, generator=torch.Generator().manual_seed(1)) / 100
+_FAINT = torch.randn(2, 2, 2, 2, generator=torch.Generator().manual_seed(1)) / 100
 
 
-def _exchanged(first: str, second: str) -> dict:
-    return _AXES | {first: _AXES[second], second: _AXES[first]}
+def _with_axes(**axes: tuple[int, ...]) -> Callable[[Tensor, str], Tensor]:
+    """Return `_normalize_over` with other axes for some kinds."""
+    return partial(_normalize_over, axes=_AXES | axes)
 
 
-ex_7_2 = Exercise("7.2", _normalize_over, [(_BLIND, "batch"), (_BLIND, "layer"), (_BLIND, "instance"), (_IMAGES, "batch"), (_IMAGES, "layer"), (_IMAGES, "instance"),
-                                        *((_IMAGES + 1000, kind) for kind in _AXES)], wrong={
-    "batch and layer are exchanged": partial(_normalize_over, axes=_exchanged("batch", "layer")),
-    "layer and instance are exchanged": partial(_normalize_over, axes=_exchanged("layer", "instance")),
-    "batch averages over the images alone, not over the places": partial(_normalize_over, axes=_AXES | {"batch": lambda shape: (0,)}),
-    "layer averages over the channels alone, not over the places": partial(_normalize_over, axes=_AXES | {"layer": lambda shape: (1,)}),
-    "every kind averages over one image": partial(_normalize_over, axes=dict.fromkeys(_AXES, _AXES["layer"])),
-    "every kind averages over the batch, as the stub does": partial(_normalize_over, axes=dict.fromkeys(_AXES, _AXES["batch"])),
-    "you divide by n - 1": partial(_normalize_over, correction=1),
-    "the averaged dimensions are dropped, and broadcasting puts the rest elsewhere: keepdim=True": partial(_normalize_over, keepdim=False),
-    "the mean is not subtracted": partial(_normalize_over, center=False),
-    "you divide by the variance, not by its root": partial(_normalize_over, root=False),
-    "the variance is E[x²] - E[x]², which is lost in rounding far from zero": partial(_normalize_over, one_pass=True),
-    "eps is added outside the root": partial(_normalize_over, outside=True),
-    "eps is missing": partial(_normalize_over, eps=0.0),
-}, read="Other axes", tol=1e-4)
+ex_7_2 = Exercise(
+    "7.2",
+    _normalize_over,
+    [(x, kind) for x in (_FAINT, _IMAGES, _IMAGES + 1000) for kind in _AXES],
+    wrong={
+        "batch and layer are exchanged": _with_axes(batch=_AXES["layer"], layer=_AXES["batch"]),
+        "layer and instance are exchanged": _with_axes(
+            layer=_AXES["instance"], instance=_AXES["layer"]
+        ),
+        "batch averages over the images alone, not over the places": _with_axes(batch=(0,)),
+        "layer averages over the channels alone, not over the places": _with_axes(layer=(1,)),
+        "every kind averages over one image": _with_axes(**dict.fromkeys(_AXES, (1, 2, 3))),
+        "every kind averages over the batch, as the stub does": _with_axes(
+            **dict.fromkeys(_AXES, (0, 2, 3))
+        ),
+        "you divide by n - 1": partial(_normalize_over, correction=1),
+        "the averaged dimensions are dropped, and broadcasting puts the rest elsewhere: "
+        "keepdim=True": partial(_normalize_over, keepdim=False),
+        "the mean is not subtracted": partial(_normalize_over, center=False),
+        "you divide by the variance, not by its root": partial(_normalize_over, fault="no root"),
+        "the variance is E[x²] - E[x]², which is lost in rounding far from zero": partial(
+            _normalize_over, fault="one pass"
+        ),
+        "eps is added outside the root": partial(_normalize_over, fault="eps outside"),
+        "eps is missing": partial(_normalize_over, eps=0.0),
+    },
+    read="Other axes",
+    tol=1e-4,
+)
 
 # %% ../../nbs/exercises/07_norm.ipynb #44fdbce9
 def _tracked(step: Callable, batches: int, size: int, momentum: float) -> list[Tensor]:
-    "Mean and variance after some random batches of three images with two channels and size by size places."
+    """Mean and variance after random batches of three images with two channels."""
     mean, var = torch.zeros(2), torch.ones(2)
     for k in range(batches):
-        mean, var = step(mean, var, 2 * torch.randn(3, 2, size, size, generator=torch.Generator().manual_seed(k)) + k, momentum)
+        noise = torch.randn(3, 2, size, size, generator=torch.Generator().manual_seed(k))
+        mean, var = step(mean, var, 2 * noise + k, momentum)
     return [mean, var]
 
 
-def _step(mean: Tensor, var: Tensor, batch: Tensor, momentum: float, *, unbiased: bool = True, kept: bool = False, places: bool = True, deviation: bool = False, both: bool = True) -> tuple[Tensor, Tensor]:
-    "One update of the running statistics, with parts that can be wrong."
-    values = batch.transpose(0, 1).flatten(1) if places else batch.mean((2, 3)).T
-    new_mean, new_var = values.mean(1), values.var(1, correction=int(unbiased))
-    new_var = new_var.sqrt() if deviation else new_var
-    share = 1 - momentum if kept else momentum
-    return (1 - share) * mean + share * new_mean, (1 - share) * var + share * new_var if both else new_var
+def _step(
+    mean: Tensor,
+    var: Tensor,
+    batch: Tensor,
+    momentum: float,
+    *,
+    unbiased: bool = True,
+    fault: str = "",
+) -> tuple[Tensor, Tensor]:
+    """Update the running statistics, with parts that can be wrong."""
+    values = batch.transpose(0, 1).flatten(1)
+    if fault == "places":
+        values = batch.mean((2, 3)).T
+    new_mean = values.mean(1)
+    new_var = values.var(1, correction=int(unbiased))
+    if fault == "deviation":
+        new_var = new_var.sqrt()
+    weight = 1 - momentum if fault == "momentum" else momentum
+    mean = (1 - weight) * mean + weight * new_mean
+    if fault == "last":
+        return mean, new_var
+    return mean, (1 - weight) * var + weight * new_var
 
 
-ex_7_3 = Exercise("7.3", _step, [(1, 2, 0.1), (3, 2, 0.1), (3, 2, 0.3), (1, 1, 0.5)], wrong={
-    "the momentum is that of an optimizer: it is the share of the new batch, not of the old value": partial(_step, kept=True),
-    "the variance is divided by n; the running one is an estimate for images to come, over n - 1": partial(_step, unbiased=False),
-    "both: the momentum belongs to the new batch, and the variance is over n - 1": partial(_step, kept=True, unbiased=False),
-    "the statistics are over the images alone, after a mean over the places": partial(_step, places=False),
-    "it is the deviation that is averaged, not the variance": partial(_step, deviation=True),
-    "the variance is only that of the last batch": partial(_step, both=False),
-}, read="A layer", probe=_tracked)
+ex_7_3 = Exercise(
+    "7.3",
+    _step,
+    [(1, 2, 0.1), (3, 2, 0.1), (3, 2, 0.3), (1, 1, 0.5)],
+    wrong={
+        "the momentum is that of an optimizer: it is the weight of the new batch, not of the old "
+        "value": partial(_step, fault="momentum"),
+        "the variance is divided by n; the running one is an estimate for images to come, over "
+        "n - 1": partial(_step, unbiased=False),
+        "both: the momentum belongs to the new batch, and the variance is over n - 1": partial(
+            _step, fault="momentum", unbiased=False
+        ),
+        "the statistics are over the images alone, after a mean over the places": partial(
+            _step, fault="places"
+        ),
+        "it is the standard deviation that is averaged, not the variance": partial(
+            _step, fault="deviation"
+        ),
+        "the variance is only that of the last batch": partial(_step, fault="last"),
+    },
+    read="A layer",
+    probe=_tracked,
+)
 
 # %% ../../nbs/exercises/07_norm.ipynb #2f8cffa5
+_SAME_EVERYWHERE = (
+    "It is the same everywhere, or nearly: then eps decides. Give it a standard deviation of at "
+    "least 0.1."
+)
+
+
 def _alike(answer: object) -> str | None:
-    "What is wrong with an image that should be another than 0 to 7 and the same after layer normalization."
+    """What is wrong with an image that layer normalization should not tell from 0 to 7."""
     if not isinstance(answer, Tensor) or answer.shape != (2, 2, 2) or answer.is_complex():
         return "Expected a tensor of real numbers of shape (2, 2, 2)."
-    given, image = torch.arange(8.0, dtype=torch.float64).view(2, 2, 2), answer.detach().double()
+    given = torch.arange(8.0, dtype=torch.float64).view(2, 2, 2)
+    image = answer.detach().double()
     if not image.isfinite().all():
         return "Expected finite numbers."
     if image.std() < 0.1:
-        return "It is the same everywhere, or nearly: then eps decides. Give it a spread of at least 0.1."
+        return _SAME_EVERYWHERE
     if (image - given).abs().max() < 0.5:
         return "They are alike already. Let them differ by 0.5 or more somewhere."
     norm = nn.LayerNorm((2, 2, 2), elementwise_affine=False).double()
     gap = (norm(image) - norm(given)).abs().max().item()
-    return None if gap < 1e-3 else f"Layer normalization tells them apart: the outputs differ by {gap:.1f}."
+    if gap < 1e-3:
+        return None
+    return f"Layer normalization tells them apart: the outputs differ by {gap:.1f}."
 
 
 _GIVEN = torch.arange(8.0).view(2, 2, 2)
-ex_7_4 = Search("7.4", _alike, {
-    "Layer normalization tells them apart: the outputs differ by 3.1.": _GIVEN.flip(0, 1, 2),
-    "They are alike already. Let them differ by 0.5 or more somewhere.": _GIVEN + 0.1,
-    "It is the same everywhere, or nearly: then eps decides. Give it a spread of at least 0.1.": torch.ones(2, 2, 2),
-    "Expected a tensor of real numbers of shape (2, 2, 2).": 1.0,
-    "Expected finite numbers.": _GIVEN / 0,
-}, because="Whatever is added to all of an image, and by whatever positive factor all of it is multiplied, is forgotten. Two pictures that differ in brightness and contrast alone become one.")
+ex_7_4 = Search(
+    "7.4",
+    _alike,
+    {
+        "Layer normalization tells them apart: the outputs differ by 3.1.": _GIVEN.flip(0, 1, 2),
+        "They are alike already. Let them differ by 0.5 or more somewhere.": _GIVEN + 0.1,
+        _SAME_EVERYWHERE: torch.ones(2, 2, 2),
+        "Expected a tensor of real numbers of shape (2, 2, 2).": 1.0,
+        "Expected finite numbers.": _GIVEN / 0,
+    },
+    because="Whatever is added to all of an image, and by whatever positive factor all of it is "
+    "multiplied, is forgotten. Two images that differ in brightness and contrast alone become one.",
+)
 
 # %% ../../nbs/exercises/07_norm.ipynb #bc3e8458
-ex_7_5 = Prediction("7.5", right="b", wrong={
-    "a: an addition is about the cheapest thing there is, beside a convolution.": "a",
-    "c: it would get a gradient only if it had an effect. Look at what becomes of a constant that is added to a whole channel.": "c",
-    "d: at the start biases are small or zero in either case.": "d",
-}, because="A constant that is added to a channel is part of its mean, which is subtracted. The offset that is left is the normalization's own bias.")
+ex_7_5 = Prediction(
+    "7.5",
+    right="b",
+    wrong={
+        "a: an addition is about the cheapest thing there is, beside a convolution.": "a",
+        "c: it would get a gradient only if it had an effect. Look at what becomes of a constant "
+        "that is added to a whole channel.": "c",
+        "d: at the start biases are small or zero in either case.": "d",
+    },
+    because="A constant that is added to a channel is part of its mean, which is subtracted. The "
+    "offset that is left is the normalization's own bias.",
+)
 
 # %% ../../nbs/exercises/07_norm.ipynb #22ffd173
-ex_7_6 = Prediction("7.6", right=0.01, tol=1e-4, wrong={
-    "The output does not change, that is right, but the gradient does: it is divided by ten, since the spread is ten times as large.": 1.0,
-    "The gradient is a tenth, yes. And the same step is compared to a weight that is ten times as long.": 0.1,
-    "The other way round: with larger weights everything turns more slowly.": 100.0,
-    "Without normalization the gradient would be the same, or larger. Here sigma is in the denominator.": 10.0,
-    "A tenth from the gradient and a tenth from the length: that is a hundredth.": 0.001,
-}, because="The gradient is a tenth, and the weight that it turns is ten times as long. So weights that have grown turn more slowly: a learning rate that falls by itself.")
+ex_7_6 = Prediction(
+    "7.6",
+    right=0.01,
+    tol=1e-4,
+    wrong={
+        "The output does not change, that is right, but the gradient does: it is divided by ten, "
+        "since the standard deviation is ten times as large.": 1.0,
+        "The gradient is a tenth, yes. And the same step is compared to a weight that is ten times "
+        "as long.": 0.1,
+        "The other way round: with larger weights everything turns more slowly.": 100.0,
+        "Without normalization the gradient would be the same, or larger. Here sigma is in the "
+        "denominator.": 10.0,
+        "A tenth from the gradient and a tenth from the length: that is a hundredth.": 0.001,
+    },
+    because="The gradient is a tenth, and the weight that it turns is ten times as long. So "
+    "weights that have grown turn more slowly: a learning rate that falls by itself.",
+)
 
 # %% ../../nbs/exercises/07_norm.ipynb #4d2673bc
 class _BatchNorm(nn.Module):
-    "Batch normalization with a fault of a given name."
-    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1, *, fault: str = "") -> None:
+    """Batch normalization with a fault of a given name."""
+
+    def __init__(
+        self, num_features: int, eps: float = 1e-5, momentum: float = 0.1, *, fault: str = ""
+    ) -> None:
         super().__init__()
-        self.fault, self.momentum, self.eps = fault, 1 - momentum if fault == "momentum" else momentum, 1.0 if fault == "eps" else eps
-        self.weight, self.bias = nn.Parameter(torch.ones(num_features)), nn.Parameter(torch.zeros(num_features))
-        kept = {"running_mean": torch.zeros(num_features), "running_var": torch.ones(num_features), "num_batches_tracked": torch.tensor(0)}
+        self.fault = fault
+        self.eps = 1.0 if fault == "eps" else eps
+        self.momentum = 1 - momentum if fault == "momentum" else momentum
+        self.weight = nn.Parameter(torch.ones(num_features))
+        self.bias = nn.Parameter(torch.zeros(num_features))
+        kept = {
+            "running_mean": torch.zeros(num_features),
+            "running_var": torch.ones(num_features),
+            "num_batches_tracked": torch.tensor(0),
+        }
         for name, value in kept.items():
             if fault == "buffers":
                 setattr(self, name, value)
@@ -145,37 +256,55 @@ class _BatchNorm(nn.Module):
                 self.register_buffer(name, value)
 
     def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance, which broadcast to the shape of x."""
         if not self.training and self.fault != "eval":
-            return self.running_mean, self.running_var
+            return self.running_mean.view(1, -1, 1, 1), self.running_var.view(1, -1, 1, 1)
         dims = (0,) if self.fault == "places" else (0, 2, 3)
         mean = x.mean(dims, keepdim=True)
-        var = x.square().mean(dims, keepdim=True) - mean.square() if self.fault == "one pass" else x.var(dims, keepdim=True, correction=int(self.fault == "over n - 1"))
-        with torch.no_grad():
-            n = x.numel() // x.shape[1]
-            scale = 1 if self.fault == "biased" else n / (n - 1)
-            self.running_mean.lerp_(mean.mean((0, 2, 3)), self.momentum)
-            self.running_var.lerp_((var * scale).mean((0, 2, 3)), self.momentum)
-            self.num_batches_tracked += self.fault != "count"
-        return (mean.detach(), var.detach()) if self.fault == "no_grad" else (mean, var)
+        var = x.var(dims, keepdim=True, correction=int(self.fault == "over n - 1"))
+        if self.fault == "one pass":
+            var = x.square().mean(dims, keepdim=True) - mean.square()
+        self._track(mean.detach(), var.detach(), x.numel() // x.shape[1])
+        if self.fault == "no_grad":
+            return mean.detach(), var.detach()
+        return mean, var
+
+    def _track(self, mean: Tensor, var: Tensor, n: int) -> None:
+        """Move the running statistics."""
+        scale = 1 if self.fault == "biased" else n / (n - 1)
+        self.running_mean.lerp_(mean.mean((0, 2, 3)), self.momentum)
+        self.running_var.lerp_((var * scale).mean((0, 2, 3)), self.momentum)
+        self.num_batches_tracked += self.fault != "count"
 
     def forward(self, x: Tensor) -> Tensor:
-        mean, var = (t.view(1, -1, 1, 1) if t.ndim == 1 else t for t in self._statistics(x))
+        """Normalize (N, C, H, W)."""
+        mean, var = self._statistics(x)
         y = (x - mean) / (var + self.eps).sqrt()
-        weight, bias = (t[:, None, None] for t in (self.weight, self.bias))
-        return (y + bias) * weight if self.fault == "order" else y * weight if self.fault == "bias" else y * weight + bias
+        weight, bias = self.weight[:, None, None], self.bias[:, None, None]
+        if self.fault == "order":
+            return (y + bias) * weight
+        if self.fault == "bias":
+            return y * weight
+        return y * weight + bias
 
 
-ex_7_7 = MutantHunt("7.7", _BatchNorm, {
-    "statistics under no_grad: the gradient lacks the two projections": partial(_BatchNorm, fault="no_grad"),
-    "normalizes over n - 1": partial(_BatchNorm, fault="over n - 1"),
-    "a running variance over n": partial(_BatchNorm, fault="biased"),
-    "momentum is the share of the old value": partial(_BatchNorm, fault="momentum"),
-    "running statistics that are no buffers": partial(_BatchNorm, fault="buffers"),
-    "E[x²] - E[x]² in float32": partial(_BatchNorm, fault="one pass"),
-    "eps is 1": partial(_BatchNorm, fault="eps"),
-    "evaluation by the batch": partial(_BatchNorm, fault="eval"),
-    "the bias is added before the weight is multiplied": partial(_BatchNorm, fault="order"),
-    "the bias is never added": partial(_BatchNorm, fault="bias"),
-    "statistics over the images alone, not over the places": partial(_BatchNorm, fault="places"),
-    "batches are not counted": partial(_BatchNorm, fault="count"),
-}, need=11)
+_FAULTS = {
+    "no_grad": "statistics under no_grad: the gradient lacks the two projections",
+    "over n - 1": "normalizes over n - 1",
+    "biased": "a running variance over n",
+    "momentum": "momentum is the weight of the old value",
+    "buffers": "running statistics that are no buffers",
+    "one pass": "E[x²] - E[x]² in float32",
+    "eps": "eps is 1",
+    "eval": "evaluation by the batch",
+    "order": "the bias is added before the weight is multiplied",
+    "bias": "the bias is never added",
+    "places": "statistics over the images alone, not over the places",
+    "count": "batches are not counted",
+}
+ex_7_7 = MutantHunt(
+    "7.7",
+    _BatchNorm,
+    {words: partial(_BatchNorm, fault=fault) for fault, words in _FAULTS.items()},
+    need=11,
+)

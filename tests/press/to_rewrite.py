@@ -38,8 +38,7 @@ STILL: dict[str, str] = {
     "exercises/06_hooks": "E501",
     "06a_init": "B023 B905 D300 E401 E501 F401 minutes tokens",
     "exercises/06a_init": "D300 E501 nested",
-    "07_norm": "B023 B905 D300 DOC101 DOC103 E401 E501 E731 minutes tokens",
-    "exercises/07_norm": "D300 E501 nested",
+    "07_norm": "B905 E501 minutes tokens",
 }
 LONG_MODULES = {  # formatted lines of modules over the limit: no longer than this
     "check": 462,
