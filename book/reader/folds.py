@@ -6,6 +6,7 @@ from book.reader.modules import defined, only_imports
 from book.reader.papers import listed
 
 MOST_OPEN_LINES = 25  # of an exported cell
+MOST_NAMES = 5  # in a caption
 
 
 def written(code: str) -> list[str]:
@@ -29,9 +30,44 @@ def caption(marks: dict[str, str], code: str) -> str:
     names = defined(code)
     drawing = exported and names and all(name.startswith("_draw") for name in names)
     if "fold" in marks or drawing or (exported and len(written(code)) > MOST_OPEN_LINES):
-        rest = "this picture" if "fig-alt" in marks else "this cell"
-        return "The code of " + listed([f"<code>{name}</code>" for name in names] or [rest])
+        return _named(names, statements, "fig-alt" in marks)
     return "" if exported else _machinery(statements)
+
+
+def _named(names: list[str], statements: list[ast.stmt], drawn: bool) -> str:
+    """What is in a fold: what its code defines, draws, prints or sets."""
+    if names:
+        return "The code of " + _code(names)
+    if drawn:
+        return "The code of this picture"
+    if any(_prints(statement) for statement in statements):
+        return "The code of this output"
+    names = _assigned(statements)
+    return f"The setup of {_code(names)}" if names else "The code of this cell"
+
+
+def _code(names: list[str]) -> str:
+    """`a`, `b` and `c`, and no more than MOST_NAMES of them."""
+    shown = [f"<code>{name}</code>" for name in names[:MOST_NAMES]]
+    return listed(shown) if len(names) <= MOST_NAMES else ", ".join(shown) + " and more"
+
+
+def _prints(statement: ast.stmt) -> bool:
+    """Whether a statement calls print."""
+    calls = (node.func for node in ast.walk(statement) if isinstance(node, ast.Call))
+    return any(isinstance(func, ast.Name) and func.id == "print" for func in calls)
+
+
+def _assigned(statements: list[ast.stmt]) -> list[str]:
+    """The names that statements set, in their order."""
+    targets = [target for s in statements if isinstance(s, ast.Assign) for target in s.targets]
+    found = [node.id for target in targets for node in ast.walk(target) if _is_set(node)]
+    return list(dict.fromkeys(found))
+
+
+def _is_set(node: ast.AST) -> bool:
+    """Whether a node is a name that is set."""
+    return isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
 
 
 def _machinery(statements: list[ast.stmt]) -> str:
