@@ -15,9 +15,6 @@ from torch import Tensor
 if TYPE_CHECKING:  # drawing is optional, and matplotlib slow to import
     from fromfound.plot import Picture
 
-_Pullback = Callable[[Tensor], Tensor]  # from the gradient of a result to that of an operand
-_Dims = int | tuple[int, ...] | None
-
 # %% ../nbs/02_autograd.ipynb #c319be98
 def unbroadcast(gradient: Tensor, shape: Sequence[int]) -> Tensor:
     """Undo a broadcast in the backward pass: sum over every dimension that was copied.
@@ -47,6 +44,10 @@ def unbroadcast(gradient: Tensor, shape: Sequence[int]) -> Tensor:
     return gradient
 
 # %% ../nbs/02_autograd.ipynb #700e0db0
+_Pullback = Callable[[Tensor], Tensor]  # from the gradient of a result to that of an operand
+_Dims = int | tuple[int, ...] | None
+
+
 def _operation(edges: Sequence[tuple[object, _Pullback]]) -> str:
     """The name of the function in which a pullback was made, '' where there is none."""
     if not edges:
