@@ -245,7 +245,7 @@ LONG = "def long():\n" + "    pass\n" * MOST_OPEN_LINES
         ("export", "import torch", "The imports of this module"),
         ("fold", "def f(): pass", "The code of <code>f</code>"),
         ("fold", "x = 1", "The setup of <code>x</code>"),
-        ("fold", "a, b = c = f()", "The setup of <code>a</code>, <code>b</code>, and <code>c</code>"),
+        ("fold", "a, b = f()", "The setup of <code>a</code> and <code>b</code>"),
         ("fold", "x[0] = 1", "The code of this cell"),
         ("fold", "for x in y:\n    print(x)", "The code of this output"),
         (
