@@ -850,6 +850,10 @@ FAULTS: list[tuple[str, str, Plant, list[str]]] = [
             ("Done \u2705", "emoji"),
         )
     ],
+    *(
+        ("words", text, say(f"It says {text} here."), [text, "Write:"])
+        for text in ("nobody", "trainings", "anew", "mended", "in every bit", "cannot be had")
+    ),
     ("words", "docstring", add(("c", 'def f():\n    "It simply is."')), ["simply"]),
     ("words", "comment", add(("c", "x = 1  # simply one")), ["simply"]),
     (

@@ -388,13 +388,31 @@ def _tokens(source: str) -> list[tokenize.TokenInfo]:
         return []
 
 
+BETTER = {  # habits of the early chapters, and what the field says instead
+    r"(?:no|some)body": "say who, or turn the sentence: 'no one' at most",
+    r"trainings": "training runs",
+    r"anew": "again",
+    r"mend(?:s|ed|ing)?": "fix",
+    r"dearer": "more expensive",
+    r"in every bit": "bitwise identical",
+    r"(?:cannot|can't|can not) be had": "is not available",
+    r"(?:silent|deaf) units?": "dead units",
+    r"learned by heart": "overfitted, memorized",
+}
+
+
 def words(root: Path) -> list[Finding]:
-    """No filler, no exclamation marks, no emoji."""
+    """No filler, no exclamation marks, no emoji, and the field's terms."""
     found = []
     for cell, text in _spoken(root):
         found += [
             cell.finding(f"'{m[0]}'", "leave the word out: what is simple shows it")
             for m in re.finditer(r"\bsimply\b", text, re.I)
+        ]
+        found += [
+            cell.finding(f"'{m[0]}'", f"write: {better}")
+            for pattern, better in BETTER.items()
+            for m in re.finditer(rf"\b{pattern}\b", text, re.I)
         ]
         found += [
             cell.finding("an exclamation mark", "end the sentence with a period")
