@@ -320,23 +320,24 @@ class SELU(nn.Module):
         below = _ALPHA * torch.expm1(input.clamp(max=0))
         return _SCALE * torch.where(input > 0, input, below)
 
-# %% ../nbs/06a_init.ipynb #e9f22848
+# %% ../nbs/06a_init.ipynb #285161a8
 _LAYERS = (nn.Linear, _ConvNd)
 
 
 def _output_statistics(
     model: nn.Module, layers: dict[nn.Module, str], xb: Tensor
-) -> list[tuple[float, ...]]:
-    """Return mean, standard deviation and largest magnitude of the outputs of some layers."""
+) -> list[tuple[float, float]]:
+    """Return mean and standard deviation of the outputs of some layers, which have to vary."""
 
-    def statistics(module: nn.Module, inputs: object, output: Tensor) -> tuple[float, ...]:
+    def statistics(module: nn.Module, inputs: object, output: Tensor) -> list[float]:
         y = output.float()
         if y.numel() == 0:
-            return 0.0, 0.0, 0.0
-        return tuple(torch.stack([y.mean(), y.std(correction=0), y.abs().max()]).tolist())
+            return [0.0, 0.0, 0.0]
+        return torch.stack([y.mean(), y.std(correction=0), y.abs().max()]).tolist()
 
     with Hooks(layers, statistics) as hooks:
         model(xb.clone())  # the model may write into its batch
+    found = []
     for name, hook in zip(layers.values(), hooks, strict=True):
         if hook.value is None:
             raise ValueError(
@@ -344,7 +345,15 @@ def _output_statistics(
                 "model that calls the same layers in each pass: does it choose them by their "
                 "outputs?"
             )
-    return [hook.value for hook in hooks]
+        mean, std, largest = hook.value
+        if not (math.isfinite(std) and std > 1e-6 * largest):
+            raise ValueError(
+                f"lsuv_ got an output of standard deviation {std:g} (largest value {largest:g}) "
+                f"from layer {name!r}; expected one that varies: is the batch all the same, or "
+                "does an earlier layer output only zeros?"
+            )
+        found.append((mean, std))
+    return found
 
 
 def _called_layers(model: nn.Module, xb: Tensor) -> dict[nn.Module, str]:
@@ -422,20 +431,14 @@ def lsuv_(
         _make_orthogonal(layer, generator)
     for layer, name in layers.items():
         for _ in range(max_steps):
-            mean, std, largest = _output_statistics(trial, {layer: name}, xb)[0]
-            if not (math.isfinite(std) and std > 1e-6 * largest):
-                raise ValueError(
-                    f"lsuv_ got an output of standard deviation {std:g} (largest value "
-                    f"{largest:g}) from layer {name!r}; expected one that varies: is the batch all "
-                    "the same, or does an earlier layer output only zeros?"
-                )
+            mean, std = _output_statistics(trial, {layer: name}, xb)[0]
             if settled(layer, mean, std):
                 break
             layer.weight.div_(std)
             if layer.bias is not None:
                 layer.bias.sub_(mean if shift else 0).div_(std)
     found = _output_statistics(trial, layers, xb)
-    for (layer, name), (mean, std, _) in zip(layers.items(), found, strict=True):
+    for (layer, name), (mean, std) in zip(layers.items(), found, strict=True):
         if not settled(layer, mean, std):
             wanted = "a mean of 0 and a standard deviation" if shift else "a standard deviation"
             raise RuntimeError(
@@ -445,9 +448,9 @@ def lsuv_(
                 "More steps (max_steps) help where it is near"
             )
     model.load_state_dict(trial.state_dict())
-    return {name: std for name, (_, std, _) in zip(layers.values(), found, strict=True)}
+    return {name: std for name, (_, std) in zip(layers.values(), found, strict=True)}
 
-# %% ../nbs/06a_init.ipynb #d469521b
+# %% ../nbs/06a_init.ipynb #4e1710ec
 class FixupBlock(nn.Module):
     """A residual block without normalization: relu(x + scale * branch(x)).
 
@@ -542,8 +545,7 @@ def fixup_(
     if shared or any(isinstance(layer, _ConvTransposeNd) for layer in outside):
         raise ValueError(
             f"fixup_ found layers in {type(model).__name__} that share a weight, or a transposed "
-            "convolution; expected a weight for each layer, whose second dimension is its inputs: "
-            "it would be scaled twice, or by the wrong fan-in"
+            "convolution: one would be scaled twice, or by the wrong fan-in"
         )
     for layer in layers:
         kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
