@@ -320,7 +320,7 @@ class SELU(nn.Module):
         below = _ALPHA * torch.expm1(input.clamp(max=0))
         return _SCALE * torch.where(input > 0, input, below)
 
-# %% ../nbs/06a_init.ipynb #285161a8
+# %% ../nbs/06a_init.ipynb #7a019eb1
 _LAYERS = (nn.Linear, _ConvNd)
 
 
@@ -424,8 +424,7 @@ def lsuv_(
         )
 
     def settled(layer: nn.Module, mean: float, std: float) -> bool:
-        centered = not shift or layer.bias is None or abs(mean) < tol
-        return centered and abs(std - 1) < tol
+        return abs(std - 1) < tol and (abs(mean) < tol or not shift or layer.bias is None)
 
     for layer in layers:
         _make_orthogonal(layer, generator)
