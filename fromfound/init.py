@@ -449,7 +449,7 @@ def lsuv_(
     model.load_state_dict(trial.state_dict())
     return {name: std for name, (_, std) in zip(layers.values(), found, strict=True)}
 
-# %% ../nbs/06a_init.ipynb #4e1710ec
+# %% ../nbs/06a_init.ipynb #5bfd8bae
 class FixupBlock(nn.Module):
     """A residual block without normalization: relu(x + scale * branch(x)).
 
@@ -485,10 +485,12 @@ class FixupBlock(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """Any shape that the layers take, to the same shape."""
+        biases = self.bias.unbind()
+        *others, last = self.layers
         h = input
-        for k, layer in enumerate(self.layers[:-1]):
-            h = torch.relu(layer(h + self.bias[2 * k]) + self.bias[2 * k + 1])
-        h = self.scale * self.layers[-1](h + self.bias[-2]) + self.bias[-1]
+        for k, layer in enumerate(others):
+            h = torch.relu(layer(h + biases[2 * k]) + biases[2 * k + 1])
+        h = self.scale * last(h + biases[-2]) + biases[-1]
         if h.shape != input.shape:
             raise ValueError(
                 f"FixupBlock got {tuple(input.shape)} and its branch put out {tuple(h.shape)}; "
