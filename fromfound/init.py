@@ -8,20 +8,21 @@ __all__ = ['fan_in_and_fan_out', 'calculate_gain', 'xavier_uniform_', 'xavier_no
 import copy
 import math
 import warnings
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from .hooks import Hooks
 
 # %% ../nbs/06a_init.ipynb #8d5dd420
 def fan_in_and_fan_out(tensor: Tensor) -> tuple[int, int]:
-    """How many inputs one output has, and how many outputs one input goes into.
+    """Return how many inputs one output has, and how many outputs one input goes into.
 
     Args:
-        tensor: the weight of a linear layer, (outputs, inputs), or of a convolution, (output channels, input channels / groups, *kernel).
+        tensor: the weight of a linear layer, (outputs, inputs), or of a convolution, (output
+            channels, input channels / groups, *kernel).
 
     Raises:
         ValueError: it has fewer than two dimensions.
@@ -29,23 +30,31 @@ def fan_in_and_fan_out(tensor: Tensor) -> tuple[int, int]:
     Source: torch.nn.init._calculate_fan_in_and_fan_out
     """
     if tensor.ndim < 2:
-        raise ValueError(f"Fan in and fan out can not be computed for tensor with fewer than 2 dimensions: got the shape {tuple(tensor.shape)}; start biases with zeros")
-    places = math.prod(tensor.shape[2:])
-    return tensor.shape[1] * places, tensor.shape[0] * places
+        raise ValueError(
+            "Fan in and fan out can not be computed for tensor with fewer than 2 dimensions: got "
+            f"the shape {tuple(tensor.shape)}; initialize biases with zeros"
+        )
+    positions = math.prod(tensor.shape[2:])
+    return tensor.shape[1] * positions, tensor.shape[0] * positions
 
-# %% ../nbs/06a_init.ipynb #92645832
-_GAINS = {"linear": 1, "sigmoid": 1, "tanh": 5.0 / 3, "relu": math.sqrt(2.0), "selu": 3.0 / 4} | {f"conv{kind}{d}d": 1 for kind in ("", "_transpose") for d in (1, 2, 3)}
+
+_CONVOLUTIONS = [f"conv{kind}{d}d" for kind in ("", "_transpose") for d in (1, 2, 3)]
+_GAINS = dict.fromkeys(["linear", "sigmoid", *_CONVOLUTIONS], 1) | {
+    "tanh": 5 / 3,
+    "relu": math.sqrt(2),
+    "selu": 3 / 4,
+}
 
 
 def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
-    """The factor on the standard deviation of the weights that PyTorch recommends for an activation.
+    """Return the factor on the standard deviation that PyTorch recommends for an activation.
 
     Args:
         nonlinearity: its name, as "relu", "leaky_relu", "tanh", "linear".
         param: for "leaky_relu" its slope below zero, 0.01 by default.
 
     Raises:
-        ValueError: a name that is not in the list, or a slope that is no number.
+        ValueError: the name is not in the list, or the slope is not a number.
 
     Source: torch.nn.init.calculate_gain
     """
@@ -55,59 +64,100 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
             raise ValueError(f"negative_slope {param} not a valid number")
         return math.sqrt(2.0 / (1 + slope**2))
     if nonlinearity not in _GAINS:
-        raise ValueError(f"Unsupported nonlinearity {nonlinearity}; expected leaky_relu or one of {', '.join(_GAINS)}: gain_for finds the gain of any function")
+        raise ValueError(
+            f"Unsupported nonlinearity {nonlinearity}; expected leaky_relu or one of "
+            f"{', '.join(_GAINS)}: gain_for finds the gain of any function"
+        )
     return _GAINS[nonlinearity]
 
 # %% ../nbs/06a_init.ipynb #12081e32
 @torch.no_grad()
-def _draw(tensor: Tensor, std: float, uniform: bool, generator: torch.Generator | None) -> Tensor:
-    "Fill with random numbers of mean 0 and the given standard deviation."
-    bound = math.sqrt(3.0) * std
-    return tensor.uniform_(-bound, bound, generator=generator) if uniform else tensor.normal_(0, std, generator=generator)
+def _fill_(tensor: Tensor, std: float, uniform: bool, generator: torch.Generator | None) -> Tensor:
+    """Fill with random numbers of mean 0 and the given standard deviation."""
+    if uniform:
+        bound = math.sqrt(3.0) * std
+        return tensor.uniform_(-bound, bound, generator=generator)
+    return tensor.normal_(0, std, generator=generator)
 
 
-def _xavier_(tensor: Tensor, gain: float, uniform: bool, generator: torch.Generator | None) -> Tensor:
-    fans = fan_in_and_fan_out(tensor)
-    return _draw(tensor, gain * math.sqrt(2.0 / sum(fans)), uniform, generator) if sum(fans) else tensor
+def _xavier_std(tensor: Tensor, gain: float) -> float:
+    """Return the standard deviation of Xavier initialization."""
+    return gain * math.sqrt(2.0 / max(1, sum(fan_in_and_fan_out(tensor))))
 
 
-def _kaiming_(tensor: Tensor, a: float, mode: str, nonlinearity: str, uniform: bool, generator: torch.Generator | None) -> Tensor:
+def _kaiming_(
+    tensor: Tensor,
+    a: float,
+    mode: str,
+    nonlinearity: str,
+    generator: torch.Generator | None,
+    *,
+    uniform: bool = False,
+) -> Tensor:
+    """Fill a weight by Kaiming initialization; arguments as for `kaiming_uniform_`."""
     if 0 in tensor.shape:
         warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=3)
         return tensor
     if mode.lower() not in ("fan_in", "fan_out"):
         raise ValueError(f"Mode {mode} not supported, please use one of ['fan_in', 'fan_out']")
-    fan = fan_in_and_fan_out(tensor)[mode.lower() == "fan_out"]
-    return _draw(tensor, calculate_gain(nonlinearity, a) / math.sqrt(fan), uniform, generator)
+    fan_in, fan_out = fan_in_and_fan_out(tensor)
+    fan = fan_in if mode.lower() == "fan_in" else fan_out
+    return _fill_(tensor, calculate_gain(nonlinearity, a) / math.sqrt(fan), uniform, generator)
 
-# %% ../nbs/06a_init.ipynb #7e0b7a21
-def xavier_uniform_(tensor: Tensor, gain: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
+
+def xavier_uniform_(
+    tensor: Tensor, gain: float = 1.0, generator: torch.Generator | None = None
+) -> Tensor:
     """Fill a weight with uniform numbers of variance gain² * 2 / (fan-in + fan-out).
+
+    Args:
+        tensor: the weight, with two dimensions or more.
+        gain: factor on the standard deviation.
+        generator: of the random numbers, on the device of the tensor.
+
+    Raises:
+        ValueError: the tensor has fewer than two dimensions.
 
     Source: Glorot2010 §4.2.1, eq. 16
     Source: torch.nn.init.xavier_uniform_
     """
-    return _xavier_(tensor, gain, True, generator)
+    return _fill_(tensor, _xavier_std(tensor, gain), True, generator)
 
 
-def xavier_normal_(tensor: Tensor, gain: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
+def xavier_normal_(
+    tensor: Tensor, gain: float = 1.0, generator: torch.Generator | None = None
+) -> Tensor:
     """Fill a weight with normal numbers of variance gain² * 2 / (fan-in + fan-out).
+
+    Args:
+        tensor: the weight, with two dimensions or more.
+        gain: factor on the standard deviation.
+        generator: of the random numbers, on the device of the tensor.
+
+    Raises:
+        ValueError: the tensor has fewer than two dimensions.
 
     Source: Glorot2010 §4.2.1, eq. 12
     Source: torch.nn.init.xavier_normal_
     """
-    return _xavier_(tensor, gain, False, generator)
+    return _fill_(tensor, _xavier_std(tensor, gain), False, generator)
 
-# %% ../nbs/06a_init.ipynb #e7882131
-def kaiming_uniform_(tensor: Tensor, a: float = 0, mode: str = "fan_in", nonlinearity: str = "leaky_relu", generator: torch.Generator | None = None) -> Tensor:
+
+def kaiming_uniform_(
+    tensor: Tensor,
+    a: float = 0,
+    mode: str = "fan_in",
+    nonlinearity: str = "leaky_relu",
+    generator: torch.Generator | None = None,
+) -> Tensor:
     """Fill a weight with uniform numbers of variance gain² / fan.
 
     Args:
         tensor: the weight, with two dimensions or more.
         a: slope below zero of the leaky ReLU that follows.
         mode: "fan_in" keeps the size of the activations, "fan_out" that of the gradients.
-        nonlinearity: what follows, as for `calculate_gain`.
-        generator: of the random numbers.
+        nonlinearity: the activation that follows, as for `calculate_gain`.
+        generator: of the random numbers, on the device of the tensor.
 
     Raises:
         ValueError: fewer than two dimensions, another mode, or an unknown nonlinearity.
@@ -115,45 +165,79 @@ def kaiming_uniform_(tensor: Tensor, a: float = 0, mode: str = "fan_in", nonline
     Source: He2015Delving §2.2, eq. 10, 14 and 15
     Source: torch.nn.init.kaiming_uniform_
     """
-    return _kaiming_(tensor, a, mode, nonlinearity, True, generator)
+    return _kaiming_(tensor, a, mode, nonlinearity, generator, uniform=True)
 
 
-def kaiming_normal_(tensor: Tensor, a: float = 0, mode: str = "fan_in", nonlinearity: str = "leaky_relu", generator: torch.Generator | None = None) -> Tensor:
-    """Fill a weight with normal numbers of variance gain² / fan; arguments and errors as for `kaiming_uniform_`.
+def kaiming_normal_(
+    tensor: Tensor,
+    a: float = 0,
+    mode: str = "fan_in",
+    nonlinearity: str = "leaky_relu",
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Fill a weight with normal numbers of variance gain² / fan.
+
+    Args:
+        tensor: the weight, with two dimensions or more.
+        a: slope below zero of the leaky ReLU that follows.
+        mode: "fan_in" keeps the size of the activations, "fan_out" that of the gradients.
+        nonlinearity: the activation that follows, as for `calculate_gain`.
+        generator: of the random numbers, on the device of the tensor.
+
+    Raises:
+        ValueError: fewer than two dimensions, another mode, or an unknown nonlinearity.
 
     Source: He2015Delving §2.2, eq. 10, 14 and 15
     Source: torch.nn.init.kaiming_normal_
     """
-    return _kaiming_(tensor, a, mode, nonlinearity, False, generator)
+    return _kaiming_(tensor, a, mode, nonlinearity, generator)
 
 
 def lecun_normal_(tensor: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Fill a weight with normal numbers of variance 1 / fan-in.
 
+    Args:
+        tensor: the weight, with two dimensions or more.
+        generator: of the random numbers, on the device of the tensor.
+
+    Raises:
+        ValueError: the tensor has fewer than two dimensions.
+
     Source: Klambauer2017 §2
     """
-    return _kaiming_(tensor, 0, "fan_in", "linear", False, generator)
+    return _kaiming_(tensor, 0, "fan_in", "linear", generator)
 
 # %% ../nbs/06a_init.ipynb #c5c24ede
 def gain_for(activation: Callable[[Tensor], Tensor]) -> float:
-    """The factor on the standard deviation of the weights that gives the next activation inputs of variance 1 if this one has them.
+    """Return the gain of an activation: inputs of variance 1 lead to inputs of variance 1.
+
+    It is a factor on the standard deviation of weights of variance 1 / fan-in.
 
     Args:
-        activation: a function of a tensor, element by element, or a module that is one; it is called with float64.
+        activation: a function of a tensor, element by element, or a module that is one; it is
+            called with float64.
 
     Raises:
         ValueError: it mixes the elements, gives zero everywhere, or numbers that are not finite.
     """
     z = torch.linspace(-12, 12, 24_001, dtype=torch.float64)
     bell = torch.exp(-z.square() / 2) / math.sqrt(2 * math.pi)
-    f = copy.deepcopy(activation).cpu().double() if isinstance(activation, nn.Module) else activation
+    f = activation
+    if isinstance(activation, nn.Module):
+        f = copy.deepcopy(activation).cpu().double()
     with torch.no_grad():
-        y, fewer = f(z.clone()), f(z[::2].clone())                     # copies: it may work in place
+        y, fewer = f(z.clone()), f(z[::2].clone())  # copies: it may work in place
     if y.shape != z.shape or not torch.allclose(y[::2], fewer, equal_nan=True):
-        raise ValueError("gain_for found that the activation's outputs depend on one another or on chance; expected a function of each number by itself")
+        raise ValueError(
+            "gain_for found that the activation's outputs depend on one another or on chance; "
+            "expected a function of each number by itself"
+        )
     kept = torch.trapezoid(y.square() * bell, z).item()
     if not 0 < kept < math.inf:
-        raise ValueError(f"gain_for found that the activation turns inputs of variance 1 into a mean square of {kept}; expected a number above 0: no gain makes up for that")
+        raise ValueError(
+            "gain_for found that the activation turns inputs of variance 1 into a mean square of "
+            f"{kept}; expected a number above 0: no gain makes up for that"
+        )
     return 1 / math.sqrt(kept)
 
 # %% ../nbs/06a_init.ipynb #d736e33f
@@ -164,27 +248,30 @@ class ShiftedReLU(nn.Module):
         leak: slope below zero.
         sub: what is subtracted.
     """
+
     def __init__(self, leak: float = 0.1, sub: float = 0.4) -> None:
         super().__init__()
         self.leak, self.sub = leak, sub
 
     def forward(self, input: Tensor) -> Tensor:
-        "Any shape to the same shape."
+        """Any shape to the same shape."""
         return nn.functional.leaky_relu(input, self.leak) - self.sub
 
     def extra_repr(self) -> str:
-        "The two constants."
+        """Return the two constants."""
         return f"leak={self.leak}, sub={self.sub}"
 
-# %% ../nbs/06a_init.ipynb #97e11bcc
+# %% ../nbs/06a_init.ipynb #5c3965e2
 @torch.no_grad()
-def orthogonal_(tensor: Tensor, gain: float = 1, generator: torch.Generator | None = None) -> Tensor:
-    """Fill a weight with rows (or, of a tall one, columns) of length `gain` at right angles to each other.
+def orthogonal_(
+    tensor: Tensor, gain: float = 1, generator: torch.Generator | None = None
+) -> Tensor:
+    """Fill a weight with rows (of a tall one, columns) of length `gain` at right angles.
 
     Args:
         tensor: two dimensions or more; all but the first are taken as one.
         gain: factor on all of it.
-        generator: of the random numbers.
+        generator: of the random numbers, on the device of the tensor.
 
     Raises:
         ValueError: fewer than two dimensions.
@@ -193,18 +280,24 @@ def orthogonal_(tensor: Tensor, gain: float = 1, generator: torch.Generator | No
     Source: torch.nn.init.orthogonal_
     """
     if tensor.ndim < 2:
-        raise ValueError(f"Only tensors with 2 or more dimensions are supported: orthogonal_ got the shape {tuple(tensor.shape)}")
+        raise ValueError(
+            "Only tensors with 2 or more dimensions are supported: orthogonal_ got the shape "
+            f"{tuple(tensor.shape)}"
+        )
     if tensor.numel() == 0:
         return tensor
-    flat = tensor.new_empty(len(tensor), tensor.numel() // len(tensor)).normal_(generator=generator)
+    flat = tensor.new_empty(len(tensor), tensor.numel() // len(tensor))
+    flat.normal_(generator=generator)
     wide = flat.shape[0] < flat.shape[1]
     q, r = torch.linalg.qr(flat.T if wide else flat)
     q = q * r.diagonal().sign()
-    return tensor.copy_((q.T if wide else q).reshape(tensor.shape)).mul_(gain)
+    if wide:
+        q = q.T
+    return tensor.copy_(q.reshape(tensor.shape)).mul_(gain)
 
 # %% ../nbs/06a_init.ipynb #7941146e
 def _below(k: float) -> float:
-    "e^(k²/2) times the share of the bell curve below -k: the average of e^(kz) over its negative half."
+    """Return the average of e^(kz) over the negative half of the bell curve."""
     return math.exp(k * k / 2) * math.erfc(k / math.sqrt(2)) / 2
 
 
@@ -213,56 +306,96 @@ _SCALE = (0.5 + _ALPHA**2 * (_below(2) - 2 * _below(1) + 0.5)) ** -0.5
 
 
 class SELU(nn.Module):
-    """An activation that leads mean 0 and variance 1 back to mean 0 and variance 1, with weights of `lecun_normal_`.
+    """An activation that leads mean 0 and variance 1 back to them, with `lecun_normal_` weights.
 
-    There is no form in place; integers give floats, and the second derivative at 0 is that from below, where torch's is 0.
+    There is no form in place; integers give floats, and the second derivative at 0 is that from
+    below, where torch's is 0.
 
     Source: Klambauer2017 §2, eq. 2
     Source: torch.nn.SELU
     """
+
     def forward(self, input: Tensor) -> Tensor:
-        "Any shape to the same shape."
-        return _SCALE * torch.where(input > 0, input, _ALPHA * torch.expm1(input.clamp(max=0)))
+        """Any shape to the same shape."""
+        below = _ALPHA * torch.expm1(input.clamp(max=0))
+        return _SCALE * torch.where(input > 0, input, below)
 
-# %% ../nbs/06a_init.ipynb #ac0b36a6
-_LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
-
-
-def _settled(layer: nn.Module, mean: float, std: float, tol: float, shift: bool) -> bool:
-    "Whether an output has standard deviation 1, and mean 0 where the bias has to see to it."
-    return abs(std - 1) < tol and not (shift and layer.bias is not None and abs(mean) >= tol)
+# %% ../nbs/06a_init.ipynb #7a019eb1
+_LAYERS = (nn.Linear, _ConvNd)
 
 
-def _scale_layer(model: nn.Module, layer: nn.Module, name: str, xb: Tensor, tol: float, max_steps: int, shift: bool) -> None:
-    "Divide a layer's weights by the standard deviation of its output until that is 1."
-    for _ in range(max_steps):
-        mean, std, largest = _output_statistics(model, {layer: name}, xb)[0]
-        if not (math.isfinite(std) and std > 1e-6 * largest):
-            raise ValueError(f"lsuv_ got an output of standard deviation {std:g} (largest value {largest:g}) from layer {name!r}; expected one that varies: is the batch all the same, or does a layer before it put out nothing?")
-        if _settled(layer, mean, std, tol, shift):
-            return
-        layer.weight.div_(std)
-        if layer.bias is not None:
-            layer.bias.sub_(mean if shift else 0).div_(std)
+def _output_statistics(
+    model: nn.Module, layers: dict[nn.Module, str], xb: Tensor
+) -> list[tuple[float, float]]:
+    """Return mean and standard deviation of the outputs of some layers, which have to vary."""
 
-
-def _output_statistics(model: nn.Module, names: dict[nn.Module, str], xb: Tensor) -> list[tuple[float, float, float]]:
-    "Mean, standard deviation and largest magnitude of the outputs of some layers."
-    def statistics(module: nn.Module, inputs: object, output: Tensor) -> tuple[float, float, float]:
+    def statistics(module: nn.Module, inputs: object, output: Tensor) -> list[float]:
         y = output.float()
-        return (y.mean().item(), y.std(correction=0).item(), y.abs().max().item()) if y.numel() else (0.0, 0.0, 0.0)
-    with Hooks(names, statistics) as hooks:
-        model(xb.clone())                                              # the model may write into its batch
-    if silent := [name for name, hook in zip(names.values(), hooks) if hook.value is None]:
-        raise ValueError(f"lsuv_ got no output from layer {silent[0]!r}, which was called before; expected a model that calls the same layers in each pass: does it choose them by what they put out?")
-    return [hook.value for hook in hooks]
+        if y.numel() == 0:
+            return [0.0, 0.0, 0.0]
+        return torch.stack([y.mean(), y.std(correction=0), y.abs().max()]).tolist()
 
-# %% ../nbs/06a_init.ipynb #9dc36204
+    with Hooks(layers, statistics) as hooks:
+        model(xb.clone())  # the model may write into its batch
+    found = []
+    for name, hook in zip(layers.values(), hooks, strict=True):
+        if hook.value is None:
+            raise ValueError(
+                f"lsuv_ got no output from layer {name!r}, which was called before; expected a "
+                "model that calls the same layers in each pass: does it choose them by their "
+                "outputs?"
+            )
+        mean, std, largest = hook.value
+        if not (math.isfinite(std) and std > 1e-6 * largest):
+            raise ValueError(
+                f"lsuv_ got an output of standard deviation {std:g} (largest value {largest:g}) "
+                f"from layer {name!r}; expected one that varies: is the batch all the same, or "
+                "does an earlier layer output only zeros?"
+            )
+        found.append((mean, std))
+    return found
+
+
+def _called_layers(model: nn.Module, xb: Tensor) -> dict[nn.Module, str]:
+    """Return the layers that LSUV scales, in the order in which they are called, and names."""
+    names = {
+        module: name
+        for name, module in model.named_modules()
+        if isinstance(module, _LAYERS) and all(p.requires_grad for p in module.parameters())
+    }
+    order: list[nn.Module] = []
+    with Hooks(names, lambda module, inputs, output: order.append(module)):
+        model(xb.clone())
+    return {layer: names[layer] for layer in order}
+
+
+def _make_orthogonal(layer: nn.Module, generator: torch.Generator | None) -> None:
+    """Give a layer orthogonal weights and a bias of zero."""
+    dtype = torch.promote_types(layer.weight.dtype, torch.float32)  # there is no QR in 16 bits
+    layer.weight.copy_(
+        orthogonal_(torch.empty_like(layer.weight, dtype=dtype), generator=generator)
+    )
+    if layer.bias is not None:
+        layer.bias.zero_()
+
+
 @torch.no_grad()
-def lsuv_(model: nn.Module, xb: Tensor, *, tol: float = 0.02, max_steps: int = 10, shift: bool = False, generator: torch.Generator | None = None) -> dict[str, float]:
-    """Give linear layers and convolutions orthogonal weights, scaled so that their outputs have standard deviation 1 on a batch.
+def lsuv_(
+    model: nn.Module,
+    xb: Tensor,
+    *,
+    tol: float = 0.02,
+    max_steps: int = 10,
+    shift: bool = False,
+    generator: torch.Generator | None = None,
+) -> dict[str, float]:
+    """Give linear layers and convolutions orthogonal weights and outputs of standard deviation 1.
 
-    The layers are taken in the order in which they are called as modules; biases start at zero; a layer with a frozen parameter stays as it is. Of a layer that is called several times the last call counts. The model runs in evaluation mode, so with batch normalization or dropout the outputs in training have other sizes, and gets its modes back. If it fails, the weights are as before.
+    The layers are taken in the order in which they are called as modules. Biases begin at zero, and
+    a layer with a frozen parameter stays as it is. Of a layer that is called several times the last
+    call counts. The batch runs through a copy of the model, in evaluation mode. So with batch
+    normalization or dropout the outputs in training have other sizes; if it fails, the model is as
+    before.
 
     Args:
         model: called as model(xb).
@@ -270,104 +403,127 @@ def lsuv_(model: nn.Module, xb: Tensor, *, tol: float = 0.02, max_steps: int = 1
         tol: how far from 1 a standard deviation may be.
         max_steps: divisions tried for each layer.
         shift: whether to take the mean of the output off the bias, where there is one.
-        generator: of the orthogonal weights.
+        generator: of the orthogonal weights, on the model's device.
 
     Returns:
         The standard deviation of each layer's output, by its name.
 
     Raises:
-        ValueError: no layer is called, one is not called in every pass, or the output of one does not vary.
+        ValueError: no layer is called, one is not called in every pass, or the output of one does
+            not vary.
         RuntimeError: a standard deviation stays away from 1, or with `shift` a mean from 0.
 
     Source: Mishkin2016 algorithm 1
     """
-    names, order = {m: name for name, m in model.named_modules() if isinstance(m, _LAYERS) and all(p.requires_grad for p in m.parameters())}, []
-    with ExitStack() as stack:
-        for module in model.modules():
-            stack.callback(setattr, module, "training", module.training)
-        model.eval()
-        with Hooks(names, lambda module, inputs, output: order.append(module)):
-            model(xb.clone())
-        if not (layers := {layer: names[layer] for layer in order}):
-            raise ValueError(f"lsuv_ found no layer to scale in {type(model).__name__}; expected a model that calls nn.Linear or convolutions that are not frozen")
-        before = copy.deepcopy(model.state_dict())
-        try:
-            _orthogonal_start(layers, generator)
-            for layer, name in layers.items():
-                _scale_layer(model, layer, name, xb, tol, max_steps, shift)
-            return _checked(layers, _output_statistics(model, layers, xb), tol, shift)
-        except BaseException:
-            model.load_state_dict(before)
-            raise
+    trial = copy.deepcopy(model).eval()
+    layers = _called_layers(trial, xb)
+    if not layers:
+        raise ValueError(
+            f"lsuv_ found no layer to scale in {type(model).__name__}; expected a model that calls "
+            "nn.Linear or convolutions that are not frozen"
+        )
 
+    def settled(layer: nn.Module, mean: float, std: float) -> bool:
+        return abs(std - 1) < tol and (abs(mean) < tol or not shift or layer.bias is None)
 
-def _orthogonal_start(layers: Iterable[nn.Module], generator: torch.Generator | None) -> None:
     for layer in layers:
-        precise = torch.empty_like(layer.weight, dtype=torch.promote_types(layer.weight.dtype, torch.float32))  # there is no QR in 16 bits
-        layer.weight.copy_(orthogonal_(precise, generator=generator))
-        if layer.bias is not None:
-            layer.bias.zero_()
+        _make_orthogonal(layer, generator)
+    for layer, name in layers.items():
+        for _ in range(max_steps):
+            mean, std = _output_statistics(trial, {layer: name}, xb)[0]
+            if settled(layer, mean, std):
+                break
+            layer.weight.div_(std)
+            if layer.bias is not None:
+                layer.bias.sub_(mean if shift else 0).div_(std)
+    found = _output_statistics(trial, layers, xb)
+    for (layer, name), (mean, std) in zip(layers.items(), found, strict=True):
+        if not settled(layer, mean, std):
+            wanted = "a mean of 0 and a standard deviation" if shift else "a standard deviation"
+            raise RuntimeError(
+                f"lsuv_ could not bring layer {name!r} to {wanted} of 1: it has mean {mean:g} and "
+                f"standard deviation {std:g}. Is it called more than once (the last call counts), "
+                "does it share its parameters with another layer, or compute them from others? "
+                "More steps (max_steps) help where it is near"
+            )
+    model.load_state_dict(trial.state_dict())
+    return {name: std for name, (_, std) in zip(layers.values(), found, strict=True)}
 
-
-def _checked(layers: dict[nn.Module, str], found: list[tuple[float, float, float]], tol: float, shift: bool) -> dict[str, float]:
-    for (layer, name), (mean, std, _) in zip(layers.items(), found):
-        if not _settled(layer, mean, std, tol, shift):
-            raise RuntimeError(f"lsuv_ could not bring layer {name!r} to {'a mean of 0 and ' * shift}a standard deviation of 1: it has mean {mean:g} and standard deviation {std:g}. Is it called more than once (the last call counts), does it share its parameters with another layer, or compute them from others? More steps (max_steps) help where it is near")
-    return {name: std for name, (_, std, _) in zip(layers.values(), found)}
-
-# %% ../nbs/06a_init.ipynb #17fbad42
-_TRANSPOSED = nn.modules.conv._ConvTransposeNd
-
-
+# %% ../nbs/06a_init.ipynb #5bfd8bae
 class FixupBlock(nn.Module):
-    """A residual block without normalization: relu(x + scale * branch(x)), with numbers added before each layer and each activation.
+    """A residual block without normalization: relu(x + scale * branch(x)).
+
+    A learned number is added before each layer and each activation.
 
     Args:
-        layers: of the branch, two or more, linear or convolutions, none of them transposed; input and output have the same shape.
+        layers: of the branch, two or more, linear or convolutions, none of them transposed; input
+            and output have the same shape.
 
     Raises:
-        ValueError: fewer than two layers, one twice or of another kind; or (when called) an output of another shape.
+        ValueError: fewer than two layers, one twice or of another kind; or (when called) an output
+            of another shape.
 
     Source: Zhang2019Fixup §3
     """
+
     def __init__(self, *layers: nn.Module) -> None:
         super().__init__()
+        given = ", ".join(type(m).__name__ for m in layers) or "none"
         if len(layers) < 2 or not all(isinstance(layer, _LAYERS) for layer in layers):
-            raise ValueError(f"FixupBlock expected two or more linear layers or convolutions, got {', '.join(type(m).__name__ for m in layers) or 'none'}; the ReLUs between them are its own")
-        if len(set(layers)) < len(layers) or any(isinstance(layer, _TRANSPOSED) for layer in layers):
-            raise ValueError(f"FixupBlock expected different layers, and no transposed convolutions, whose fan-in is another; got {', '.join(type(m).__name__ for m in layers)}")
+            raise ValueError(
+                f"FixupBlock expected two or more linear layers or convolutions, got {given}; the "
+                "ReLUs between them are its own"
+            )
+        if len(set(layers)) < len(layers) or any(isinstance(m, _ConvTransposeNd) for m in layers):
+            raise ValueError(
+                "FixupBlock expected different layers, and no transposed convolutions, whose "
+                f"fan-in is another; got {given}"
+            )
         self.layers = nn.ModuleList(layers)
-        self.scale, self.bias = nn.Parameter(torch.ones(())), nn.Parameter(torch.zeros(2 * len(layers)))
+        self.scale = nn.Parameter(torch.ones(()))
+        self.bias = nn.Parameter(torch.zeros(2 * len(layers)))
 
     def forward(self, input: Tensor) -> Tensor:
-        "Any shape that the layers take, to the same shape."
+        """Any shape that the layers take, to the same shape."""
+        biases = self.bias.unbind()
+        *others, last = self.layers
         h = input
-        for k, layer in enumerate(self.layers):
-            h = layer(h + self.bias[2 * k])
-            h = self.scale * h if k == len(self.layers) - 1 else h
-            h = h + self.bias[2 * k + 1]
-            h = h if k == len(self.layers) - 1 else h.relu()
+        for k, layer in enumerate(others):
+            h = torch.relu(layer(h + biases[2 * k]) + biases[2 * k + 1])
+        h = self.scale * last(h + biases[-2]) + biases[-1]
         if h.shape != input.shape:
-            raise ValueError(f"FixupBlock got {tuple(input.shape)} and its branch put out {tuple(h.shape)}; expected the same shape, since the two are added: change the features or the padding of the layers")
-        return (input + h).relu()
+            raise ValueError(
+                f"FixupBlock got {tuple(input.shape)} and its branch put out {tuple(h.shape)}; "
+                "expected the same shape, since the two are added: change the features or the "
+                "padding of the layers"
+            )
+        return torch.relu(input + h)
 
-# %% ../nbs/06a_init.ipynb #167f9c61
+
 @torch.no_grad()
-def fixup_(model: nn.Module, *, classifier: nn.Module | None = None, generator: torch.Generator | None = None) -> int:
-    """Start a residual network made of `FixupBlock`s so that it trains without normalization.
+def fixup_(
+    model: nn.Module,
+    *,
+    classifier: nn.Module | None = None,
+    generator: torch.Generator | None = None,
+) -> int:
+    """Initialize a residual network of `FixupBlock`s so that it trains without normalization.
 
-    Layers outside of the blocks start by Kaiming with biases of zero, the classifier at zero.
+    Layers outside of the blocks are initialized by Kaiming with biases of zero, the classifier with
+    zeros.
 
     Args:
         model: its layers, in the order of definition.
-        classifier: one of its layers; by default the last nn.Linear that is defined behind the last block.
-        generator: of the random numbers.
+        classifier: one of its layers; by default the last nn.Linear that is defined behind the last
+            block.
+        generator: of the random numbers, on the model's device.
 
     Returns:
         The number of blocks; one that is called several times counts once.
 
     Raises:
-        ValueError: there are no blocks, no classifier, two layers with one weight, or a transposed convolution.
+        ValueError: there are no blocks, no classifier, two layers with one weight, or a transposed
+            convolution.
 
     Source: Zhang2019Fixup §3
     """
@@ -375,22 +531,33 @@ def fixup_(model: nn.Module, *, classifier: nn.Module | None = None, generator: 
     blocks = [m for m in modules if isinstance(m, FixupBlock)]
     inside = [layer for block in blocks for layer in block.layers]
     outside = [m for m in modules if isinstance(m, _LAYERS) and m not in inside]
-    behind = modules[modules.index(blocks[-1]):] if blocks else []
-    heads = [m for m in outside if (m is classifier if classifier is not None else isinstance(m, nn.Linear) and m in behind)]
-    if not heads:
-        raise ValueError(f"fixup_ found {len(blocks)} blocks and no classifier in {type(model).__name__}; expected FixupBlocks and, defined behind them, an nn.Linear: if it is elsewhere, say classifier=")
-    weights = [layer.weight for layer in (*outside, *inside)]
-    if len(set(map(id, weights))) < len(weights) or any(isinstance(layer, _TRANSPOSED) for layer in outside):
-        raise ValueError(f"fixup_ found layers in {type(model).__name__} that share a weight, or a transposed convolution; expected a weight for each layer, whose second dimension is its inputs: it would be scaled twice, or by the wrong fan-in")
-    for layer in (*outside, *inside):
+    if classifier is None and blocks:
+        behind = modules[modules.index(blocks[-1]) :]
+        linears = [m for m in behind if isinstance(m, nn.Linear) and m in outside]
+        classifier = linears[-1] if linears else None
+    if not blocks or classifier not in outside:
+        raise ValueError(
+            f"fixup_ found {len(blocks)} blocks and no classifier in {type(model).__name__}; "
+            "expected FixupBlocks and, defined behind them, an nn.Linear: if it is elsewhere, say "
+            "classifier="
+        )
+    layers = [*outside, *inside]
+    shared = len({id(layer.weight) for layer in layers}) < len(layers)
+    if shared or any(isinstance(layer, _ConvTransposeNd) for layer in outside):
+        raise ValueError(
+            f"fixup_ found layers in {type(model).__name__} that share a weight, or a transposed "
+            "convolution: one would be scaled twice, or by the wrong fan-in"
+        )
+    for layer in layers:
         kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
         if layer.bias is not None:
             layer.bias.zero_()
-    heads[-1].weight.zero_()
+    classifier.weight.zero_()
     for block in blocks:
-        m = len(block.layers)
-        for layer in block.layers[:-1]:
-            layer.weight.mul_(len(blocks) ** (-1 / (2 * m - 2)))
-        block.layers[-1].weight.zero_()
-        block.scale.fill_(1), block.bias.zero_()
+        *others, last = block.layers
+        for layer in others:
+            layer.weight.mul_(len(blocks) ** (-1 / (2 * len(others))))
+        last.weight.zero_()
+        block.scale.fill_(1)
+        block.bias.zero_()
     return len(blocks)

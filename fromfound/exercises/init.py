@@ -16,47 +16,75 @@ from ..init import fan_in_and_fan_out, kaiming_normal_
 
 
 def _number(answer: object) -> object:
-    "A number of NumPy, a fraction or a one-element tensor as a float; all else as it is."
+    """Return a number of any library or a one-element tensor as a float, all else as it is."""
+    if isinstance(answer, (str, bool)):
+        return answer
     try:
-        return answer if isinstance(answer, (str, bool)) else float(answer)
+        return float(answer)
     except (TypeError, ValueError, RuntimeError):
         return answer
 
 
 def _float_of(fn: Callable, *case: object) -> object:
+    """Return what an answer gives for a case, as a float where it can be one."""
     return _number(fn(*case))
 
 # %% ../../nbs/exercises/06a_init.ipynb #85db09c6
-ex_6a_1 = Prediction("6a.1", right=(1024 * 0.02**2 / 2) ** 0.5, tol=2e-2, wrong={
-    "That is the linear layer alone. The ReLU takes half of the mean square.": 0.64,
-    "That is the factor of the mean square; asked is that of its root.": 0.2048,
-    "That is the factor of the mean square, before the ReLU.": 0.4096,
-    "The ReLU halves the mean square, not its root.": 0.32,
-    "The inputs add up in the mean square: n, not its root, goes under the root.": 20.48,
-    "That would be weights of variance 2/1024, a standard deviation of 0.044.": 1.0,
-    "That is the standard deviation of the weights, not what a layer does with it.": 0.02,
-}, because="The root of 1024 · 0.0004 / 2, or 0.45: after ten layers less than a thousandth of the size is left.")
+ex_6a_1 = Prediction(
+    "6a.1",
+    right=(1024 * 0.02**2 / 2) ** 0.5,
+    tol=2e-2,
+    wrong={
+        "That is the linear layer alone. The ReLU takes half of the mean square.": 0.64,
+        "That is the factor of the mean square; asked is that of its root.": 0.2048,
+        "That is the factor of the mean square, before the ReLU.": 0.4096,
+        "The ReLU halves the mean square, not its root.": 0.32,
+        "The inputs add up in the mean square: n, not its root, goes under the root.": 20.48,
+        "That would be weights of variance 2/1024, a standard deviation of 0.044.": 1.0,
+        "That is the standard deviation of the weights, not what a layer does with it.": 0.02,
+    },
+    because="The root of 1024 · 0.0004 / 2, or 0.45: after ten layers less than a thousandth "
+    "of the size is left.",
+)
 
 # %% ../../nbs/exercises/06a_init.ipynb #afa3c479
-ex_6a_2 = Exercise("6a.2", lambda fan, gain: gain * (3 / fan) ** 0.5, [(300, 1.0), (12, 1.0), (50, 2**0.5), (7, 0.5)], wrong={
-    "the standard deviation is taken for the bound": lambda fan, gain: gain / fan**0.5,
-    "the width of the interval, from -b to b, is returned": lambda fan, gain: gain * (12 / fan) ** 0.5,
-    "the three is not under the root": lambda fan, gain: 3 * gain / fan**0.5,
-    "the gain is under the root, too": lambda fan, gain: (3 * gain / fan) ** 0.5,
-    "the root of the fan is forgotten": lambda fan, gain: gain * 3**0.5 / fan,
-    "it multiplies with the fan, where it should divide": lambda fan, gain: gain * (3 * fan) ** 0.5,
-}, read="Half of it is gone", probe=_float_of)
+ex_6a_2 = Exercise(
+    "6a.2",
+    lambda fan, gain: gain * (3 / fan) ** 0.5,
+    [(300, 1.0), (12, 1.0), (50, 2**0.5), (7, 0.5), (1, 3.5), (2048, 5 / 3), (27, 12.0)],
+    wrong={
+        "the standard deviation is taken for the bound": lambda fan, gain: gain / fan**0.5,
+        "the width of the interval, from -b to b, is returned": (
+            lambda fan, gain: gain * (12 / fan) ** 0.5
+        ),
+        "the three is not under the root": lambda fan, gain: 3 * gain / fan**0.5,
+        "the gain is under the root, too": lambda fan, gain: (3 * gain / fan) ** 0.5,
+        "the root of the fan is forgotten": lambda fan, gain: gain * 3**0.5 / fan,
+        "it multiplies with the fan, where it should divide": (
+            lambda fan, gain: gain * (3 * fan) ** 0.5
+        ),
+    },
+    read="For any weight",
+    probe=_float_of,
+)
 
 # %% ../../nbs/exercises/06a_init.ipynb #8f9c006f
-ex_6a_3 = Prediction("6a.3", right="b", wrong={
-    "a: dividing the first layer changes the input of all others, and they were measured before.": "a",
-    "c: they were too small, and each is made up for more than once.": "c",
-    "d: an output is weights times input, and the input comes from the layer before.": "d",
-}, because="The tenth layer was small because of nine others, and all of them are mended as well.")
+ex_6a_3 = Prediction(
+    "6a.3",
+    right="b",
+    wrong={
+        "a: dividing the first layer changes the input of all others, and they were measured "
+        "before.": "a",
+        "c: they were too small, and each is made up for more than once.": "c",
+        "d: an output is weights times input, and the input comes from the layer before.": "d",
+    },
+    because="The tenth layer was small because of nine others, and all of them are corrected as "
+    "well.",
+)
 
 # %% ../../nbs/exercises/06a_init.ipynb #fa0112f8
 def _off_center(answer: object) -> str | None:
-    "What is wrong with (leak, sub) of a shifted ReLU that should have mean zero."
+    """Return what is wrong with (leak, sub) of a shifted ReLU that should have mean zero."""
     try:
         leak, sub = map(float, answer)
     except (TypeError, ValueError, RuntimeError):
@@ -66,60 +94,128 @@ def _off_center(answer: object) -> str | None:
     if not 0 <= leak <= 0.5:
         return f"The leak is {leak:g}; expected a number from 0 to 0.5."
     mean = (1 - leak) / math.sqrt(2 * math.pi) - sub
-    return None if abs(mean) < 0.002 else f"Its mean is {mean:+.3f}: subtract {'more' if mean > 0 else 'less'}."
+    if abs(mean) < 0.002:
+        return None
+    return f"Its mean is {mean:+.3f}: subtract {'more' if mean > 0 else 'less'}."
 
 
-ex_6a_4 = Search("6a.4", _off_center, {
-    "Its mean is -0.041: subtract less.": (0.1, 0.4),
-    "Its mean is +0.399: subtract more.": (0.0, 0.0),
-    "Its mean is -0.101: subtract less.": (0.0, 0.5),
-    "The leak is 1; expected a number from 0 to 0.5.": (1.0, 0.0),
-    "Expected a pair of numbers, (leak, sub).": 0.4,
-}, because="Positive and negative half bring 0.399 and minus leak times 0.399, and the difference is what to subtract.")
+ex_6a_4 = Search(
+    "6a.4",
+    _off_center,
+    {
+        "Its mean is -0.041: subtract less.": (0.1, 0.4),
+        "Its mean is +0.399: subtract more.": (0.0, 0.0),
+        "Its mean is -0.101: subtract less.": (0.0, 0.5),
+        "The leak is 1; expected a number from 0 to 0.5.": (1.0, 0.0),
+        "Expected a pair of numbers, (leak, sub).": 0.4,
+    },
+    because="Positive and negative half bring 0.399 and minus leak times 0.399, and the "
+    "difference is what to subtract.",
+)
 
 # %% ../../nbs/exercises/06a_init.ipynb #38c4e6c0
-ex_6a_5 = Exercise("6a.5", lambda blocks, layers: blocks ** (-1 / (2 * layers - 2)), [(16, 3), (50, 2), (1, 2), (50, 4), (8, 3)], wrong={
-    "the number of layers plays no part: it is right for two only": lambda blocks, layers: blocks**-0.5,
-    "the last layer counts, though it is zero: the share is that of m - 1 layers": lambda blocks, layers: blocks ** (-1 / (2 * layers)),
-    "the factors multiply to 1/L; their product should be its root": lambda blocks, layers: blocks ** (-1 / (layers - 1)),
-    "it scales up: the exponent should be negative": lambda blocks, layers: blocks ** (1 / (2 * layers - 2)),
-    "it takes the number of layers in the whole network; L counts blocks": lambda blocks, layers: (blocks * layers) ** (-1 / (2 * layers - 2)),
-    "each layer takes a share of L^-1; the product should be L^-1/2, and the last layer takes none": lambda blocks, layers: blocks ** (-1 / layers),
-}, read="Fixup: depth without normalization", probe=_float_of)
+ex_6a_5 = Exercise(
+    "6a.5",
+    lambda blocks, layers: blocks ** (-1 / (2 * layers - 2)),
+    [(16, 3), (50, 2), (1, 2), (50, 4), (8, 3), (3, 2), (5, 5), (2, 7), (1000, 3)],
+    wrong={
+        "the number of layers plays no part: it is right for two only": (
+            lambda blocks, layers: blocks**-0.5
+        ),
+        "the last layer counts, though it is zero: only the m - 1 layers before it divide the "
+        "factor": lambda blocks, layers: blocks ** (-1 / (2 * layers)),
+        "the factors multiply to 1/L; their product should be its root": (
+            lambda blocks, layers: blocks ** (-1 / (layers - 1))
+        ),
+        "it scales up: the exponent should be negative": (
+            lambda blocks, layers: blocks ** (1 / (2 * layers - 2))
+        ),
+        "it takes the number of layers in the whole network; L counts blocks": (
+            lambda blocks, layers: (blocks * layers) ** (-1 / (2 * layers - 2))
+        ),
+        "all layers together give L^-1; the product should be L^-1/2, without the last layer": (
+            lambda blocks, layers: blocks ** (-1 / layers)
+        ),
+    },
+    read="Fixup: depth without normalization",
+    probe=_float_of,
+)
 
 # %% ../../nbs/exercises/06a_init.ipynb #fab5a259
-ex_6a_6 = Prediction("6a.6", right=2.0, tol=3e-2, wrong={
-    "That is the typical one: the root of the mean of the squares. Asked is the largest.": 1.0,
-    "That is the square of it, the largest eigenvalue of the product with the transpose.": 4.0,
-    "That is the gain of a ReLU. The matrix was drawn with variance 1/n.": 2**0.5,
-    "That is with the gain of a ReLU. The matrix was drawn with variance 1/n.": 2 * 2**0.5,
-    "That is a matrix of variance 1: divide by the root of 1000.": 2 * 1000**0.5,
-}, because="For a large square matrix the stretches fill the interval from 0 to 2.")
+ex_6a_6 = Prediction(
+    "6a.6",
+    right=2.0,
+    tol=3e-2,
+    wrong={
+        "That is the typical one: the root of the mean of the squares. Asked is the largest.": 1.0,
+        "That is the square of it, the largest eigenvalue of the product with the transpose.": 4.0,
+        "That is the gain of a ReLU. The matrix was drawn with variance 1/n.": 2**0.5,
+        "That is with the gain of a ReLU. The matrix was drawn with variance 1/n.": 2 * 2**0.5,
+        "That is a matrix of variance 1: divide by the root of 1000.": 2 * 1000**0.5,
+    },
+    because="For a large square matrix the singular values fill the interval from 0 to 2.",
+)
 
 # %% ../../nbs/exercises/06a_init.ipynb #58a9d5ba
-def _kaiming(tensor: Tensor, a: float, mode: str, generator: torch.Generator, *, numerator: float = 2.0, slope: Callable = lambda a: 1 + a * a, fan: Callable = lambda fans, mode: fans[mode == "fan_out"],
-             fans: Callable = fan_in_and_fan_out, power: float = 0.5, uniform: bool = False, ignore: bool = False) -> Tensor:
-    "Kaiming's start, with parts that can be exchanged."
+def _kaiming(
+    tensor: Tensor,
+    a: float,
+    mode: str,
+    generator: torch.Generator,
+    *,
+    numerator: float = 2.0,
+    slope: Callable = lambda a: 1 + a * a,
+    fan: Callable = lambda fans, mode: fans[mode == "fan_out"],
+    fans: Callable = fan_in_and_fan_out,
+    power: float = 0.5,
+    uniform: bool = False,
+    ignore: bool = False,
+) -> Tensor:
+    """Fill by Kaiming initialization, with parts that can be exchanged."""
     std = (numerator / slope(a) / fan(fans(tensor), mode)) ** power
     source = torch.Generator().manual_seed(7) if ignore else generator
-    return tensor.uniform_(-(3**0.5) * std, 3**0.5 * std, generator=source) if uniform else tensor.normal_(0, std, generator=source)
+    if uniform:
+        return tensor.uniform_(-(3**0.5) * std, 3**0.5 * std, generator=source)
+    return tensor.normal_(0, std, generator=source)
+
+
+def _no_positions(tensor: Tensor, ndims: tuple[int, ...] = (3, 4, 5)) -> tuple[int, int]:
+    """Return the fans; for weights of some dimensions, without the positions of the kernel."""
+    if tensor.ndim in ndims:
+        return tensor.shape[1], tensor.shape[0]
+    return fan_in_and_fan_out(tensor)
+
+
+def _elsewhere(tensor: Tensor, a: float, mode: str, generator: torch.Generator) -> Tensor:
+    """Return right numbers, and leave the tensor as it was."""
+    return _kaiming(torch.empty_like(tensor), a, mode, generator=generator)
 
 
 def _nameless(fn: Callable) -> Callable:
-    "The same function under a name that says nothing."
+    """Return the same function under a name that says nothing."""
     return lambda tensor, a, mode, generator: fn(tensor, a, mode, generator=generator)
 
 
-ex_6a_7 = MutantHunt("6a.7", _nameless(kaiming_normal_), {name: _nameless(mutant) for name, mutant in {
+_MUTANTS = {
     "forgets the 2 of the ReLU": partial(_kaiming, numerator=1.0),
-    "exchanges fan-in and fan-out": partial(_kaiming, fan=lambda fans, mode: fans[mode == "fan_in"]),
+    "exchanges fan-in and fan-out": partial(
+        _kaiming, fan=lambda fans, mode: fans[mode == "fan_in"]
+    ),
     "takes fan-in in both modes": partial(_kaiming, fan=lambda fans, mode: fans[0]),
     "takes the mean of both fans": partial(_kaiming, fan=lambda fans, mode: sum(fans) / 2),
-    "forgets the places of the kernel": partial(_kaiming, fans=lambda tensor: (tensor.shape[1], tensor.shape[0])),
+    "forgets the positions of the kernel": partial(_kaiming, fans=_no_positions),
+    "forgets the positions of a Conv1d kernel": partial(
+        _kaiming, fans=partial(_no_positions, ndims=(3,))
+    ),
     "forgets the slope": partial(_kaiming, slope=lambda a: 1.0),
     "does not square the slope": partial(_kaiming, slope=lambda a: 1 + a),
     "takes the variance for the standard deviation": partial(_kaiming, power=1.0),
     "draws uniform numbers": partial(_kaiming, uniform=True),
     "uses a generator of its own": partial(_kaiming, ignore=True),
-    "returns the numbers and leaves the tensor as it was": lambda tensor, a, mode, generator: _kaiming(torch.empty_like(tensor), a, mode, generator=generator),
-}.items()})
+    "returns the numbers and leaves the tensor as it was": _elsewhere,
+}
+ex_6a_7 = MutantHunt(
+    "6a.7",
+    _nameless(kaiming_normal_),
+    {name: _nameless(mutant) for name, mutant in _MUTANTS.items()},
+)

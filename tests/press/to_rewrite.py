@@ -36,9 +36,7 @@ STILL: dict[str, str] = {
     "exercises/05c_conv": "D300 E501",
     "06_hooks": "B007 B905 D300 DOC501 E501 tokens",
     "exercises/06_hooks": "E501",
-    "06a_init": "B023 B905 D300 E401 E501 F401 minutes tokens",
-    "exercises/06a_init": "D300 E501 nested",
-    "07_norm": "B905 E501 minutes tokens",
+    "07_norm": "tokens",
 }
 LONG_MODULES = {  # formatted lines of modules over the limit: no longer than this
     "check": 462,
@@ -49,7 +47,7 @@ LONG_MODULES = {  # formatted lines of modules over the limit: no longer than th
     "exercises.norm": 277,
     "exercises.training": 267,
     "hooks": 428,
-    "init": 318,
+    "init": 314,
     "learner": 389,
     "module": 408,
     "norm": 364,
