@@ -13,10 +13,6 @@ from tests.press.chapters import name_of
 
 STILL: dict[str, str] = {
     "00_codehash": "tokens",
-    "00_files": "DOC101 DOC103 E501 N818",
-    "00_standin": "E501 tokens",
-    "00_start": "E501 nested tokens",
-    "00a_data": "B905 E501",
     "00b_check": "B905 D102 D300 D417 DOC101 DOC103 DOC501 E501 nested tokens types",
     "00c_plot": "B905 D300 D417 DOC101 DOC103 E501 tokens",
     "00d_record": "D300 E501",
