@@ -64,7 +64,7 @@ def _files(table: str, *bases: str) -> tuple[RemoteFile, ...]:
 
 # %% ../nbs/00a_data.ipynb #4ebac151
 _GITHUB = "https://raw.githubusercontent.com/"
-_PICTURES = (
+_GRAY = (
     DataSet(
         "mnist",
         _files(
@@ -105,16 +105,18 @@ _PICTURES = (
         homepage="https://github.com/zalandoresearch/fashion-mnist",
         citation="Xiao2017",
     ),
+)
+
+# %% ../nbs/00a_data.ipynb #8270107f
+_COLOR = (
     DataSet(
         "cifar10",
-        _files(
-            """
+        _files("""
             cifar10_jpg_train.tar.xz 15359868
                 66704497a63016c264f7d0d381c00f47d2932886e0c5295b71a7e6b9ee92e49b
             cifar10_jpg_test.tar.xz 3084340
                 c8cf91b3416870903949aabcbbf124cb75934ef3b91f6318adeb164e9b83ab38
-            """
-        ),
+        """),
         license="none stated by the authors",
         homepage="https://www.cs.toronto.edu/~kriz/cifar.html",
         note="re-encoded as JPEG, one file an image; the official cifar-10-python.tar.gz (md5 "
@@ -122,12 +124,10 @@ _PICTURES = (
     ),
     DataSet(
         "imagenette",
-        _files(
-            """
+        _files("""
             imagenette2_128sq.zip 56543799
                 062130b67c9a7cf514ef1cc7aba55a84322ab5e10aa7f4d87d1407b5b3ca30a8
-            """
-        ),
+        """),
         license="Apache 2.0 (the list); the photographs under ImageNet's terms",
         homepage="https://github.com/fastai/imagenette",
         citation="Russakovsky2015",
@@ -135,14 +135,16 @@ _PICTURES = (
         "https://s3.amazonaws.com/fast-ai-imageclas/imagenette2-160.tgz (md5 "
         "e793b78cc4c9e9a4ccc0c1155377a412) has the same names and split, larger and unsquashed",
     ),
+)
+
+# %% ../nbs/00a_data.ipynb #ec2d488c
+_PHOTOS = (
     DataSet(
         "hymenoptera",
-        _files(
-            """
+        _files("""
             hymenoptera_sample.zip 1610194
                 1c957361bc9316be7dce6a455efb9897d265d3e0d20254189f37938bad043fa9
-            """
-        ),
+        """),
         license="none stated (a small subset of ImageNet)",
         homepage="https://pytorch.org/tutorials/beginner/transfer_learning_tutorial.html",
         citation="Russakovsky2015",
@@ -172,18 +174,16 @@ _PICTURES = (
     ),
 )
 
-# %% ../nbs/00a_data.ipynb #af24ea8e
-_TEXTS_AND_SOUNDS = (
+# %% ../nbs/00a_data.ipynb #b4fe5c10
+_ARTICLES = (
     DataSet(
         "wikitext2",
-        _files(
-            """
+        _files("""
             valid.txt.xz 305992
                 1322771e23310248961e17b3c55df138cd3e5c57f2e36ac1d131e9c6158ccd74
             test.txt.xz 336552
                 306c08b989e77ca6d5587c58d90bf8f8fa3be85671b0eda75315de9f68584fbe
-            """
-        ),
+        """),
         license="CC BY-SA (Wikipedia)",
         homepage="https://github.com/pytorch/examples/tree/main/word_language_model",
         citation="Merity2017WikiText",
@@ -192,18 +192,20 @@ _TEXTS_AND_SOUNDS = (
     ),
     DataSet(
         "imdb",
-        _files(
-            """
+        _files("""
             aclImdb_labelled.tar.xz 18251548
                 1e9bdd9eba9a4a3ef81148b1a13dcba33e5f4dab3e95e533791e514b7fb6b99c
-            """
-        ),
+        """),
         license="none stated; the authors ask to be cited",
         homepage="http://ai.stanford.edu/~amaas/data/sentiment/",
         citation="Maas2011",
         note="the 50,000 labeled reviews, repacked; the official aclImdb_v1.tar.gz (md5 "
         "7c2ac02c03563afcf9b574c7e56c153a) has unlabeled ones as well",
     ),
+)
+
+# %% ../nbs/00a_data.ipynb #e7c3866c
+_CHARACTERS = (
     DataSet(
         "nietzsche",
         _files(
@@ -230,6 +232,10 @@ _TEXTS_AND_SOUNDS = (
         license="MIT (the repository); the text is in the public domain",
         homepage="https://github.com/karpathy/char-rnn",
     ),
+)
+
+# %% ../nbs/00a_data.ipynb #af24ea8e
+_OTHERS = (
     DataSet(
         "eng_fra",
         _files(
@@ -245,14 +251,12 @@ _TEXTS_AND_SOUNDS = (
     ),
     DataSet(
         "human_numbers",
-        _files(
-            """
+        _files("""
             train.txt 280599
                 194a5defcc1e77a1697d94422744f1b8552ddf5ad7f31e9c84cc1956014c16bf
             valid.txt 74884
                 3a3e30cd8eddcd27477ef232bd07bc5d12b34b1ceec6295c607f0faff793ed5e
-            """
-        ),
+        """),
         license="none stated (synthetic)",
         homepage="https://docs.fast.ai/data.external.html",
         note="rewritten from its description, not compared with the official "
@@ -261,19 +265,18 @@ _TEXTS_AND_SOUNDS = (
     ),
     DataSet(
         "audio",
-        _files(
-            """
+        _files("""
             fsdd_sample.zip 1721988
                 5702d47a4f6932a53a8ddcccfcc7e8e72ffc4d0c4012689453c05c9d70b65704
-            """
-        ),
+        """),
         license="CC BY-SA 4.0",
         homepage="https://github.com/Jakobovski/free-spoken-digit-dataset",
         note="240 of the 3,000 recordings, each unchanged, repacked into one archive",
     ),
 )
 
-DATASETS: dict[str, DataSet] = {data.name: data for data in _PICTURES + _TEXTS_AND_SOUNDS}
+_ALL = _GRAY + _COLOR + _PHOTOS + _ARTICLES + _CHARACTERS + _OTHERS
+DATASETS: dict[str, DataSet] = {data.name: data for data in _ALL}
 
 # %% ../nbs/00a_data.ipynb #4de9b728
 # Why the download of a dataset failed in this process; under "": why no host can be reached.
@@ -430,20 +433,10 @@ def _read_idx(path: Path) -> torch.Tensor:
     return torch.from_numpy(np.frombuffer(raw, np.uint8, offset=start).reshape(shape).copy())
 
 # %% ../nbs/00a_data.ipynb #86f358bf
+_CLOTHES = "T-shirt, Trouser, Pullover, Dress, Coat, Sandal, Shirt, Sneaker, Bag, Ankle boot"
 CLASSES: dict[str, tuple[str, ...]] = {
     "mnist": tuple("0123456789"),
-    "fashion_mnist": (
-        "T-shirt",
-        "Trouser",
-        "Pullover",
-        "Dress",
-        "Coat",
-        "Sandal",
-        "Shirt",
-        "Sneaker",
-        "Bag",
-        "Ankle boot",
-    ),
+    "fashion_mnist": tuple(_CLOTHES.split(", ")),
 }
 
 

@@ -78,7 +78,7 @@ def test_failure_is_remembered(server: Server, monkeypatch: pytest.MonkeyPatch) 
     register(monkeypatch, server.file("missing"))
     register(monkeypatch, server.file("good"), name="toy2")
     for says in (
-        r"toy is not available: .*404.*Let FROMFOUND_DATA name a folder that holds toy/numbers\.bin",
+        r"toy is not available: .*404.*FROMFOUND_DATA name a folder that holds toy/numbers\.bin",
         "restart Python to try again",
     ):
         with pytest.raises(DataError, match=says):

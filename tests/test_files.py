@@ -19,7 +19,14 @@ import tqdm
 
 from fromfound import data, files
 from fromfound.data import fetch
-from fromfound.files import DataError, RemoteFile, UnavailableError, UnreachableError, download, unpack
+from fromfound.files import (
+    DataError,
+    RemoteFile,
+    UnavailableError,
+    UnreachableError,
+    download,
+    unpack,
+)
 from tests.datasets import CONTENT, OTHER, Server, names, register, sha256
 
 pytestmark = pytest.mark.usefixtures("no_data")
