@@ -14,8 +14,6 @@ from tests.press.chapters import name_of
 STILL: dict[str, str] = {
     "00_codehash": "tokens",
     "00b_check": "B905 D102 D300 D417 DOC101 DOC103 DOC501 E501 nested tokens types",
-    "00c_plot": "B905 D300 D417 DOC101 DOC103 E501 tokens",
-    "00d_record": "D300 E501",
     "01_matmul": "B023 B905 D300 D417 DOC101 DOC103 E731 tokens",
     "02_autograd": "B007 B905 N816 tokens",
     "03a_rng": "B905 types",
