@@ -19,7 +19,6 @@ STILL: dict[str, str] = {
     "04a_dataloader": "B905",
     "05a_schedule": "B905",
     "05c_conv": "B905",
-    "06_hooks": "B007 B905 D300 DOC501 E501 tokens",
     "06a_init": "B023 B905 D300 E401 E501 F401 minutes tokens",
     "exercises/06a_init": "D300 E501 nested",
     "07_norm": "B023 B905 D300 DOC101 DOC103 E401 E501 E731 minutes tokens",
