@@ -31,7 +31,8 @@ def unbroadcast(gradient: Tensor, shape: Sequence[int]) -> Tensor:
     """
     missing = gradient.ndim - len(shape)
     after = gradient.shape[max(missing, 0) :]
-    if missing < 0 or any(size not in (1, copied) for size, copied in zip(shape, after)):
+    pairs = [] if missing < 0 else zip(shape, after, strict=True)
+    if missing < 0 or any(size not in (1, copied) for size, copied in pairs):
         raise ValueError(
             f"unbroadcast expected a shape that can be broadcast to {tuple(gradient.shape)}, "
             f"the shape of the gradient; got {tuple(shape)}: look at what your pullback returns"
@@ -101,7 +102,7 @@ def draw_graph(
     nodes = output.topological_order()
     places = _layout(nodes)
     called = {node: name for name, node in (names or {}).items()}
-    xs, ys = zip(*places.values())
+    xs, ys = zip(*places.values(), strict=True)
     fig, ax = figure(width=1.2 + 1.05 * max(xs), height=1.15 - 0.95 * min(ys))
     for node in nodes:
         box = {"facecolor": "#d6e4ef" if node.edges else "#f3dcc6", "edgecolor": "none"}

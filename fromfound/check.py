@@ -16,26 +16,44 @@ import torch
 from torch import Tensor, nn
 
 # %% ../nbs/00b_check.ipynb #831063a6
-def _first_difference(what: str, mine: Tensor, reference: Tensor, rtol: float, atol: float) -> str | None:
-    "None where the tensors agree, otherwise one line: what differs, where, by how much."
+def _first_difference(
+    what: str,
+    mine: Tensor,
+    reference: Tensor,
+    rtol: float,
+    atol: float,
+) -> str | None:
+    """Return None where the tensors agree, otherwise what differs, where, and by how much."""
     if not isinstance(mine, Tensor):
         return f"{what}: yours is a {type(mine).__name__}, the reference a tensor"
     if mine.shape != reference.shape:
-        return f"{what}: your shape is {tuple(mine.shape)}, the reference has {tuple(reference.shape)}"
+        shapes = f"your shape is {tuple(mine.shape)}, the reference has {tuple(reference.shape)}"
+        return f"{what}: {shapes}"
     if mine.dtype != reference.dtype:
         return f"{what}: yours is {mine.dtype}, the reference {reference.dtype}"
     if torch.allclose(mine, reference, rtol, atol, equal_nan=True):
         return None
-    gap = (mine.double() - reference.double()).abs().nan_to_num(nan=float("inf"), posinf=float("inf"))
-    at = tuple(int(i) for i in torch.unravel_index(gap.argmax(), gap.shape)) if gap.ndim else ()
-    return f"{what}: yours {mine[at].item():.6g}, reference {reference[at].item():.6g} at {list(at)}"
+    gap = (mine.double() - reference.double()).abs()
+    gap = gap.nan_to_num(nan=math.inf, posinf=math.inf)
+    at: tuple[int, ...] = ()
+    if gap.ndim:
+        at = tuple(map(int, torch.unravel_index(gap.argmax(), gap.shape)))
+    yours, theirs = mine[at].item(), reference[at].item()
+    return f"{what}: yours {yours:.6g}, reference {theirs:.6g} at {list(at)}"
 
 # %% ../nbs/00b_check.ipynb #4d3786c8
+def _fresh(value: object) -> object:
+    """Return a tensor as a leaf of its own graph, anything else as it is."""
+    if not isinstance(value, Tensor):
+        return value
+    return value.detach().clone().requires_grad_(value.is_floating_point())
+
+
 def _observe(fn: Callable, inputs: Sequence[object], seed: int) -> dict[str, Tensor | None]:
-    "Outputs, gradients and buffers of one call, by name."
-    fresh = [i.detach().clone().requires_grad_(i.is_floating_point()) if isinstance(i, Tensor) else i for i in inputs]
+    """Return the outputs, gradients and buffers of one call, by name."""
+    fresh = [_fresh(value) for value in inputs]
     module = fn if hasattr(fn, "parameters") else None
-    for p in (module.parameters() if module else ()):
+    for p in module.parameters() if module else ():
         p.grad = None
     torch.manual_seed(seed)
     result = fn(*fresh)
@@ -44,28 +62,49 @@ def _observe(fn: Callable, inputs: Sequence[object], seed: int) -> dict[str, Ten
     pulled = [o for o in outputs if isinstance(o, Tensor) and o.requires_grad]
     if pulled:
         generator = torch.Generator().manual_seed(seed)
-        torch.autograd.backward(pulled, [torch.randn(o.shape, generator=generator).to(o) for o in pulled])
-    seen |= {f"gradient of input {k}": i.grad for k, i in enumerate(fresh) if isinstance(i, Tensor) and i.requires_grad}
+        cotangents = [torch.randn(o.shape, generator=generator).to(o) for o in pulled]
+        torch.autograd.backward(pulled, cotangents)
+    for k, value in enumerate(fresh):
+        if isinstance(value, Tensor) and value.requires_grad:
+            seen[f"gradient of input {k}"] = value.grad
     if module:
         seen |= {f"gradient of {name}": p.grad for name, p in module.named_parameters()}
         seen |= {f"buffer {name}": b for name, b in module.named_buffers()}
-    return {k: v.detach().clone() if isinstance(v, Tensor) else v for k, v in seen.items()}
+    for name, value in seen.items():
+        if isinstance(value, Tensor):
+            seen[name] = value.detach().clone()
+    return seen
 
 # %% ../nbs/00b_check.ipynb #ee8d3102
 def _largest(reference: Tensor) -> float:
-    "Largest finite magnitude in a tensor, at least 1: rounding scales with the terms of a sum, not with its result."
+    """Return the largest finite magnitude in a tensor, at least 1.
+
+    Rounding errors scale with the terms of a sum, not with its result.
+    """
     finite = reference[reference.isfinite()].abs()
     return max(1.0, finite.max().item()) if finite.numel() else 1.0
 
 
-def _compare(mine: Callable, reference: Callable, inputs: Sequence[object], seed: int, rtol: float, atol: float, rounded: bool = False) -> tuple[list[str], list[str]]:
-    "The names of everything compared in one call of each, and a line for each difference."
-    ours, theirs = _observe(mine, inputs, seed), _observe(reference, inputs, seed)
-    wrong = [f"{k}: only {'yours' if k in ours else 'the reference'} has it" for k in ours.keys() ^ theirs.keys()]
+def _compare(
+    mine: Callable,
+    reference: Callable,
+    inputs: Sequence[object],
+    seed: int,
+    rtol: float,
+    atol: float,
+    rounded: bool = False,
+) -> tuple[list[str], list[str]]:
+    """Return the names of all that was compared in one call, and a line for each difference."""
+    ours = _observe(mine, inputs, seed)
+    theirs = _observe(reference, inputs, seed)
+    wrong = []
+    for k in ours.keys() ^ theirs.keys():
+        wrong.append(f"{k}: only {'yours' if k in ours else 'the reference'} has it")
     for k in ours.keys() & theirs.keys():
         if isinstance(theirs[k], Tensor):
             slack = 20 * rtol * _largest(theirs[k]) if rounded else atol
-            wrong += filter(None, [_first_difference(k, ours[k], theirs[k], rtol, slack)])
+            if difference := _first_difference(k, ours[k], theirs[k], rtol, slack):
+                wrong.append(difference)
         elif ours[k] is not theirs[k]:
             wrong.append(f"{k}: yours is a {type(ours[k]).__name__}, the reference has {theirs[k]}")
     return sorted(theirs), sorted(wrong)
@@ -74,23 +113,37 @@ def _compare(mine: Callable, reference: Callable, inputs: Sequence[object], seed
 _ROUNDED = "far from zero in float32"
 
 
-def _probes(inputs: Sequence[object], is_module: bool) -> dict[str, list[object]]:
-    "Named variations of the inputs."
-    def each(change: Callable[[Tensor], Tensor]) -> list[object]:
-        return [change(i) if isinstance(i, Tensor) and i.is_floating_point() else i for i in inputs]
+def _is_floating(value: object) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
 
-    probes = {"as given": list(inputs), "far from zero": each(lambda i: 2 * i.double() + 1000),
-              _ROUNDED: each(lambda i: 2 * i.float() + 1000), "tiny": each(lambda i: i.double() / 1000)}
+
+def _probes(inputs: Sequence[object], is_module: bool) -> dict[str, list[object]]:
+    """Return variations of the inputs, by name."""
+
+    def each(change: Callable[[Tensor], Tensor]) -> list[object]:
+        return [change(i) if _is_floating(i) else i for i in inputs]
+
+    probes = {
+        "as given": list(inputs),
+        "far from zero": each(lambda i: 2 * i.double() + 1000),
+        _ROUNDED: each(lambda i: 2 * i.float() + 1000),
+        "tiny": each(lambda i: i.double() / 1000),
+    }
     if is_module:
-        probes["batch of two"] = [i[:2] if isinstance(i, Tensor) and i.ndim > 0 else i for i in inputs]
+        probes["batch of two"] = [
+            i[:2] if isinstance(i, Tensor) and i.ndim > 0 else i for i in inputs
+        ]
     return probes
 
 # %% ../nbs/00b_check.ipynb #37a1cb5a
 def _prepare(mine: nn.Module, reference: nn.Module) -> None:
-    "Give both modules the same random parameters, through their state_dicts, in both directions."
-    ours, theirs = list(mine.state_dict()), list(reference.state_dict())
+    """Give both modules the same random parameters, through their `state_dict`s, both ways."""
+    ours = list(mine.state_dict())
+    theirs = list(reference.state_dict())
     if ours != theirs:
-        raise AssertionError(f"same_as: the state_dicts differ: yours holds {ours}, the reference {theirs}")
+        raise AssertionError(
+            f"same_as: the state_dicts differ: yours holds {ours}, the reference {theirs}"
+        )
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for p in reference.parameters():
@@ -100,51 +153,82 @@ def _prepare(mine: nn.Module, reference: nn.Module) -> None:
 
 # %% ../nbs/00b_check.ipynb #31490271
 def _at_precision_of(module: nn.Module, values: Sequence[object]) -> nn.Module:
-    "A deep copy of the module in the floating type of the inputs."
-    floating = next((v.dtype for v in values if isinstance(v, Tensor) and v.is_floating_point()), None)
-    return copy.deepcopy(module) if floating is None else copy.deepcopy(module).to(floating)
+    """Return a deep copy of the module in the floating type of the inputs."""
+    module = copy.deepcopy(module)
+    floating = [value.dtype for value in values if _is_floating(value)]
+    return module.to(floating[0]) if floating else module
 
 # %% ../nbs/00b_check.ipynb #9c0f728a
-def same_as(mine: Callable, reference: Callable, *inputs: object, rtol: float = 1e-4, atol: float = 1e-5, steps: int = 3) -> None:
-    """Check that two functions, or two modules, are the same: outputs, gradients, buffers, modes, `state_dict`.
+def same_as(
+    mine: Callable,
+    reference: Callable,
+    *inputs: object,
+    rtol: float = 1e-4,
+    atol: float = 1e-5,
+    steps: int = 3,
+) -> None:
+    """Check that two functions, or two modules, are the same.
+
+    Compares outputs, gradients, buffers, both modes and the `state_dict`.
 
     Args:
-        mine, reference: functions of the same arguments, or modules; modules get equal random parameters first.
-        inputs: tensors (floating ones get gradients; their first dimension is the batch) and other arguments.
-        rtol, atol: tolerance for each element, relative and absolute, in the inputs' precision.
-        steps: calls in training mode for each probe, so that running statistics are compared after several.
+        mine: the function or module to check.
+        reference: a function of the same arguments, or a module. Modules get equal random
+            parameters first.
+        inputs: tensors (floating ones get gradients; their first dimension is the batch) and
+            other arguments.
+        rtol: relative tolerance for each element, in the inputs' precision.
+        atol: absolute tolerance for each element.
+        steps: calls in training mode for each probe, so that running statistics are compared
+            after several.
 
     Raises:
         AssertionError: something differs; says what, in which mode, on which probe, and where.
     """
     is_module = isinstance(reference, nn.Module)
-    mine, reference = (copy.deepcopy(mine), copy.deepcopy(reference)) if is_module else (mine, reference)
     if is_module:
+        mine, reference = copy.deepcopy(mine), copy.deepcopy(reference)
         _prepare(mine, reference)
+    probes = _probes(inputs, is_module)
     compared: dict[str, set[str]] = {}
-    for probe, values in _probes(inputs, is_module).items():
-        ours, theirs = (_at_precision_of(m, values) if is_module else m for m in (mine, reference))
+    for probe, values in probes.items():
+        ours, theirs = mine, reference
+        if is_module:
+            ours, theirs = _at_precision_of(mine, values), _at_precision_of(reference, values)
         for mode in ("train", "eval") if is_module else ("call",):
+            where = f"probe '{probe}'"
             if is_module:
-                ours.train(mode == "train"), theirs.train(mode == "train")
+                ours.train(mode == "train")
+                theirs.train(mode == "train")
+                where += f", {mode} mode"
             for step in range(steps if mode == "train" else 1):
                 names, wrong = _compare(ours, theirs, values, step, rtol, atol, probe == _ROUNDED)
                 if wrong:
-                    where = f"probe '{probe}'" + (f", {mode} mode, step {step + 1}" if is_module else "")
-                    raise AssertionError(f"same_as: {where}:\n  " + "\n  ".join(wrong[:4]))
+                    where += f", step {step + 1}" if is_module else ""
+                    raise AssertionError("\n  ".join([f"same_as: {where}:", *wrong[:4]]))
                 compared.setdefault(mode, set()).update(names)
-    print(_agreement(compared, len(_probes(inputs, is_module))))
+    print(_agreement(compared, len(probes)))
 
 
 def _agreement(compared: dict[str, set[str]], probes: int) -> str:
-    "The table of what was compared: one line a kind, the same on every machine."
-    kinds = {"outputs": "output", "gradients": "gradient", "buffers": "buffer"}
-    rows = {kind: [sum(name.startswith(start) for name in names) for names in compared.values()] for kind, start in kinds.items()}
-    head = f"agree on {probes} probes" + "".join(f"{mode:>8}" for mode in compared)
-    return "\n".join([head] + [f"  {kind:<{len(head) - 8 * len(compared) - 2}}" + "".join(f"{n:>8}" for n in counts) for kind, counts in rows.items() if any(counts)])
+    """Return a table of what was compared: one line a kind, the same on every machine."""
+    title = f"agree on {probes} probes"
+    lines = [title + "".join(f"{mode:>8}" for mode in compared)]
+    for kind in ("output", "gradient", "buffer"):
+        counts = [sum(name.startswith(kind) for name in names) for names in compared.values()]
+        if any(counts):
+            row = f"  {kind}s".ljust(len(title))
+            lines.append(row + "".join(f"{count:>8}" for count in counts))
+    return "\n".join(lines)
 
 # %% ../nbs/00b_check.ipynb #76365055
-def gradient_check(fn: Callable[..., Tensor], *inputs: Tensor, directions: int = 5, h: float = 1e-6, tol: float = 1e-6) -> None:
+def gradient_check(
+    fn: Callable[..., Tensor],
+    *inputs: Tensor,
+    directions: int = 5,
+    h: float = 1e-6,
+    tol: float = 1e-6,
+) -> None:
     """Check the gradient of `fn` against central differences, in float64 with a random cotangent.
 
     Args:
@@ -165,11 +249,18 @@ def gradient_check(fn: Callable[..., Tensor], *inputs: Tensor, directions: int =
     for k, gradient in enumerate(gradients):
         for _ in range(directions):
             v = torch.randn(inputs[k].shape, generator=generator, dtype=torch.float64)
-            ahead, behind = (fn(*(i + s * h * v if j == k else i for j, i in enumerate(inputs))) for s in (1, -1))
+            moved = list(inputs)
+            moved[k] = inputs[k] + h * v
+            ahead = fn(*moved)
+            moved[k] = inputs[k] - h * v
+            behind = fn(*moved)
             measured = (cotangent * (ahead - behind) / (2 * h)).sum().item()
             promised = (gradient * v).sum().item()
             if abs(measured - promised) > tol * max(1, abs(measured)):
-                raise AssertionError(f"gradient_check: input {k}: the function changes by {measured:.6g} along a direction, its gradient says {promised:.6g}")
+                raise AssertionError(
+                    f"gradient_check: input {k}: the function changes by {measured:.6g} along a "
+                    f"direction, its gradient says {promised:.6g}"
+                )
 
 # %% ../nbs/00b_check.ipynb #3d66080d
 def t_quantile(p: float, df: int) -> float:
@@ -178,6 +269,9 @@ def t_quantile(p: float, df: int) -> float:
     Args:
         p: probability, from 0.5 up to 1 (excluded).
         df: degrees of freedom, at least 1.
+
+    Returns:
+        The quantile.
 
     Raises:
         ValueError: an argument is out of range.
@@ -189,11 +283,15 @@ def t_quantile(p: float, df: int) -> float:
     theta = np.linspace(0, math.pi / 2, 100_001)
     density = np.cos(theta) ** (df - 1)
     steps = density[1:] + density[:-1]
-    tail = np.append(np.cumsum(steps[::-1])[::-1], 0.0)  # summed from the far end: exact where small
-    return math.sqrt(df) * math.tan(np.interp(p - 1, -tail / (2 * tail[0]), theta))
+    # Summed from the far end: exact where it is small.
+    tail = np.cumsum(steps[::-1])[::-1]
+    tail = np.append(tail, 0.0)
+    angle = np.interp(p - 1, -tail / (2 * tail[0]), theta)
+    return math.sqrt(df) * math.tan(angle)
 
 # %% ../nbs/00b_check.ipynb #2abeab10
-ALARM = 2e-5  # chance that two sets of runs of one program disagree, 4.3 standard errors for large n
+# The chance that two sets of runs of one program disagree: 4.3 standard errors for large n.
+ALARM = 2e-5
 
 
 @dataclass(frozen=True)
@@ -206,6 +304,7 @@ class Spread:
         n: number of values.
         values: the values in the order of their seeds; empty where only the summary is known.
     """
+
     mean: float
     sd: float
     n: int
@@ -213,12 +312,13 @@ class Spread:
 
     @property
     def se(self) -> float:
-        "Standard error of the mean."
+        """Standard error of the mean."""
         return self.sd / math.sqrt(self.n)
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
-        "Interval that holds the true mean with this confidence (Student's t)."
-        reach = t_quantile((1 + confidence) / 2, self.n - 1) * self.se
+        """Return the interval that holds the true mean with this confidence (Student's t)."""
+        quantile = t_quantile((1 + confidence) / 2, self.n - 1)
+        reach = quantile * self.se
         return self.mean - reach, self.mean + reach
 
     def agrees(self, other: "Spread", floor: float = 0.0) -> bool:
@@ -228,19 +328,21 @@ class Spread:
             other: another spread of the same quantity.
             floor: resolution of the quantity; smaller differences never count.
         """
+        gap = abs(self.mean - other.mean)
         if min(self.n, other.n) < 2:
-            return abs(self.mean - other.mean) <= floor
-        reach = t_quantile(1 - ALARM / 2, self.n + other.n - 2) * math.hypot(self.se, other.se)
-        return abs(self.mean - other.mean) <= max(floor, reach)
+            return gap <= floor
+        quantile = t_quantile(1 - ALARM / 2, self.n + other.n - 2)
+        return gap <= max(floor, quantile * math.hypot(self.se, other.se))
 
     def __sub__(self, other: "Spread") -> "Spread":
-        "Difference seed by seed."
+        """Difference seed by seed."""
         if not self.values or len(self.values) != len(other.values):
             raise ValueError(
                 f"spread: a difference is paired by seed, got {len(self.values)} and "
                 f"{len(other.values)} values; run both with the same seeds"
             )
-        return spread(a - b for a, b in zip(self.values, other.values))
+        pairs = zip(self.values, other.values, strict=True)
+        return spread(a - b for a, b in pairs)
 
     def __format__(self, spec: str) -> str:
         if self.n == 1:
@@ -255,7 +357,7 @@ class Spread:
 
 
 def _decimals(sd: float) -> int:
-    "Decimals that show two digits of a standard deviation."
+    """Return how many decimals show two digits of a standard deviation."""
     return max(0, 1 - math.floor(math.log10(sd))) if sd > 0 else 4
 
 
@@ -265,19 +367,25 @@ def spread(values: Iterable[float] | Tensor) -> Spread:
     Args:
         values: one number for each seed, in their order.
 
+    Returns:
+        Their mean and standard deviation, and the values.
+
     Raises:
         ValueError: there is no value, or one is not finite.
     """
     kept = tuple(float(v) for v in values)
     if not kept or not all(map(math.isfinite, kept)):
         raise ValueError(f"spread expected finite numbers, one for each seed, got {list(kept)[:6]}")
-    sd = float(np.std(kept, ddof=1)) if len(kept) > 1 else math.nan
+    sd = math.nan
+    if len(kept) > 1:
+        sd = float(np.std(kept, ddof=1))
     return Spread(float(np.mean(kept)), sd, len(kept), kept)
 
 # %% ../nbs/00b_check.ipynb #09e8a6df
 @dataclass(frozen=True)
 class Verdict:
-    "What a check found: whether it passed, and at most six lines to read."
+    """What a check found: whether it passed, and at most six lines to read."""
+
     passed: bool
     lines: list[str]
 
@@ -286,11 +394,14 @@ class Verdict:
 
 # %% ../nbs/00b_check.ipynb #a25e3fb5
 def _show(value: object) -> str:
-    "A value in one short line."
+    """Return a value in one short line."""
     if isinstance(value, Tensor):
-        rounded = [round(v, 4) for v in value.double().flatten()[:6].tolist()]
-        shape = "" if value.ndim == 0 else f" of shape {tuple(value.shape)}"
-        return f"{rounded[0]}" if value.ndim == 0 else f"{str(rounded)[:-1]}{', …]' if value.numel() > 6 else ']'}{shape}"
+        numbers = value.double().flatten()[:6].tolist()
+        first = [str(round(number, 4)) for number in numbers]
+        if value.ndim == 0:
+            return first[0]
+        more = ["…"] if value.numel() > 6 else []
+        return f"[{', '.join(first + more)}] of shape {tuple(value.shape)}"
     if isinstance(value, Exception):
         return f"{type(value).__name__}: {str(value)[:60]}"
     text = repr(value)
@@ -298,23 +409,41 @@ def _show(value: object) -> str:
 
 # %% ../nbs/00b_check.ipynb #9e8b4961
 def agree(a: object, b: object, tol: float = 1e-5) -> bool:
-    "Whether two results are equal: tensors and floats within `tol`, sequences item by item, errors by their type."
+    """Whether two results are equal.
+
+    Args:
+        a: a result.
+        b: another one.
+        tol: for floats and tensors. Sequences are compared item by item, errors by their type.
+    """
     if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return a.shape == b.shape and torch.allclose(a.double(), b.double(), tol, tol, equal_nan=True)
+        if a.shape != b.shape:
+            return False
+        return torch.allclose(a.double(), b.double(), tol, tol, equal_nan=True)
     if isinstance(a, Exception) or isinstance(b, Exception):
         return type(a) is type(b)
     if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
-        return type(a) is type(b) and len(a) == len(b) and all(agree(x, y, tol) for x, y in zip(a, b))
+        if type(a) is not type(b) or len(a) != len(b):
+            return False
+        return all(agree(x, y, tol) for x, y in zip(a, b, strict=True))
     if isinstance(a, Mapping) and isinstance(b, Mapping):
-        return a.keys() == b.keys() and all(agree(a[k], b[k], tol) for k in a)
+        if a.keys() != b.keys():
+            return False
+        return all(agree(a[key], b[key], tol) for key in a)
     if isinstance(a, (int, float)) and isinstance(b, (int, float)):
-        close = a == b or (a != a and b != b) or abs(a - b) <= tol * max(1, abs(b))  # equal (infinities too), both NaN, or near
-        return isinstance(a, bool) == isinstance(b, bool) and close
+        if isinstance(a, bool) != isinstance(b, bool):
+            return False
+        if a == b or (a != a and b != b):  # equal (infinities too), or both NaN
+            return True
+        return abs(a - b) <= tol * max(1, abs(b))
     return type(a) is type(b) and a == b
 
 # %% ../nbs/00b_check.ipynb #c5895950
 def _call(fn: Callable, case: tuple) -> tuple[object, tuple]:
-    "The result of `fn` on a copy of the case (or the exception it raised), and the copy afterwards; the random numbers stay where they were."
+    """Return the result of `fn` on a copy of the case, and the copy afterwards.
+
+    The result may be the exception that it raised. The random numbers stay where they were.
+    """
     arguments = copy.deepcopy(case)
     try:
         with torch.random.fork_rng(devices=()):
@@ -329,54 +458,96 @@ class Exercise:
     Args:
         name: number of the exercise, as `"1.3"`.
         right: the correct function.
-        cases: tuples of arguments, smallest first; a case on which `right` raises expects the same type of error.
+        cases: tuples of arguments, smallest first; a case on which `right` raises expects the same
+            type of error.
         wrong: the sentence that describes a mistake, and a function that makes it.
         read: where to read on.
         tol: tolerance for floats.
-        probe: called with the function and a case where calling the function itself would not show enough, as `probe(fn, *case)`.
+        probe: called as `probe(fn, *case)` where calling the function itself would not show enough.
 
     Raises:
-        ValueError: a wrong variant agrees with the right one on every case, so the cases are blind to it.
+        ValueError: a wrong variant agrees with the right one on every case, so the cases are
+            blind to it.
     """
-    def __init__(self, name: str, right: Callable, cases: Sequence[tuple], wrong: Mapping[str, Callable], read: str = "", tol: float = 1e-5, probe: Callable | None = None) -> None:
-        self.name, self.right, self.cases, self.wrong, self.read, self.tol, self.probe = name, right, list(cases), dict(wrong), read, tol, probe
+
+    def __init__(
+        self,
+        name: str,
+        right: Callable[..., object],
+        cases: Sequence[tuple[object, ...]],
+        wrong: Mapping[str, Callable[..., object]],
+        read: str = "",
+        tol: float = 1e-5,
+        probe: Callable[..., object] | None = None,
+    ) -> None:
+        self.name = name
+        self.right = right
+        self.cases = list(cases)
+        self.wrong = dict(wrong)
+        self.read = read
+        self.tol = tol
+        self.probe = probe
         self.expected = self._answers(right)
-        blind = [m for m, fn in self.wrong.items() if self._first_failure(self._answers(fn)) is None]
+        answers = {mistake: self._answers(fn) for mistake, fn in self.wrong.items()}
+        blind = [mistake for mistake in answers if self._first_failure(answers[mistake]) is None]
         if blind:
-            raise ValueError(f"exercise {name}: its cases cannot tell the right answer from: {'; '.join(blind)}")
+            raise ValueError(
+                f"exercise {name}: its cases cannot tell the right answer from: {'; '.join(blind)}"
+            )
 
     def _calls(self, fn: Callable) -> list[tuple[object, tuple]]:
-        return [_call(fn if self.probe is None else partial(self.probe, fn), case) for case in self.cases]
+        called = fn if self.probe is None else partial(self.probe, fn)
+        return [_call(called, case) for case in self.cases]
 
     def _answers(self, fn: Callable) -> list[object]:
         return [answer for answer, _ in self._calls(fn)]
 
     def _first_failure(self, answers: list[object]) -> int | None:
-        return next((i for i, (a, e) in enumerate(zip(answers, self.expected)) if not agree(a, e, self.tol)), None)
+        for at, (answer, expected) in enumerate(zip(answers, self.expected, strict=True)):
+            if not agree(answer, expected, self.tol):
+                return at
+        return None
 
-    def judge(self, fn: Callable) -> Verdict:
-        "The verdict on a function."
+    def judge(self, fn: Callable[..., object]) -> Verdict:
+        """Return the verdict on a function."""
         answers = self._answers(fn)
         at = self._first_failure(answers)
-        if at is None:
-            changed = any(not agree(list(after), list(case), 0.0) for (_, after), case in zip(self._calls(fn), self.cases))
-            if changed:
-                return Verdict(False, [f"{self.name}: right values, but your function changes its input; compute a new result instead"])
-            return Verdict(True, [f"{self.name}: correct on all {len(self.cases)} inputs"])
-        lines = [f"{self.name}: not yet", "  called with  " + ", ".join(map(_show, self.cases[at])), "  yours        " + _show(answers[at]), "  expected     " + _show(self.expected[at])]
-        mistake = next((m for m, wrong in self.wrong.items() if agree(answers, self._answers(wrong), self.tol)), None)
-        lines += [f"  It looks as if {mistake}."] if mistake else []
-        lines += [f"  Read: {self.read}"] if self.read else []
-        return Verdict(False, lines)
+        if at is not None:
+            return Verdict(False, self._report(answers, at))
+        for (_, after), case in zip(self._calls(fn), self.cases, strict=True):
+            if not agree(list(after), list(case), 0.0):
+                said = "right values, but your function changes its input; compute a new result"
+                return Verdict(False, [f"{self.name}: {said} instead"])
+        return Verdict(True, [f"{self.name}: correct on all {len(self.cases)} inputs"])
 
-    def __call__(self, fn: Callable) -> None:
+    def _report(self, answers: list[object], at: int) -> list[str]:
+        lines = [
+            f"{self.name}: not yet",
+            "  called with  " + ", ".join(map(_show, self.cases[at])),
+            "  yours        " + _show(answers[at]),
+            "  expected     " + _show(self.expected[at]),
+        ]
+        for mistake, wrong in self.wrong.items():
+            if agree(answers, self._answers(wrong), self.tol):
+                lines.append(f"  It looks as if {mistake}.")
+                break
+        return [*lines, f"  Read: {self.read}"] if self.read else lines
+
+    def __call__(self, fn: Callable[..., object]) -> None:
+        """Print the verdict on a function."""
         print(self.judge(fn))
 
 # %% ../nbs/00b_check.ipynb #e7476dfc
 def _as_said(value: object) -> object:
-    "A number of NumPy or a one-element tensor as Python's number, a string in lower case without blanks around it."
-    if hasattr(value, "item") and (value.numel() if isinstance(value, Tensor) else value.size) == 1:
-        return value.item()
+    """Return an answer in its plainest form.
+
+    A NumPy scalar or a one-element tensor becomes a Python number; a string loses its capitals and
+    the blanks around it.
+    """
+    if hasattr(value, "item"):
+        size = value.numel() if isinstance(value, Tensor) else value.size
+        if size == 1:
+            return value.item()
     return value.strip().lower() if isinstance(value, str) else value
 
 
@@ -389,22 +560,49 @@ class Prediction:
         wrong: a reply, and the wrong value it answers.
         because: why the right value is right.
         tol: relative tolerance for numbers.
+
+    Raises:
+        ValueError: a wrong value is within the tolerance of the right one.
     """
-    def __init__(self, name: str, right: object, wrong: Mapping[str, object], because: str, tol: float = 1e-3) -> None:
-        self.name, self.right, self.wrong, self.because, self.tol = name, right, dict(wrong), because, tol
-        taken = [m for m, value in self.wrong.items() if agree(_as_said(value), _as_said(right), tol)]
+
+    def __init__(
+        self,
+        name: str,
+        right: object,
+        wrong: Mapping[str, object],
+        because: str,
+        tol: float = 1e-3,
+    ) -> None:
+        self.name = name
+        self.right = right
+        self.wrong = dict(wrong)
+        self.because = because
+        self.tol = tol
+        said = _as_said(right)
+        taken = [m for m, value in self.wrong.items() if agree(_as_said(value), said, tol)]
         if taken:
-            raise ValueError(f"exercise {name}: this wrong answer is within the tolerance of the right one: {taken[0]}")
+            raise ValueError(
+                f"exercise {name}: this wrong answer is within the tolerance of the right one: "
+                f"{taken[0]}"
+            )
+
+    def _reply(self, answer: object) -> str | None:
+        for reply, value in self.wrong.items():
+            if agree(_as_said(answer), _as_said(value), self.tol):
+                return reply
+        return None
 
     def judge(self, answer: object) -> Verdict:
-        "The verdict on an answer."
-        said = _as_said(answer)
-        if agree(said, _as_said(self.right), self.tol):
+        """Return the verdict on an answer."""
+        if agree(_as_said(answer), _as_said(self.right), self.tol):
             return Verdict(True, [f"{self.name}: correct. {self.because}"])
-        reply = next((m for m, value in self.wrong.items() if agree(said, _as_said(value), self.tol)), None)
-        return Verdict(False, [f"{self.name}: not {_show(answer)}"] + ([f"  {reply}"] if reply else []))
+        lines = [f"{self.name}: not {_show(answer)}"]
+        if reply := self._reply(answer):
+            lines.append(f"  {reply}")
+        return Verdict(False, lines)
 
     def __call__(self, answer: object) -> None:
+        """Print the verdict on an answer."""
         print(self.judge(answer))
 
 # %% ../nbs/00b_check.ipynb #5ea4c002
@@ -420,18 +618,32 @@ class Search:
     Raises:
         ValueError: an answer of `wrong` gets another reply.
     """
-    def __init__(self, name: str, fault: Callable[[object], str | None], wrong: Mapping[str, object], because: str) -> None:
-        self.name, self.fault, self.wrong, self.because = name, fault, dict(wrong), because
+
+    def __init__(
+        self,
+        name: str,
+        fault: Callable[[object], str | None],
+        wrong: Mapping[str, object],
+        because: str,
+    ) -> None:
+        self.name = name
+        self.fault = fault
+        self.wrong = dict(wrong)
+        self.because = because
         astray = [reply for reply, answer in self.wrong.items() if fault(answer) != reply]
         if astray:
-            raise ValueError(f"exercise {name}: the answer listed under this reply gets another one: {astray[0]}")
+            raise ValueError(
+                f"exercise {name}: the answer listed under this reply gets another one: {astray[0]}"
+            )
 
     def judge(self, answer: object) -> Verdict:
-        "The verdict on an answer."
-        reply = self.fault(answer)
-        return Verdict(False, [f"{self.name}: not {_show(answer)}", f"  {reply}"]) if reply else Verdict(True, [f"{self.name}: correct. {self.because}"])
+        """Return the verdict on an answer."""
+        if reply := self.fault(answer):
+            return Verdict(False, [f"{self.name}: not {_show(answer)}", f"  {reply}"])
+        return Verdict(True, [f"{self.name}: correct. {self.because}"])
 
     def __call__(self, answer: object) -> None:
+        """Print the verdict on an answer."""
         print(self.judge(answer))
 
 # %% ../nbs/00b_check.ipynb #eefcc2a4
@@ -444,26 +656,44 @@ class MutantHunt:
         mutants: the sentence that describes a mistake, and an implementation that makes it.
         need: how many must be rejected; all by default.
     """
-    def __init__(self, name: str, right: Callable, mutants: Mapping[str, Callable], need: int | None = None) -> None:
-        self.name, self.right, self.mutants, self.need = name, right, dict(mutants), len(mutants) if need is None else need
+
+    def __init__(
+        self,
+        name: str,
+        right: Callable[..., object],
+        mutants: Mapping[str, Callable[..., object]],
+        need: int | None = None,
+    ) -> None:
+        self.name = name
+        self.right = right
+        self.mutants = dict(mutants)
+        self.need = len(mutants) if need is None else need
 
     def _accepts(self, check: Callable[[Callable], bool], candidate: Callable) -> bool:
-        "A check accepts by returning True, or the same as a number of NumPy or a one-element tensor; returning anything else, or raising, rejects."
+        """Whether a check returns True, or the same as a NumPy scalar or a one-element tensor.
+
+        Returning anything else, or raising, rejects.
+        """
         try:
             return _as_said(check(candidate)) is True
         except Exception:  # a mutant may break the reader's check in any way
             return False
 
     def judge(self, check: Callable[[Callable], bool]) -> Verdict:
-        "The verdict on a check."
+        """Return the verdict on a check."""
         if not self._accepts(check, self.right):
-            return Verdict(False, [f"{self.name}: your check rejects a correct implementation (it must return True for it)"])
+            said = "your check rejects a correct implementation (it must return True for it)"
+            return Verdict(False, [f"{self.name}: {said}"])
         alive = [m for m, mutant in self.mutants.items() if self._accepts(check, mutant)]
-        score = f"{self.name}: {len(self.mutants) - len(alive)} of {len(self.mutants)} mutants killed"
-        if len(self.mutants) - len(alive) >= self.need:
+        killed = len(self.mutants) - len(alive)
+        score = f"{self.name}: {killed} of {len(self.mutants)} mutants killed"
+        if killed >= self.need:
             return Verdict(True, [f"{score}: a good check"])
-        more = [f"  and {len(alive) - 3} more"] if len(alive) > 3 else []
-        return Verdict(False, [score] + [f"  alive: {m}" for m in alive[:3]] + more)
+        lines = [score, *(f"  alive: {mistake}" for mistake in alive[:3])]
+        if len(alive) > 3:
+            lines.append(f"  and {len(alive) - 3} more")
+        return Verdict(False, lines)
 
     def __call__(self, check: Callable[[Callable], bool]) -> None:
+        """Print the verdict on a check."""
         print(self.judge(check))

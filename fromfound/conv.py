@@ -10,17 +10,27 @@ import torch
 from torch import Tensor, nn
 
 # %% ../nbs/05c_conv.ipynb #7e8d970b
-def _places(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
-    "How many places a kernel has along one direction."
+def _places(
+    size: int,
+    kernel: int,
+    stride: int,
+    padding: int,
+    dilation: int,
+) -> int:
+    """Return how many places a kernel has along one direction."""
     reach = dilation * (kernel - 1) + 1
     if min(kernel, stride, dilation) < 1 or padding < 0:
-        raise RuntimeError("expected kernel, stride and dilation of 1 or more and padding of 0 "
-                           f"or more, got kernel {kernel}, stride {stride}, padding {padding}, "
-                           f"dilation {dilation}")
+        raise RuntimeError(
+            "expected kernel, stride and dilation of 1 or more and padding of 0 "
+            f"or more, got kernel {kernel}, stride {stride}, padding {padding}, "
+            f"dilation {dilation}"
+        )
     if reach > size + 2 * padding:
-        raise RuntimeError("Kernel size can't be greater than actual input size: it reaches "
-                           f"over {reach} pixels, and the input has {size}, with padding "
-                           f"{size + 2 * padding}: pad more, or stop shrinking the images earlier")
+        raise RuntimeError(
+            "Kernel size can't be greater than actual input size: it reaches "
+            f"over {reach} pixels, and the input has {size}, with padding "
+            f"{size + 2 * padding}: pad more, or stop shrinking the images earlier"
+        )
     return (size + 2 * padding - reach) // stride + 1
 
 # %% ../nbs/05c_conv.ipynb #bc70c7c8
@@ -28,18 +38,27 @@ Size = int | Sequence[int]  # one number, or one for height and one for width
 
 
 def _pair(value: Size) -> tuple[int, int]:
-    "A number for both directions, or one for each."
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
+    """Return the numbers for height and width."""
+    if isinstance(value, int):
+        return value, value
+    return value[0], value[1]
 
 
 def im2col(
-    input: Tensor, kernel_size: Size, dilation: Size = 1, padding: Size = 0, stride: Size = 1
+    input: Tensor,
+    kernel_size: Size,
+    dilation: Size = 1,
+    padding: Size = 0,
+    stride: Size = 1,
 ) -> Tensor:
-    """Every window that a kernel sees, as a column.
+    """Write every window that a kernel sees as a column.
 
     Args:
         input: images, (N, C, H, W).
-        kernel_size, dilation, padding, stride: in pixels.
+        kernel_size: height and width of the windows, in pixels.
+        dilation: pixels from one value of a window to the next.
+        padding: pixels of zeros around the image.
+        stride: pixels from one window to the next.
 
     Returns:
         (N, C * kernel height * kernel width, number of places).
@@ -49,15 +68,18 @@ def im2col(
 
     Source: torch.nn.functional.unfold
     """
-    (kh, kw), (dh, dw) = _pair(kernel_size), _pair(dilation)
-    (ph, pw), (sh, sw) = _pair(padding), _pair(stride)
-    places = _places(input.shape[2], kh, sh, ph, dh) * _places(input.shape[3], kw, sw, pw, dw)
+    n, c, h, w = input.shape
+    kh, kw = _pair(kernel_size)
+    dh, dw = _pair(dilation)
+    ph, pw = _pair(padding)
+    sh, sw = _pair(stride)
+    places = _places(h, kh, sh, ph, dh) * _places(w, kw, sw, pw, dw)
     x = nn.functional.pad(input, (pw, pw, ph, ph))
-    down = x.unfold(2, dh * (kh - 1) + 1, sh)            # (N, C, H', W + 2p, reach)
-    windows = down.unfold(3, dw * (kw - 1) + 1, sw)      # (N, C, H', W', reach, reach): no copy yet
-    windows = windows[..., ::dh, ::dw]                   # (N, C, H', W', kh, kw)
+    down = x.unfold(2, dh * (kh - 1) + 1, sh)  # (N, C, H', W + 2p, reach)
+    windows = down.unfold(3, dw * (kw - 1) + 1, sw)  # (N, C, H', W', reach, reach): no copy yet
+    windows = windows[..., ::dh, ::dw]  # (N, C, H', W', kh, kw)
     columns = windows.permute(0, 1, 4, 5, 2, 3)
-    return columns.reshape(input.shape[0], input.shape[1] * kh * kw, places)
+    return columns.reshape(n, c * kh * kw, places)
 
 # %% ../nbs/05c_conv.ipynb #cd19d9e4
 def conv2d(
@@ -69,13 +91,15 @@ def conv2d(
     dilation: Size = 1,
     groups: int = 1,
 ) -> Tensor:
-    """Slide kernels over images: one product of matrices.
+    """Slide kernels over images, by one matrix product.
 
     Args:
         input: (N, C, H, W), or one image (C, H, W).
         weight: kernels, (output channels, C / groups, height, width).
         bias: (output channels,), if any.
-        stride, padding, dilation: in pixels.
+        stride: pixels from one place of the kernels to the next.
+        padding: pixels of zeros around the image.
+        dilation: pixels from one weight of a kernel to the next.
         groups: kernels of the first group see the first C / groups channels, and so on.
 
     Returns:
@@ -91,29 +115,42 @@ def conv2d(
     _check_conv2d(input, weight, bias, groups)
     kernel_size = weight.shape[2:]
     columns = im2col(input, kernel_size, dilation, padding, stride)
-    columns = columns.unflatten(1, (groups, -1))         # (N, groups, C/groups·h·w, places)
+    columns = columns.unflatten(1, (groups, -1))  # (N, groups, C/groups·h·w, places)
     rows = weight.flatten(1).unflatten(0, (groups, -1))  # (groups, O/groups, C/groups·h·w)
     options = _pair(stride), _pair(padding), _pair(dilation)
-    size = [_places(*one) for one in zip(input.shape[2:], kernel_size, *options)]
-    out = (rows @ columns).reshape(len(input), len(weight), *size)
+    directions = zip(input.shape[2:], kernel_size, *options, strict=True)
+    size = [_places(*direction) for direction in directions]
+    out = rows @ columns
+    out = out.reshape(len(input), len(weight), *size)
     return out if bias is None else out + bias[:, None, None]
 
 
-def _check_conv2d(input: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> None:
-    "Raise unless images, kernels and bias fit together."
+def _check_conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    groups: int,
+) -> None:
+    """Raise unless images, kernels and bias fit together."""
     if input.ndim != 4 or weight.ndim != 4:
-        raise RuntimeError("conv2d expected images (N, C, H, W) or (C, H, W) and kernels "
-                           f"(O, C / groups, h, w), got {tuple(input.shape)} and "
-                           f"{tuple(weight.shape)}")
-    channels, (kernels, per_group) = input.shape[1], weight.shape[:2]
+        raise RuntimeError(
+            "conv2d expected images (N, C, H, W) or (C, H, W) and kernels (O, C / groups, h, w), "
+            f"got {tuple(input.shape)} and {tuple(weight.shape)}"
+        )
+    channels = input.shape[1]
+    kernels, per_group = weight.shape[:2]
     if groups < 1 or kernels % groups or channels != per_group * groups:
-        raise RuntimeError(f"Given groups={groups}, weight of size {list(weight.shape)}, "
-                           f"expected input with {per_group * max(groups, 1)} channels and a "
-                           f"number of kernels that groups divides, got {channels} channels "
-                           f"and {kernels} kernels")
+        raise RuntimeError(
+            f"Given groups={groups}, weight of size {list(weight.shape)}, "
+            f"expected input with {per_group * max(groups, 1)} channels and a "
+            f"number of kernels that groups divides, got {channels} channels "
+            f"and {kernels} kernels"
+        )
     if bias is not None and bias.shape != (kernels,):
-        raise RuntimeError(f"conv2d expected a bias of shape ({kernels},), one for each kernel, "
-                           f"got {tuple(bias.shape)}")
+        raise RuntimeError(
+            f"conv2d expected a bias of shape ({kernels},), one for each kernel, "
+            f"got {tuple(bias.shape)}"
+        )
 
 # %% ../nbs/05c_conv.ipynb #6944a86d
 class Conv2d(nn.Module):
@@ -124,7 +161,10 @@ class Conv2d(nn.Module):
     Args:
         in_channels: of the images.
         out_channels: number of kernels.
-        kernel_size, stride, padding, dilation: in pixels.
+        kernel_size: height and width of the kernels, in pixels.
+        stride: as for `conv2d`, in pixels.
+        padding: as for `conv2d`, in pixels.
+        dilation: as for `conv2d`, in pixels.
         groups: into which the channels are dealt out.
         bias: whether each kernel has one.
 
@@ -147,38 +187,52 @@ class Conv2d(nn.Module):
     ) -> None:
         super().__init__()
         if groups < 1 or in_channels % groups or out_channels % groups:
-            raise ValueError(f"Conv2d got {in_channels} channels in, {out_channels} out and "
-                             f"groups={groups}; expected groups to divide both")
-        self.stride, self.padding = stride, padding
-        self.dilation, self.groups = dilation, groups
+            raise ValueError(
+                f"Conv2d got {in_channels} channels in, {out_channels} out and "
+                f"groups={groups}; expected groups to divide both"
+            )
+        self.stride = stride
+        self.padding = padding
+        self.dilation = dilation
+        self.groups = groups
         shape = out_channels, in_channels // groups, *_pair(kernel_size)
         self.weight = nn.Parameter(torch.empty(shape))
         self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        "Draw weights and bias as torch does."
+        """Draw weights and bias as torch does."""
         nn.init.kaiming_uniform_(self.weight, a=5**0.5)
         if self.bias is not None:
             bound = self.weight[0].numel() ** -0.5
             nn.init.uniform_(self.bias, -bound, bound)
 
     def forward(self, input: Tensor) -> Tensor:
-        "Images (N, C, H, W) in, images (N, O, H', W') out."
+        """Turn images (N, C, H, W) into images (N, O, H', W')."""
         return conv2d(
-            input, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups
+            input,
+            self.weight,
+            self.bias,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.groups,
         )
 
 # %% ../nbs/05c_conv.ipynb #26c7b42e
 def max_pool2d(
-    input: Tensor, kernel_size: Size, stride: Size | None = None, padding: Size = 0
+    input: Tensor,
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Size = 0,
 ) -> Tensor:
-    """The largest value of each window.
+    """Take the largest value of each window.
 
     Args:
         input: (N, C, H, W), of a floating-point dtype.
-        kernel_size, padding: in pixels; the padding at most half of the kernel.
+        kernel_size: height and width of the windows, in pixels.
         stride: in pixels; None for windows side by side.
+        padding: in pixels, at most half of the kernel.
 
     Returns:
         (N, C, H', W').
@@ -188,22 +242,30 @@ def max_pool2d(
 
     Source: torch.nn.functional.max_pool2d
     """
-    (kh, kw), (ph, pw) = _pair(kernel_size), _pair(padding)
+    kh, kw = _pair(kernel_size)
+    ph, pw = _pair(padding)
     if input.ndim != 4 or not input.is_floating_point():
-        raise RuntimeError("max_pool2d expected images (N, C, H, W) of floating-point numbers, "
-                           f"got {tuple(input.shape)} of {input.dtype}")
+        raise RuntimeError(
+            "max_pool2d expected images (N, C, H, W) of floating-point numbers, "
+            f"got {tuple(input.shape)} of {input.dtype}"
+        )
     if 2 * ph > kh or 2 * pw > kw:
-        raise RuntimeError(f"max_pool2d got padding {padding} for a kernel of {kernel_size}: "
-                           "pad should be at most half of kernel size")
+        raise RuntimeError(
+            f"max_pool2d got padding {padding} for a kernel of {kernel_size}: "
+            "pad should be at most half of kernel size"
+        )
     stride = _pair(kernel_size if stride is None else stride)
     x = nn.functional.pad(input, (pw, pw, ph, ph), value=-torch.inf)
-    size = [_places(*one, 0, 1) for one in zip(x.shape[2:], (kh, kw), stride)]
-    windows = im2col(x, (kh, kw), stride=stride).unflatten(1, (input.shape[1], kh * kw))
-    return windows.max(dim=2).values.unflatten(2, size)
+    rows = _places(x.shape[2], kh, stride[0], 0, 1)
+    columns = _places(x.shape[3], kw, stride[1], 0, 1)
+    windows = im2col(x, (kh, kw), stride=stride)
+    windows = windows.unflatten(1, (input.shape[1], kh * kw))  # (N, C, kh·kw, places)
+    largest = windows.max(dim=2).values
+    return largest.unflatten(2, (rows, columns))
 
 # %% ../nbs/05c_conv.ipynb #7747face
 def adaptive_avg_pool2d(input: Tensor, output_size: int | None | Sequence[int | None]) -> Tensor:
-    """Means over as many windows as are wanted, whatever the size of the image.
+    """Average over as many windows as you want, whatever the size of the image.
 
     Args:
         input: (N, C, H, W) or (C, H, W).
@@ -213,48 +275,64 @@ def adaptive_avg_pool2d(input: Tensor, output_size: int | None | Sequence[int | 
         (N, C, windows down, windows across).
 
     Raises:
-        RuntimeError: no images, an empty one, or a number of windows below 1.
+        RuntimeError: the input is not images, or is empty, or a number of windows is below 1.
 
     Source: torch.nn.functional.adaptive_avg_pool2d
     """
     if input.ndim not in (3, 4) or 0 in input.shape[-3:]:
-        raise RuntimeError("adaptive_avg_pool2d expected images (N, C, H, W) or (C, H, W) that "
-                           f"are not empty, got {tuple(input.shape)}")
+        raise RuntimeError(
+            "adaptive_avg_pool2d expected images (N, C, H, W) or (C, H, W) that "
+            f"are not empty, got {tuple(input.shape)}"
+        )
     wanted = output_size if isinstance(output_size, Sequence) else (output_size, output_size)
-    sizes = zip(input.shape[-2:], wanted)
-    down, across = (size if windows is None else windows for size, windows in sizes)
+    down, across = wanted
+    down = input.shape[-2] if down is None else down
+    across = input.shape[-1] if across is None else across
     if min(down, across) < 1:
-        raise RuntimeError("adaptive_avg_pool2d expected 1 window or more in each direction, "
-                           f"got {output_size}")
+        raise RuntimeError(
+            f"adaptive_avg_pool2d expected 1 window or more in each direction, got {output_size}"
+        )
     # 16 bits are too few to add many terms.
     wide = input.to(torch.promote_types(input.dtype, torch.float32))
-    return _pool_last(_pool_last(wide, across).mT, down).mT.to(input.dtype)
+    means = _pool_last(wide, across)
+    means = _pool_last(means.mT, down).mT
+    return means.to(input.dtype)
 
 
 def _pool_last(x: Tensor, windows: int) -> Tensor:
-    "Means over `windows` stretches of the last dimension, which together cover it."
-    size, means = x.shape[-1], []
+    """Average over stretches of the last dimension, which together cover it."""
+    size = x.shape[-1]
+    means = []
     for i in range(windows):
-        start, end = i * size // windows, -(-(i + 1) * size // windows)
+        start = i * size // windows
+        end = -(-(i + 1) * size // windows)  # rounded up
         means.append(x[..., start:end].mean(-1))
     return torch.stack(means, -1)
 
 # %% ../nbs/05c_conv.ipynb #15f54f45
 def simple_cnn(
-    widths: Sequence[int] = (16, 32, 64, 64), n_classes: int = 10, in_channels: int = 1
+    widths: Sequence[int] = (16, 32, 64, 64),
+    n_classes: int = 10,
+    in_channels: int = 1,
 ) -> nn.Sequential:
-    """Convolutions of stride 2 with ReLUs, means over the image, a linear layer.
+    """Build a network of convolutions of stride 2 with ReLUs, average pooling, a linear layer.
 
     Args:
         widths: channels after each convolution. The first one has kernels of 5 by 5, the
             others of 3 by 3.
         n_classes: outputs.
         in_channels: channels of the images.
+
+    Returns:
+        The network: images (N, in_channels, H, W) in, scores (N, n_classes) out.
     """
     layers: list[nn.Module] = []
     sizes = [5] + [3] * (len(widths) - 1)
     for ni, nf, ks in zip((in_channels, *widths), widths, sizes):
         layers += [nn.Conv2d(ni, nf, ks, stride=2, padding=ks // 2), nn.ReLU()]
     return nn.Sequential(
-        *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], n_classes)
+        *layers,
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(widths[-1], n_classes),
     )

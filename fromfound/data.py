@@ -18,13 +18,33 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .files import DataError, RemoteFile, Unavailable, Unreachable, building, cache_dir, download, fault, unpack
+from fromfound.files import (
+    DataError,
+    RemoteFile,
+    UnavailableError,
+    UnreachableError,
+    building,
+    cache_dir,
+    download,
+    fault,
+    unpack,
+)
 from .standin import NOTE, RECIPES, draw
 
 # %% ../nbs/00a_data.ipynb #a72d791b
 @dataclass(frozen=True)
 class DataSet:
-    """A registered data set: its files, its terms, the key of its paper in `references.bib` and what to know about its origin."""
+    """A registered dataset: its files, its terms, and where it comes from.
+
+    Args:
+        name: of its folder.
+        files: what it consists of.
+        license: its terms.
+        homepage: where its authors present it.
+        citation: the key of its paper in `references.bib`.
+        note: what else to know about its origin.
+    """
+
     name: str
     files: tuple[RemoteFile, ...]
     license: str
@@ -32,101 +52,239 @@ class DataSet:
     citation: str | None = None
     note: str = ""
 
+
 def _files(table: str, *bases: str) -> tuple[RemoteFile, ...]:
-    """Read lines of `name bytes sha256`; each file lies under each base address."""
-    rows = (line.split() for line in table.strip().splitlines())
-    return tuple(RemoteFile(name, int(size), sha, tuple(base + name for base in bases)) for name, size, sha in rows)
+    """Read a table of name, bytes and SHA-256; each file lies under each base address."""
+    words = table.split()
+    files = []
+    for name, size, sha in zip(words[::3], words[1::3], words[2::3], strict=True):
+        urls = tuple(base + name for base in bases)
+        files.append(RemoteFile(name, int(size), sha, urls))
+    return tuple(files)
 
 # %% ../nbs/00a_data.ipynb #4ebac151
 _GITHUB = "https://raw.githubusercontent.com/"
-_PICTURES = (
-    DataSet("mnist", _files("""
-        train-images-idx3-ubyte.gz  9912422 440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609
-        train-labels-idx1-ubyte.gz    28881 3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c
-        t10k-images-idx3-ubyte.gz   1648877 8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6
-        t10k-labels-idx1-ubyte.gz      4542 f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6
-        """, "https://ossci-datasets.s3.amazonaws.com/mnist/", _GITHUB + "fgnt/mnist/master/"),
-        "none stated by the authors", "http://yann.lecun.com/exdb/mnist/", "LeCun1998"),
-    DataSet("fashion_mnist", _files("""
-        train-images-idx3-ubyte.gz 26421880 3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84
-        train-labels-idx1-ubyte.gz    29515 a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845
-        t10k-images-idx3-ubyte.gz   4422102 346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073
-        t10k-labels-idx1-ubyte.gz      5148 67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5
-        """, "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
-        _GITHUB + "zalandoresearch/fashion-mnist/master/data/fashion/"),
-        "MIT", "https://github.com/zalandoresearch/fashion-mnist", "Xiao2017"),
-    DataSet("cifar10", _files("""
-        cifar10_jpg_train.tar.xz 15359868 66704497a63016c264f7d0d381c00f47d2932886e0c5295b71a7e6b9ee92e49b
-        cifar10_jpg_test.tar.xz   3084340 c8cf91b3416870903949aabcbbf124cb75934ef3b91f6318adeb164e9b83ab38
-        """), "none stated by the authors", "https://www.cs.toronto.edu/~kriz/cifar.html",
-        note="re-encoded as JPEG, one file an image; the official cifar-10-python.tar.gz"
-             " (md5 c58f30108f718f92721af3b95e74349a) holds the same images without loss, in another layout"),
-    DataSet("imagenette", _files("""
-        imagenette2_128sq.zip 56543799 062130b67c9a7cf514ef1cc7aba55a84322ab5e10aa7f4d87d1407b5b3ca30a8
-        """), "Apache 2.0 (the list); the photographs under ImageNet's terms", "https://github.com/fastai/imagenette",
-        "Russakovsky2015",
-        "squashed to 128 by 128 pixels; the official https://s3.amazonaws.com/fast-ai-imageclas/imagenette2-160.tgz"
-        " (md5 e793b78cc4c9e9a4ccc0c1155377a412) has the same names and split, larger and unsquashed"),
-    DataSet("hymenoptera", _files("""
-        hymenoptera_sample.zip 1610194 1c957361bc9316be7dce6a455efb9897d265d3e0d20254189f37938bad043fa9
-        """), "none stated (a small subset of ImageNet)",
-        "https://pytorch.org/tutorials/beginner/transfer_learning_tutorial.html", "Russakovsky2015",
-        "36 pictures of the 397 in https://download.pytorch.org/tutorial/hymenoptera_data.zip (no checksum published)"),
-    DataSet("photos", (
-        RemoteFile("rainier.jpg", 578469, "014381e94081625e5e5279fd81f50d01b75ebf10f1e85189d66e2fc93adbc768",
-                   (_GITHUB + "d2l-ai/d2l-en/master/img/rainier.jpg",)),
-        RemoteFile("cat1.jpg", 53081, "be3040de58a5c818a725f03b5acc281423a6ed7fa1e58b2f94f60034656e600b",
-                   (_GITHUB + "d2l-ai/d2l-en/master/img/cat1.jpg",)),
-        RemoteFile("amber.jpg", 108086, "f1d583fd322c68de4d116408dcfcee3a137b53206fe7251313ec02ca8aa6d27c",
-                   (_GITHUB + "pytorch/examples/main/fast_neural_style/images/content-images/amber.jpg",))),
-        "CC BY-SA 4.0 (rainier, cat1); BSD 3-Clause (amber)", "https://github.com/d2l-ai/d2l-en"),
+_GRAY = (
+    DataSet(
+        "mnist",
+        _files(
+            """
+            train-images-idx3-ubyte.gz 9912422
+                440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609
+            train-labels-idx1-ubyte.gz 28881
+                3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c
+            t10k-images-idx3-ubyte.gz 1648877
+                8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6
+            t10k-labels-idx1-ubyte.gz 4542
+                f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6
+            """,
+            "https://ossci-datasets.s3.amazonaws.com/mnist/",
+            _GITHUB + "fgnt/mnist/master/",
+        ),
+        license="none stated by the authors",
+        homepage="http://yann.lecun.com/exdb/mnist/",
+        citation="LeCun1998",
+    ),
+    DataSet(
+        "fashion_mnist",
+        _files(
+            """
+            train-images-idx3-ubyte.gz 26421880
+                3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84
+            train-labels-idx1-ubyte.gz 29515
+                a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845
+            t10k-images-idx3-ubyte.gz 4422102
+                346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073
+            t10k-labels-idx1-ubyte.gz 5148
+                67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5
+            """,
+            "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+            _GITHUB + "zalandoresearch/fashion-mnist/master/data/fashion/",
+        ),
+        license="MIT",
+        homepage="https://github.com/zalandoresearch/fashion-mnist",
+        citation="Xiao2017",
+    ),
+)
+
+# %% ../nbs/00a_data.ipynb #8270107f
+_COLOR = (
+    DataSet(
+        "cifar10",
+        _files("""
+            cifar10_jpg_train.tar.xz 15359868
+                66704497a63016c264f7d0d381c00f47d2932886e0c5295b71a7e6b9ee92e49b
+            cifar10_jpg_test.tar.xz 3084340
+                c8cf91b3416870903949aabcbbf124cb75934ef3b91f6318adeb164e9b83ab38
+        """),
+        license="none stated by the authors",
+        homepage="https://www.cs.toronto.edu/~kriz/cifar.html",
+        note="re-encoded as JPEG, one file an image; the official cifar-10-python.tar.gz (md5 "
+        "c58f30108f718f92721af3b95e74349a) holds the same images without loss, in another layout",
+    ),
+    DataSet(
+        "imagenette",
+        _files("""
+            imagenette2_128sq.zip 56543799
+                062130b67c9a7cf514ef1cc7aba55a84322ab5e10aa7f4d87d1407b5b3ca30a8
+        """),
+        license="Apache 2.0 (the list); the photographs under ImageNet's terms",
+        homepage="https://github.com/fastai/imagenette",
+        citation="Russakovsky2015",
+        note="squashed to 128 by 128 pixels; the official "
+        "https://s3.amazonaws.com/fast-ai-imageclas/imagenette2-160.tgz (md5 "
+        "e793b78cc4c9e9a4ccc0c1155377a412) has the same names and split, larger and unsquashed",
+    ),
+)
+
+# %% ../nbs/00a_data.ipynb #ec2d488c
+_PHOTOS = (
+    DataSet(
+        "hymenoptera",
+        _files("""
+            hymenoptera_sample.zip 1610194
+                1c957361bc9316be7dce6a455efb9897d265d3e0d20254189f37938bad043fa9
+        """),
+        license="none stated (a small subset of ImageNet)",
+        homepage="https://pytorch.org/tutorials/beginner/transfer_learning_tutorial.html",
+        citation="Russakovsky2015",
+        note="36 images of the 397 in "
+        "https://download.pytorch.org/tutorial/hymenoptera_data.zip (no checksum published)",
+    ),
+    DataSet(
+        "photos",
+        _files(
+            """
+            rainier.jpg 578469
+                014381e94081625e5e5279fd81f50d01b75ebf10f1e85189d66e2fc93adbc768
+            cat1.jpg 53081
+                be3040de58a5c818a725f03b5acc281423a6ed7fa1e58b2f94f60034656e600b
+            """,
+            _GITHUB + "d2l-ai/d2l-en/master/img/",
+        )
+        + _files(
+            """
+            amber.jpg 108086
+                f1d583fd322c68de4d116408dcfcee3a137b53206fe7251313ec02ca8aa6d27c
+            """,
+            _GITHUB + "pytorch/examples/main/fast_neural_style/images/content-images/",
+        ),
+        license="CC BY-SA 4.0 (rainier, cat1); BSD 3-Clause (amber)",
+        homepage="https://github.com/d2l-ai/d2l-en",
+    ),
+)
+
+# %% ../nbs/00a_data.ipynb #b4fe5c10
+_ARTICLES = (
+    DataSet(
+        "wikitext2",
+        _files("""
+            valid.txt.xz 305992
+                1322771e23310248961e17b3c55df138cd3e5c57f2e36ac1d131e9c6158ccd74
+            test.txt.xz 336552
+                306c08b989e77ca6d5587c58d90bf8f8fa3be85671b0eda75315de9f68584fbe
+        """),
+        license="CC BY-SA (Wikipedia)",
+        homepage="https://github.com/pytorch/examples/tree/main/word_language_model",
+        citation="Merity2017WikiText",
+        note="validation and test text only; the official wikitext-2-v1.zip (md5 "
+        "542ccefacc6c27f945fb54453812b3cd) has the training text",
+    ),
+    DataSet(
+        "imdb",
+        _files("""
+            aclImdb_labelled.tar.xz 18251548
+                1e9bdd9eba9a4a3ef81148b1a13dcba33e5f4dab3e95e533791e514b7fb6b99c
+        """),
+        license="none stated; the authors ask to be cited",
+        homepage="http://ai.stanford.edu/~amaas/data/sentiment/",
+        citation="Maas2011",
+        note="the 50,000 labeled reviews, repacked; the official aclImdb_v1.tar.gz (md5 "
+        "7c2ac02c03563afcf9b574c7e56c153a) has unlabeled ones as well",
+    ),
+)
+
+# %% ../nbs/00a_data.ipynb #e7c3866c
+_CHARACTERS = (
+    DataSet(
+        "nietzsche",
+        _files(
+            """
+            nietzsche.txt 600901
+                23cf69874ab69d3d256099ab530ea4be24d47d9675b673bcc67cbcd6298ec647
+            """,
+            "https://s3.amazonaws.com/text-datasets/",
+        ),
+        license="public domain",
+        homepage="https://www.gutenberg.org",
+        note="no official checksum is published: ours is of a copy with the published number of "
+        "characters",
+    ),
+    DataSet(
+        "tinyshakespeare",
+        _files(
+            """
+            input.txt 1115394
+                86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed
+            """,
+            _GITHUB + "karpathy/char-rnn/master/data/tinyshakespeare/",
+        ),
+        license="MIT (the repository); the text is in the public domain",
+        homepage="https://github.com/karpathy/char-rnn",
+    ),
 )
 
 # %% ../nbs/00a_data.ipynb #af24ea8e
-_TEXTS_AND_SOUNDS = (
-    DataSet("wikitext2", _files("""
-        valid.txt.xz 305992 1322771e23310248961e17b3c55df138cd3e5c57f2e36ac1d131e9c6158ccd74
-        test.txt.xz  336552 306c08b989e77ca6d5587c58d90bf8f8fa3be85671b0eda75315de9f68584fbe
-        """), "CC BY-SA (Wikipedia)", "https://github.com/pytorch/examples/tree/main/word_language_model",
-        "Merity2017WikiText",
-        "validation and test text only; the official wikitext-2-v1.zip (md5 542ccefacc6c27f945fb54453812b3cd) has the training text"),
-    DataSet("imdb", _files("""
-        aclImdb_labelled.tar.xz 18251548 1e9bdd9eba9a4a3ef81148b1a13dcba33e5f4dab3e95e533791e514b7fb6b99c
-        """), "none stated; the authors ask to be cited", "http://ai.stanford.edu/~amaas/data/sentiment/", "Maas2011",
-        "the 50,000 labeled reviews, repacked; the official aclImdb_v1.tar.gz"
-        " (md5 7c2ac02c03563afcf9b574c7e56c153a) has unlabeled ones as well"),
-    DataSet("nietzsche", _files("""
-        nietzsche.txt 600901 23cf69874ab69d3d256099ab530ea4be24d47d9675b673bcc67cbcd6298ec647
-        """, "https://s3.amazonaws.com/text-datasets/"), "public domain", "https://www.gutenberg.org",
-        note="no official checksum is published: ours is of a copy with the published number of characters"),
-    DataSet("tinyshakespeare", _files("""
-        input.txt 1115394 86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed
-        """, _GITHUB + "karpathy/char-rnn/master/data/tinyshakespeare/"),
-        "MIT (the repository); the text is in the public domain", "https://github.com/karpathy/char-rnn"),
-    DataSet("eng_fra", _files("""
-        fra-eng.zip 2951390 16c4f7d0df9e7c5e6c54cdb0447f3f4a18a55052ff5e2e0b27dd4a06c0e49d04
-        """, _GITHUB + "genimind/seq2seq/843b8bc40396fbea4ac9171097122aacfc8b9660/"),
-        "CC BY 2.0, attribution www.manythings.org/anki and tatoeba.org", "http://www.manythings.org/anki/",
-        note="the edition of 2017-09-29; the official file changes over time"),
-    DataSet("human_numbers", _files("""
-        train.txt 280599 194a5defcc1e77a1697d94422744f1b8552ddf5ad7f31e9c84cc1956014c16bf
-        valid.txt  74884 3a3e30cd8eddcd27477ef232bd07bc5d12b34b1ceec6295c607f0faff793ed5e
-        """), "none stated (synthetic)", "https://docs.fast.ai/data.external.html",
-        note="written anew from its description, not compared with the official"
-             " https://s3.amazonaws.com/fast-ai-sample/human_numbers.tgz (md5 8a19c3bfa2bcb08cd787e741261f3ea2)"),
-    DataSet("audio", _files("""
-        fsdd_sample.zip 1721988 5702d47a4f6932a53a8ddcccfcc7e8e72ffc4d0c4012689453c05c9d70b65704
-        """), "CC BY-SA 4.0", "https://github.com/Jakobovski/free-spoken-digit-dataset",
-        note="240 of the 3,000 recordings, each unchanged, in an archive of our own"),
+_OTHERS = (
+    DataSet(
+        "eng_fra",
+        _files(
+            """
+            fra-eng.zip 2951390
+                16c4f7d0df9e7c5e6c54cdb0447f3f4a18a55052ff5e2e0b27dd4a06c0e49d04
+            """,
+            _GITHUB + "genimind/seq2seq/843b8bc40396fbea4ac9171097122aacfc8b9660/",
+        ),
+        license="CC BY 2.0, attribution www.manythings.org/anki and tatoeba.org",
+        homepage="http://www.manythings.org/anki/",
+        note="the edition of 2017-09-29; the official file changes over time",
+    ),
+    DataSet(
+        "human_numbers",
+        _files("""
+            train.txt 280599
+                194a5defcc1e77a1697d94422744f1b8552ddf5ad7f31e9c84cc1956014c16bf
+            valid.txt 74884
+                3a3e30cd8eddcd27477ef232bd07bc5d12b34b1ceec6295c607f0faff793ed5e
+        """),
+        license="none stated (synthetic)",
+        homepage="https://docs.fast.ai/data.external.html",
+        note="rewritten from its description, not compared with the official "
+        "https://s3.amazonaws.com/fast-ai-sample/human_numbers.tgz (md5 "
+        "8a19c3bfa2bcb08cd787e741261f3ea2)",
+    ),
+    DataSet(
+        "audio",
+        _files("""
+            fsdd_sample.zip 1721988
+                5702d47a4f6932a53a8ddcccfcc7e8e72ffc4d0c4012689453c05c9d70b65704
+        """),
+        license="CC BY-SA 4.0",
+        homepage="https://github.com/Jakobovski/free-spoken-digit-dataset",
+        note="240 of the 3,000 recordings, each unchanged, repacked into one archive",
+    ),
 )
 
-DATASETS: dict[str, DataSet] = {data.name: data for data in _PICTURES + _TEXTS_AND_SOUNDS}
+_ALL = _GRAY + _COLOR + _PHOTOS + _ARTICLES + _CHARACTERS + _OTHERS
+DATASETS: dict[str, DataSet] = {data.name: data for data in _ALL}
 
 # %% ../nbs/00a_data.ipynb #4de9b728
-_given_up: dict[str, str] = {}  # data set: why its download failed in this process; under "": why no host can be reached
+# Why the download of a dataset failed in this process; under "": why no host can be reached.
+_given_up: dict[str, str] = {}
+
 
 def _ready(data: DataSet, folder: Path) -> Path:
-    """Return the folder of usable files: `folder` itself, or the cache's copy of what its archives hold."""
+    """Return the folder of usable files: `folder` itself, or what its archives hold, unpacked."""
     packed = [file for file in data.files if file.name.endswith((".zip", ".xz"))]
     key = hashlib.sha256("".join(file.sha256 for file in packed).encode()).hexdigest()[:12]
     unpacked = cache_dir() / "unpacked" / f"{data.name}-{key}"
@@ -142,10 +300,11 @@ def _ready(data: DataSet, folder: Path) -> Path:
             unpack(folder / file.name, target)
     return unpacked
 
+
 def _download_all(data: DataSet) -> str | None:
-    """Download what the cache lacks of a data set; say why if it cannot be had."""
+    """Download what the cache lacks of a dataset; say why if that is impossible."""
     if not all(file.urls for file in data.files):
-        return f"no server is known to have these very files ({data.note})"
+        return f"no server is known to have exactly these files ({data.note})"
     if why := _given_up.get("") or _given_up.get(data.name):
         return f"{why} (restart Python to try again)"
     folder = cache_dir() / data.name
@@ -153,36 +312,43 @@ def _download_all(data: DataSet) -> str | None:
         for file in data.files:
             if not (folder / file.name).is_file():
                 download(file, folder)
-    except Unavailable as failure:
-        _given_up["" if isinstance(failure, Unreachable) else data.name] = str(failure)
+    except UnavailableError as failure:
+        _given_up["" if isinstance(failure, UnreachableError) else data.name] = str(failure)
         return str(failure)
     return None
 
 # %% ../nbs/00a_data.ipynb #c9f0ee58
 def fetch(name: str) -> Path:
-    """Find, download or draw a data set and return the folder that holds it.
+    """Find, download or draw a dataset and return the folder that holds it.
 
-    Looks in the folder that `FROMFOUND_DATA` names (one subfolder a data set; `standin` asks for stand-ins), in the cache, on the
-    servers of the registry; where nothing is found, draws a stand-in and says so on stderr.
+    Looks in the folder that `FROMFOUND_DATA` names (one subfolder a dataset; `standin` asks for
+    stand-ins), in the cache, and on the servers of the registry. Where nothing is found, draws a
+    stand-in and says so on stderr.
 
     Args:
         name: a key of `DATASETS`.
 
     Returns:
-        a folder to read from, not to write to; archives are unpacked in it.
+        A folder to read from, not to write to; archives are unpacked in it.
 
     Raises:
         ValueError: the name is unknown.
-        DataError: the data cannot be had, or a file is damaged, or the system refuses to write the cache.
+        DataError: the data is nowhere to be found, or a file is damaged, or the system refuses to
+            write the cache.
     """
     if name not in DATASETS:
         raise ValueError(f"fetch expected one of {', '.join(DATASETS)}; got {name!r}")
-    data, asked = DATASETS[name], os.environ.get("FROMFOUND_DATA", "")
+    data = DATASETS[name]
+    asked = os.environ.get("FROMFOUND_DATA", "")
     if asked == "standin":
         return stand_in(name)
     if asked and not Path(asked).is_dir():
-        raise DataError(f"FROMFOUND_DATA names {asked}, which is not a folder: name one that holds data sets, or 'standin', or unset it")
-    for folder in [Path(asked) / name] * bool(asked) + [cache_dir() / name]:
+        raise DataError(
+            f"FROMFOUND_DATA names {asked}, which is not a folder: name one that holds datasets, "
+            "or 'standin', or unset it"
+        )
+    places = [Path(asked) / name] if asked else []
+    for folder in (*places, cache_dir() / name):
         if all((folder / file.name).is_file() for file in data.files):
             return _ready(data, folder)
     why = _download_all(data)
@@ -191,40 +357,56 @@ def fetch(name: str) -> Path:
     if asked:
         why = f"{asked} holds no complete {name}/, and {why}"
     if name not in RECIPES:
-        raise DataError(f"{name} cannot be had: {why}. Let FROMFOUND_DATA name a folder that holds "
-                        + ", ".join(f"{name}/{file.name}" for file in data.files))
+        files = ", ".join(f"{name}/{file.name}" for file in data.files)
+        raise DataError(
+            f"{name} is not available: {why}. Let FROMFOUND_DATA name a folder that holds {files}"
+        )
     folder = stand_in(name)
-    print(f"fromfound: the real {name} cannot be had: {why}. {(folder / _MARK).read_text()}", file=sys.stderr)
+    note = (folder / _MARK).read_text()
+    print(f"fromfound: the real {name} is not available: {why}. {note}", file=sys.stderr)
     return folder
 
 # %% ../nbs/00a_data.ipynb #b0687215
 _MARK = "STAND-IN.txt"
 
+
 def is_real(path: Path) -> bool:
-    """Whether the folder `path`, from `fetch`, holds real data: a stand-in carries a file that says what it is."""
+    """Whether the folder `path`, from `fetch`, holds real data.
+
+    A stand-in holds a file that says what it is.
+    """
     return not (Path(path) / _MARK).exists()
+
 
 def _write_idx(path: Path, array: torch.Tensor) -> None:
     """Write an array of bytes as a gzipped idx file."""
     header = struct.pack(f">4B{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
     path.write_bytes(gzip.compress(header + array.numpy().tobytes(), compresslevel=1, mtime=0))
 
+
 def stand_in(name: str) -> Path:
-    """Draw the stand-in of a data set, unless the cache has it, and return its folder, which has the files of the real one.
+    """Draw the stand-in of a dataset, unless the cache has it.
 
     Args:
         name: a key of `RECIPES`.
 
+    Returns:
+        Its folder, which holds the same files as the real one.
+
     Raises:
-        DataError: the data set has no stand-in, or the system refuses to write the cache.
+        DataError: the dataset has no stand-in, or the system refuses to write the cache.
     """
     if name not in RECIPES:
-        raise DataError(f"{name} has no stand-in (only {' and '.join(RECIPES)} have): let FROMFOUND_DATA name a folder that holds {name}/")
-    edition = hashlib.sha256(Path(inspect.getfile(draw)).read_bytes()).hexdigest()[:12]  # drawn anew when the drawing changes
+        raise DataError(
+            f"{name} has no stand-in (only {' and '.join(RECIPES)} have one): let FROMFOUND_DATA "
+            f"name a folder that holds {name}/"
+        )
+    code = Path(inspect.getfile(draw)).read_bytes()  # drawn again when the drawing changes
+    edition = hashlib.sha256(code).hexdigest()[:12]
     target = cache_dir() / "standin" / f"{name}-{edition}"
     if not target.is_dir():
         with building(target) as folder:
-            for part, (images, labels) in zip(("train", "t10k"), draw(name)):
+            for part, (images, labels) in zip(("train", "t10k"), draw(name), strict=True):
                 _write_idx(folder / f"{part}-images-idx3-ubyte.gz", images)
                 _write_idx(folder / f"{part}-labels-idx1-ubyte.gz", labels)
             (folder / _MARK).write_text(NOTE.format(name=name))
@@ -236,23 +418,42 @@ def _read_idx(path: Path) -> torch.Tensor:
     try:
         raw = gzip.decompress(path.read_bytes())
         if raw[:3] != b"\0\0\x08":
-            raise DataError(f"{path} is not an idx file of bytes: it starts with {raw[:4]!r}, expected 0, 0, 8")
+            raise DataError(
+                f"{path} is not an idx file of bytes: it starts with {raw[:4]!r}, expected 0, 0, 8"
+            )
         shape = struct.unpack_from(f">{raw[3]}I", raw, 4)
     except (EOFError, zlib.error, gzip.BadGzipFile, struct.error) as error:
         raise DataError(f"{path} is damaged ({error}): replace or delete it") from error
     start = 4 + 4 * len(shape)
     if len(raw) - start != math.prod(shape):
-        raise DataError(f"{path} holds {len(raw) - start:,} bytes, its header promises {math.prod(shape):,}: replace it")
+        raise DataError(
+            f"{path} holds {len(raw) - start:,} bytes, its header promises {math.prod(shape):,}: "
+            "replace it"
+        )
     return torch.from_numpy(np.frombuffer(raw, np.uint8, offset=start).reshape(shape).copy())
 
 # %% ../nbs/00a_data.ipynb #86f358bf
+_CLOTHES = "T-shirt, Trouser, Pullover, Dress, Coat, Sandal, Shirt, Sneaker, Bag, Ankle boot"
 CLASSES: dict[str, tuple[str, ...]] = {
     "mnist": tuple("0123456789"),
-    "fashion_mnist": ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+    "fashion_mnist": tuple(_CLOTHES.split(", ")),
 }
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class ImageData:
-    """A set of small gray pictures: `x_train`, `x_test` (N, 28, 28) float32 in [0, 1], `y_train`, `y_test` (N,) int64, and the names of the classes."""
+    """A dataset of small gray images.
+
+    Args:
+        name: of the dataset.
+        x_train: the training images (N, 28, 28), float32 in [0, 1].
+        y_train: their labels (N,), int64.
+        x_test: the test images.
+        y_test: their labels.
+        classes: the names of the classes.
+        real: whether it is the real dataset, not a stand-in.
+    """
+
     name: str
     x_train: torch.Tensor
     y_train: torch.Tensor
@@ -263,24 +464,32 @@ class ImageData:
 
     def __repr__(self) -> str:
         kind = "" if self.real else "STAND-IN for "
-        return f"{kind}{self.name}: {len(self.x_train):,} training and {len(self.x_test):,} test pictures, {len(self.classes)} classes"
+        return (
+            f"{kind}{self.name}: {len(self.x_train):,} training and {len(self.x_test):,} test "
+            f"pictures, {len(self.classes)} classes"
+        )
 
 # %% ../nbs/00a_data.ipynb #384d8303
 def read_images(folder: Path, name: str = "mnist") -> ImageData:
     """Read the four idx files of a folder.
 
     Args:
-        folder: holds `images-idx3-ubyte.gz` and `labels-idx1-ubyte.gz`, each with the prefix `train-` and with `t10k-`.
+        folder: holds `images-idx3-ubyte.gz` and `labels-idx1-ubyte.gz`, each with the prefix
+            `train-` and with `t10k-`.
         name: a key of `CLASSES`, whose class names the data gets.
 
+    Returns:
+        The images and labels.
+
     Raises:
-        DataError: a file is damaged or is none of this form.
+        DataError: a file is damaged or does not have this form.
     """
     tensors = []
     for part in ("train", "t10k"):
         tensors.append(_read_idx(folder / f"{part}-images-idx3-ubyte.gz").float().div_(255))
         tensors.append(_read_idx(folder / f"{part}-labels-idx1-ubyte.gz").long())
     return ImageData(name, *tensors, classes=CLASSES[name], real=is_real(folder))
+
 
 def load_mnist(name: str = "mnist") -> ImageData:
     """Fetch and read MNIST, or its twin of the same shapes, Fashion-MNIST.
@@ -289,7 +498,7 @@ def load_mnist(name: str = "mnist") -> ImageData:
         name: "mnist" or "fashion_mnist".
 
     Returns:
-        the pictures and labels; `real` is False for a stand-in.
+        The images and labels; `real` is False for a stand-in.
 
     Raises:
         ValueError: another name.

@@ -246,7 +246,7 @@ def _read_onnx(path: Path) -> Callable[..., Tensor | tuple[Tensor, ...]]:
 
     def run(*inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
         arrays = [x.detach().cpu().numpy() for x in inputs]
-        answers = session.run(None, dict(zip(session.input_names, arrays)))
+        answers = session.run(None, dict(zip(session.input_names, arrays, strict=False)))
         outputs = tuple(torch.from_numpy(answer) for answer in answers)
         return outputs[0] if len(outputs) == 1 else outputs
 
@@ -300,7 +300,7 @@ class TensorBoard(Callback):
         """Fetch all losses in one piece, and write."""
         if self.writer is None:  # something ended the fit before its first epoch
             return
-        for loss, rates in zip(self.learn.train_loss.floats(), self.rates):
+        for loss, rates in zip(self.learn.train_loss.floats(), self.rates, strict=False):
             self.writer.add_scalar("loss/train", loss, self.steps)
             for k, rate in enumerate(rates):
                 self.writer.add_scalar(f"rate/{k}", rate, self.steps)

@@ -29,18 +29,28 @@ if TYPE_CHECKING:  # drawing is optional, and matplotlib slow to import
 
 # %% ../nbs/06_hooks.ipynb #9ba874f8
 def image_loaders(name: str, *, seed: int = 0, bs: int = 128) -> DataBunch:
-    """MNIST or a set like it, as loaders of normalized images (N, 1, 28, 28), on the default device.
+    """Load MNIST or Fashion-MNIST as normalized images (N, 1, 28, 28), on the default device.
 
     Args:
-        name: of the data set, as for `load_mnist`.
+        name: of the dataset, as for `load_mnist`.
         seed: of the order.
         bs: images in a training batch.
+
+    Returns:
+        The loaders of the training and the test images.
     """
     images = load_mnist(name)
     mean, std = images.x_train.mean(), images.x_train.std()
-    train, test = (TensorDataset(*to_device([(x[:, None] - mean) / std, y])) for x, y in ((images.x_train, images.y_train), (images.x_test, images.y_test)))
+    train, test = (
+        TensorDataset(*to_device([(x[:, None] - mean) / std, y]))
+        for x, y in ((images.x_train, images.y_train), (images.x_test, images.y_test))
+    )
     order = RandomSampler(train, generator=torch.Generator().manual_seed(seed))
-    return DataBunch(DataLoader(train, None, sampler=BatchSampler(order, bs, False)), DataLoader(test, None, sampler=BatchSampler(range(len(test)), 1000, False)), c=10)
+    return DataBunch(
+        DataLoader(train, None, sampler=BatchSampler(order, bs, False)),
+        DataLoader(test, None, sampler=BatchSampler(range(len(test)), 1000, False)),
+        c=10,
+    )
 
 # %% ../nbs/06_hooks.ipynb #9a9fcfd1
 HookFunction = Callable[[nn.Module, Any, Any], Any]
@@ -69,8 +79,10 @@ class Hook:
 
     def __init__(self, module: nn.Module, fn: HookFunction, *, backward: bool = False) -> None:
         if not isinstance(module, nn.Module) or not callable(fn):
-            raise TypeError("Hook expected a module and a function of (module, inputs, output), "
-                            f"got {type(module).__name__} and {type(fn).__name__}")
+            raise TypeError(
+                "Hook expected a module and a function of (module, inputs, output), "
+                f"got {type(module).__name__} and {type(fn).__name__}"
+            )
         self.module, self.fn = module, fn
         self.value: Any = None
         myself = weakref.ref(self)  # a strong one would keep the hook alive as long as the module
@@ -88,7 +100,7 @@ class Hook:
         self._release.atexit = False
 
     def remove(self) -> None:
-        "Stop listening; a second time does nothing."
+        """Stop listening; a second time does nothing."""
         self._release()
 
     def __enter__(self) -> Self:
@@ -105,6 +117,9 @@ class Hooks(list[Hook]):
         modules: the modules to listen to.
         fn: as for `Hook`.
         backward: as for `Hook`.
+
+    Raises:
+        TypeError: as `Hook`; the hooks that were there already are removed.
     """
 
     def __init__(
@@ -118,7 +133,7 @@ class Hooks(list[Hook]):
             raise
 
     def remove(self) -> None:
-        "Stop listening."
+        """Stop listening."""
         for hook in self:
             hook.remove()
 
@@ -130,19 +145,18 @@ class Hooks(list[Hook]):
 
 # %% ../nbs/06_hooks.ipynb #df13b7f4
 def _first_tensor(output: object) -> Tensor | None:
-    "A module's output, or the first part of it that is a tensor, however deep."
-    parts = tree_leaves(output)
-    return next((part for part in parts if isinstance(part, Tensor)), None)
+    """Return a module's output, or the first part of it that is a tensor, however deep."""
+    return next((part for part in tree_leaves(output) if isinstance(part, Tensor)), None)
 
 
 def _mean_and_std(x: Tensor) -> list[Tensor]:
-    "Mean and standard deviation of all values, on the device; faster here than x.std."
+    """Mean and standard deviation of all values, on the device; faster here than x.std."""
     mean = x.mean()
     return [mean, torch.linalg.vector_norm(x - mean) / x.numel() ** 0.5]
 
 
 def _dead_units(size: Tensor, zero_threshold: float, channel_dim: int) -> Tensor:
-    "For each channel, whether none of its values is away from zero. `size`: absolute values."
+    """For each channel, whether none of its values is away from zero. `size`: absolute values."""
     if size.ndim < 2:
         return size <= zero_threshold
     others = [dim for dim in range(size.ndim) if dim != channel_dim % size.ndim]
@@ -151,7 +165,7 @@ def _dead_units(size: Tensor, zero_threshold: float, channel_dim: int) -> Tensor
 
 
 def _histogram(x: Tensor, bins: int, range: tuple[float, float]) -> Tensor:
-    "Fraction of the values in each bin, of the first samples with 10,000 values."
+    """Fraction of the values in each bin, of the first samples with 10,000 values."""
     if x.ndim:
         samples = math.ceil(10_000 * len(x) / x.numel())
         x = x[:samples]
@@ -203,12 +217,16 @@ class ActivationStats(Callback):
     ) -> None:
         whole = isinstance(every, int) and isinstance(bins, int)
         if not whole or min(every, bins) < 1:
-            raise ValueError(f"ActivationStats got every={every}, bins={bins}; expected whole "
-                             "numbers of 1 or more")
+            raise ValueError(
+                f"ActivationStats got every={every}, bins={bins}; expected whole "
+                "numbers of 1 or more"
+            )
         if zero_threshold < 0 or len(range) != 2 or not range[0] < range[1]:
-            raise ValueError(f"ActivationStats got zero_threshold={zero_threshold}, "
-                             f"range={range}; expected a threshold of 0 or more, and the lower "
-                             "end of the range before the higher one")
+            raise ValueError(
+                f"ActivationStats got zero_threshold={zero_threshold}, "
+                f"range={range}; expected a threshold of 0 or more, and the lower "
+                "end of the range before the higher one"
+            )
         if not (modules is None or isinstance(modules, (type, tuple, nn.Module))):
             modules = list(modules)
         self.modules, self.every, self.bins, self.range = modules, every, bins, range
@@ -218,13 +236,15 @@ class ActivationStats(Callback):
     # --- which layers ---
 
     def before_fit(self) -> None:
-        "Look up the layers."
+        """Look up the layers."""
         known = {module: name for name, module in self.learn.model.named_modules()}
         for module in known:
             if hasattr(module, "_orig_mod") or module._compiled_call_impl is not None:
-                raise ValueError("ActivationStats cannot listen to a compiled model, whose layers "
-                                 "are no longer called one by one: give the Learner the model as "
-                                 "it is, and compile it for the runs after")
+                raise ValueError(
+                    "ActivationStats cannot listen to a compiled model, whose layers "
+                    "are no longer called one by one: give the Learner the model as "
+                    "it is, and compile it for the runs after"
+                )
         self.layers = dict.fromkeys(self._chosen(known))  # each once, in order
         self.names = [f"{known[m]} {type(m).__name__}".strip() for m in self.layers]
         self.seen, self.steps, self.rows = 0, [], []
@@ -233,7 +253,7 @@ class ActivationStats(Callback):
         self.history = torch.empty(0, len(self.names), 6 + self.bins)
 
     def _chosen(self, known: dict[nn.Module, str]) -> list[nn.Module]:
-        "The layers that the callback was given, among those of the model."
+        """The layers that the callback was given, among those of the model."""
         types = self.modules if isinstance(self.modules, tuple) else (self.modules,)
         by_type = bool(types) and all(isinstance(t, type) for t in types)
         if by_type:
@@ -246,18 +266,21 @@ class ActivationStats(Callback):
             layers = list(self.modules)
         for layer in layers:
             if layer not in known:
-                raise ValueError(f"ActivationStats got a {type(layer).__name__} that is not part "
-                                 "of the learner's model: take the layers from learn.model")
+                raise ValueError(
+                    f"ActivationStats got a {type(layer).__name__} that is not part "
+                    "of the learner's model: take the layers from learn.model"
+                )
         if not layers:
             wanted = " or ".join(t.__name__ for t in types) if by_type else "layer in the list"
-            raise ValueError("ActivationStats found no layers to look at: the model has no "
-                             f"{wanted}")
+            raise ValueError(
+                f"ActivationStats found no layers to look at: the model has no {wanted}"
+            )
         return layers
 
     # --- what happens in a step ---
 
     def before_batch(self) -> None:
-        "Begin to listen, if it is the turn of this step."
+        """Begin to listen, if it is the turn of this step."""
         if self.learn.training:
             if self.seen % self.every == 0:
                 self.hooks = Hooks(self.layers, self._look)
@@ -268,9 +291,11 @@ class ActivationStats(Callback):
         if x is None or x.numel() == 0:
             return
         if x.ndim > 1 and not -x.ndim <= self.channel_dim < x.ndim:
-            raise ValueError(f"ActivationStats got channel_dim={self.channel_dim}, and a "
-                             f"{type(module).__name__} puts out {tuple(x.shape)}: give a "
-                             "dimension that all the layers have, or other layers")
+            raise ValueError(
+                f"ActivationStats got channel_dim={self.channel_dim}, and a "
+                f"{type(module).__name__} puts out {tuple(x.shape)}: give a "
+                "dimension that all the layers have, or other layers"
+            )
         row = self._statistics(x.detach().float())
         self.latest[module] = row
 
@@ -281,7 +306,7 @@ class ActivationStats(Callback):
             self.handles.append(x.register_hook(look_back))
 
     def _statistics(self, x: Tensor) -> Tensor:
-        "A row of the history; the gradient's mean and standard deviation come first, nan so far."
+        """Return a row of the history; the gradient's mean and std come first, nan so far."""
         size = x.abs()
         zeros = torch.count_nonzero(size <= self.zero_threshold) / x.numel()
         dead = _dead_units(size, self.zero_threshold, self.channel_dim).float().mean()
@@ -290,7 +315,7 @@ class ActivationStats(Callback):
         return torch.cat([unknown, values, _histogram(x, self.bins, self.range)])
 
     def after_batch(self) -> None:
-        "Stop listening, whatever happened in the batch."
+        """Stop listening, whatever happened in the batch."""
         if self.hooks is None:
             return
         for hook in (self.hooks, *self.handles):  # a parameter would keep a hook
@@ -304,43 +329,48 @@ class ActivationStats(Callback):
         self.hooks, self.handles, self.latest = None, [], {}
 
     def after_epoch(self) -> None:
-        "Fetch what there is, in one piece."
+        """Fetch what there is, in one piece."""
         if self.rows:
             self.history = torch.cat([self.history, torch.stack(self.rows).cpu()])
             self.rows = []
         elif self.missed:
-            raise RuntimeError("ActivationStats saw none of its layers called in the whole epoch "
-                               f"({', '.join(self.names[:3])} ...): are they in use, and is the "
-                               "model not compiled?")
+            raise RuntimeError(
+                "ActivationStats saw none of its layers called in the whole epoch "
+                f"({', '.join(self.names[:3])} ...): are they in use, and is the "
+                "model not compiled?"
+            )
         self.missed = False
 
     # --- what was recorded ---
 
     def _records(self) -> Tensor:
         if not self.steps:
-            raise RuntimeError("ActivationStats has recorded nothing yet: give it to a Learner, "
-                               "as learn.fit(1, cbs=[stats]), and look at it after an epoch")
+            raise RuntimeError(
+                "ActivationStats has recorded nothing yet: give it to a Learner, "
+                "as learn.fit(1, cbs=[stats]), and look at it after an epoch"
+            )
         return self.history
 
     def statistics(self) -> dict[str, Tensor]:
-        "By name, each (layers, records): mean, std, near zero, dead, gradient mean and std."
+        """By name, each (layers, records): mean, std, near zero, dead, gradient mean and std."""
         names = ("gradient mean", "gradient std", "mean", "std", "near zero", "dead")
         return {name: self._records()[:, :, k].T for k, name in enumerate(names)}
 
     @property
     def histograms(self) -> Tensor:
-        "(layers, bins, records): fraction of the values in each bin, from the lowest bin up."
+        """(layers, bins, records): fraction of the values in each bin, from the lowest bin up."""
         return self._records()[:, :, 6:].permute(1, 2, 0)
 
     def plot(self) -> "Picture":
-        "Four statistics over the steps: a line for each layer, the first dark, the last light."
+        """Four statistics over the steps: a line for each layer, the first dark, the last light."""
         from matplotlib import colormaps
 
         from fromfound.plot import figure, show
 
         statistics = self.statistics()
         fig, axes = figure(2, 2, height=4.8, sharex=True)
-        for ax, name in zip(axes.flat, ("std", "near zero", "dead", "gradient std")):
+        names = ("std", "near zero", "dead", "gradient std")
+        for ax, name in zip(axes.flat, names, strict=True):
             for k, row in enumerate(statistics[name].numpy()):
                 color = colormaps["viridis"](0.9 * k / max(1, len(self.names) - 1))
                 ax.plot(self.steps, row, lw=1.4, label=self.names[k], color=color)
@@ -349,8 +379,14 @@ class ActivationStats(Callback):
             ax.set_xlabel("step")
         if len(self.names) <= 8:
             lines = axes[0, 0].get_legend_handles_labels()
-            fig.legend(*lines, loc="outside upper center", ncols=4, labelcolor="linecolor",
-                       handlelength=0, frameon=False)
+            fig.legend(
+                *lines,
+                loc="outside upper center",
+                ncols=4,
+                labelcolor="linecolor",
+                handlelength=0,
+                frameon=False,
+            )
         return show(fig)
 
     def draw_histogram(self, ax: "Axes", layer: int) -> None:
@@ -364,15 +400,26 @@ class ActivationStats(Callback):
         """
         found = self.histograms[layer].log10().numpy()
         extent = (self.steps[0], self.steps[-1] + self.every, *self.range)
-        ax.imshow(found, origin="lower", aspect="auto", cmap="YlGnBu",
-                  vmin=-4.5, vmax=0, interpolation="nearest", extent=extent)
+        ax.imshow(
+            found,
+            origin="lower",
+            aspect="auto",
+            cmap="YlGnBu",
+            vmin=-4.5,
+            vmax=0,
+            interpolation="nearest",
+            extent=extent,
+        )
         ax.grid(False)
 
     def plot_histograms(self, ncols: int = 4) -> "Picture":
-        """A picture like that for each layer.
+        """Draw the histograms of every layer.
 
         Args:
-            ncols: pictures in a row.
+            ncols: layers in a row.
+
+        Returns:
+            The figure, as a notebook output.
         """
         from fromfound.plot import figure, show
 
@@ -389,7 +436,7 @@ class ActivationStats(Callback):
 
 
 def _is_leaf(module: nn.Module, name: str) -> bool:
-    "Whether a layer has no layers in it, other than a parametrization."
+    """Whether a layer has no layers in it, other than a parametrization."""
     inner = [child for child, _ in module.named_children() if child != "parametrizations"]
     return not inner and "parametrizations" not in name.split(".")
 
@@ -421,7 +468,7 @@ class SummaryRow:
 
 @dataclass
 class Summary:
-    "What `model_summary` found: `rows`, and totals over the whole model."
+    """What `model_summary` found: `rows`, and totals over the whole model."""
 
     rows: list[SummaryRow]
     params: int
@@ -433,11 +480,14 @@ class Summary:
         lines = [("layer", "type", "output", "parameters", "MFLOP", "MiB kept")]
         lines += [row._cells() for row in self.rows]
         lines += [("total", "", "", *_costs(self))]
-        widths = [max(map(len, column)) for column in zip(*lines)]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         signs = "<<<>>>"  # words to the left, numbers to the right
-        return "\n".join(
-            "  ".join(f"{cell:{sign}{width}}" for cell, sign, width in zip(line, signs, widths))
-            .rstrip() for line in lines)
+        rows = []
+        for line in lines:
+            columns = zip(line, signs, widths, strict=True)
+            cells = [f"{cell:{sign}{width}}" for cell, sign, width in columns]
+            rows.append("  ".join(cells).rstrip())
+        return "\n".join(rows)
 
     __repr__ = __str__
 
@@ -487,7 +537,7 @@ def model_summary(model: nn.Module, *inputs: object) -> Summary:
 
 
 def _give_shapes(model: nn.Module, inputs: tuple) -> None:
-    "Run lazy layers once, so that they have their shapes; leave modes and random states alone."
+    """Run lazy layers once, so that they have their shapes; leave modes and random states alone."""
     with ExitStack() as stack, torch.no_grad():
         stack.callback(set_rng_states, get_rng_states())
         for module in model.modules():
@@ -496,7 +546,7 @@ def _give_shapes(model: nn.Module, inputs: tuple) -> None:
 
 
 def _more_formulas() -> dict[object, Callable[..., int]]:
-    "Operations that PyTorch's counter passes over on a CPU, as far as this version has them."
+    """Operations that PyTorch's counter passes over on a CPU, as far as this version has them."""
 
     def recurrent(x, w, u, *rest, out_shape=None, **options):
         return 2 * x[0] * x[1] * (w[0] * w[1] + u[0] * u[1])
@@ -517,7 +567,7 @@ def _more_formulas() -> dict[object, Callable[..., int]]:
 
 
 class _Profiler(ExitStack):
-    "Writes down what happens in a model, for the innermost layer in which it happens."
+    """Writes down what happens in a model, for the innermost layer in which it happens."""
 
     def __init__(self, model: nn.Module, inputs: tuple) -> None:
         super().__init__()
@@ -556,7 +606,7 @@ class _Profiler(ExitStack):
         row.shape = () if tensor is None else tuple(tensor.shape)
 
     def _count_flops(self) -> None:
-        "What was computed since the last count belongs to the layer that is running."
+        """What was computed since the last count belongs to the layer that is running."""
         before, self.counted_flops = self.counted_flops, self.counter.get_total_flops()
         if self.running:
             self.running[-1][1].flops += self.counted_flops - before
@@ -568,7 +618,7 @@ class _Profiler(ExitStack):
         return held
 
     def count_kept(self) -> None:
-        "Add up what is still there, each storage once."
+        """Add up what is still there, each storage once."""
         for reference, row in self.saved:
             tensor = reference()
             if tensor is not None and _storage_id(tensor) not in self.storages:
@@ -577,14 +627,14 @@ class _Profiler(ExitStack):
                 self.kept += tensor.untyped_storage().nbytes()
 
     def _own_parameters(self, module: nn.Module) -> int:
-        "How many numbers, those of a shared parameter only the first time."
+        """How many numbers, those of a shared parameter only the first time."""
         own = {p for p in module._parameters.values() if p is not None}
         fresh = own - self.counted_parameters
         self.counted_parameters |= fresh
         return sum(p.numel() for p in fresh)
 
     def summary_rows(self) -> list[SummaryRow]:
-        "A row for each call of a layer, then one for each layer with parameters not called."
+        """A row for each call of a layer, then one for each layer with parameters not called."""
         rows = []
         for module, row in self.calls:
             is_leaf = next(module.children(), None) is None

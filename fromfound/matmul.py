@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # drawing is optional, and matplotlib slow to import
 # %% ../nbs/01_matmul.ipynb #886198bb
 def _draw_table(ax, table: list[list], x: float, y: float,
                 color: Callable[[int, int], object], width: float = 1.0) -> None:
-    "Draw a table as boxes, one unit high, with its upper left corner at (x, y)."
+    """Draw a table as boxes, one unit high, with its upper left corner at (x, y)."""
     from matplotlib.patches import Rectangle
     from fromfound.plot import PALETTE
     frame = {"edgecolor": PALETTE["gray"], "linewidth": 0.7}
@@ -31,7 +31,7 @@ def _draw_table(ax, table: list[list], x: float, y: float,
 
 # %% ../nbs/01_matmul.ipynb #dc8adc33
 def _table_shape(table: list[list[float]]) -> tuple[int, int]:
-    "Rows and columns of a list of lists."
+    """Rows and columns of a list of lists."""
     columns = len(table[0]) if table else 0
     for i, row in enumerate(table):
         if len(row) != columns:
@@ -68,11 +68,15 @@ def matmul_lists(a: list[list[float]], b: list[list[float]]) -> list[list[float]
 
 # %% ../nbs/01_matmul.ipynb #1f048524
 def best_time(fn: Callable, *args: object, budget: float = 0.2) -> float:
-    """The shortest time of a call in seconds, after one call to warm up.
+    """Measure the shortest time of a call, after one call to warm up.
 
     Args:
-        fn, args: what is called.
+        fn: what is called.
+        args: its arguments.
         budget: seconds to spend; at least one call is timed.
+
+    Returns:
+        Seconds.
     """
     fn(*args)
     best, end = float("inf"), time.perf_counter() + budget
@@ -86,7 +90,7 @@ def best_time(fn: Callable, *args: object, budget: float = 0.2) -> float:
 
 # %% ../nbs/01_matmul.ipynb #5b549e47
 def _fitting_hint(a: Sequence[int], b: Sequence[int]) -> str:
-    "What to do about two shapes that do not fit."
+    """What to do about two shapes that do not fit."""
     if len(a) != 2 or len(b) != 2:
         return "both need two dimensions; v[None] is a row, v[:, None] a column"
     if a[1] == b[1]:
@@ -97,7 +101,7 @@ def _fitting_hint(a: Sequence[int], b: Sequence[int]) -> str:
 
 # %% ../nbs/01_matmul.ipynb #7dfbc1fa
 def _check_product(name: str, a: Tensor, b: Tensor) -> None:
-    "Raise unless `a` and `b` are tensors of one dtype, (n, k) and (k, m)."
+    """Raise unless `a` and `b` are tensors of one dtype, (n, k) and (k, m)."""
     for given in (a, b):
         if not isinstance(given, Tensor):
             raise TypeError(f"{name} expected tensors, got a {type(given).__name__}: "
@@ -121,7 +125,7 @@ def matmul_loops(a: Tensor, b: Tensor) -> Tensor:
         (n, m), of the same dtype.
 
     Raises:
-        TypeError: an argument is no tensor.
+        TypeError: an argument is not a tensor.
         ValueError: shapes or dtypes do not fit.
 
     Source: torch.matmul
@@ -146,7 +150,7 @@ def matmul_dot(a: Tensor, b: Tensor) -> Tensor:
         (n, m), of the same dtype.
 
     Raises:
-        TypeError: an argument is no tensor.
+        TypeError: an argument is not a tensor.
         ValueError: shapes or dtypes do not fit.
 
     Source: torch.matmul
@@ -188,7 +192,7 @@ def broadcast_shapes(*shapes: Sequence[int]) -> tuple[int, ...]:
 
 # %% ../nbs/01_matmul.ipynb #acad5912
 def _draw_ladder(ax, shapes: dict[str, Sequence[int]], x: float) -> None:
-    "Draw shapes below each other, aligned on the right; mark what is stretched."
+    """Draw shapes below each other, aligned on the right; mark what is stretched."""
     from fromfound.plot import PALETTE
     result = shapes["result"]
     gray = {"va": "center", "color": PALETTE["gray"]}
@@ -197,16 +201,16 @@ def _draw_ladder(ax, shapes: dict[str, Sequence[int]], x: float) -> None:
         top = -1.15 * line - (0.25 if name == "result" else 0)
         ax.text(x - 0.35, top - 0.5, name, ha="right", style="italic", **gray)
         padded = ["·"] * (len(result) - len(shape)) + list(shape)
-        for place, (own, size) in enumerate(zip(padded, result)):
+        for place, (own, size) in enumerate(zip(padded, result, strict=True)):
             text = f"{size}" if own == size else f"{own} → {size}"
             plain = "#e4e2da" if name == "result" else PALETTE["card"]
             tint = plain if own == size else "#f3dcc4"
             left = x + 1.7 * place
-            _draw_table(ax, [[text]], left, top, lambda i, j: tint, width=1.6)
+            _draw_table(ax, [[text]], left, top, lambda i, j, tint=tint: tint, width=1.6)
 
 
 def _draw_memory(ax, name: str, seen: Tensor, color: str, x: float) -> float:
-    "Draw a table above the memory it is read from; return the width it takes."
+    """Draw a table above the memory it is read from; return the width it takes."""
     from matplotlib.colors import to_rgb
     from fromfound.plot import PALETTE
     down, right = seen.stride()
@@ -216,7 +220,7 @@ def _draw_memory(ax, name: str, seen: Tensor, color: str, x: float) -> float:
 
     def tint(address: int) -> tuple[float, ...]:
         strength = 0.12 + 0.43 * address / max(last, 1)
-        pairs = zip(to_rgb(PALETTE["card"]), to_rgb(PALETTE[color]))
+        pairs = zip(to_rgb(PALETTE["card"]), to_rgb(PALETTE[color]), strict=True)
         return tuple(pale + strength * (full - pale) for pale, full in pairs)
 
     _draw_table(ax, seen.tolist(), x, 0, lambda i, j: tint(i * down + j * right))
@@ -231,10 +235,11 @@ def show_broadcast(a: Tensor, b: Tensor) -> "Picture":
     """Draw how two small tensors are broadcast: shapes, tables, memory, strides.
 
     Args:
-        a, b: tensors whose common shape has two dimensions of at most 6.
+        a: a tensor.
+        b: another one; their common shape has two dimensions of at most 6.
 
     Returns:
-        The picture, as the output of a notebook cell.
+        The figure, as the output of a notebook cell.
 
     Raises:
         ValueError: the shapes do not fit, or the result is not such a table.
@@ -265,7 +270,7 @@ def matmul_broadcast(a: Tensor, b: Tensor) -> Tensor:
         (n, m), of the same dtype.
 
     Raises:
-        TypeError: an argument is no tensor.
+        TypeError: an argument is not a tensor.
         ValueError: shapes or dtypes do not fit.
 
     Source: torch.matmul
@@ -288,7 +293,7 @@ def matmul_einsum(a: Tensor, b: Tensor) -> Tensor:
         (n, m), of the same dtype.
 
     Raises:
-        TypeError: an argument is no tensor.
+        TypeError: an argument is not a tensor.
         ValueError: shapes or dtypes do not fit.
 
     Source: torch.einsum

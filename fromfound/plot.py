@@ -5,6 +5,7 @@ __all__ = ['PALETTE', 'house_style', 'figure', 'Picture', 'show', 'label', 'show
 
 # %% ../nbs/00c_plot.ipynb #951ae4ea
 import io
+import math
 from collections.abc import Sequence
 
 import matplotlib
@@ -29,28 +30,61 @@ PALETTE: dict[str, str] = {
 
 # %% ../nbs/00c_plot.ipynb #f8ce605a
 _STYLE = {
-    "figure.facecolor": PALETTE["card"], "savefig.facecolor": PALETTE["card"], "axes.facecolor": PALETTE["card"],
-    "axes.edgecolor": PALETTE["gray"], "axes.labelcolor": PALETTE["ink"], "text.color": PALETTE["ink"],
-    "xtick.color": PALETTE["gray"], "ytick.color": PALETTE["gray"], "xtick.labelcolor": PALETTE["ink"], "ytick.labelcolor": PALETTE["ink"],
-    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": PALETTE["faint"], "grid.linewidth": 0.8, "axes.axisbelow": True,
-    "axes.prop_cycle": matplotlib.cycler(color=[PALETTE[c] for c in ("blue", "orange", "green", "purple", "sky", "gold")]),
-    "lines.linewidth": 2.0, "font.family": "DejaVu Sans", "font.size": 10.5, "axes.titlesize": 11.5, "axes.titlelocation": "left", "axes.titlepad": 10,
-    "legend.frameon": False, "svg.hashsalt": "fromfound", "svg.fonttype": "path",
+    "figure.facecolor": PALETTE["card"],
+    "savefig.facecolor": PALETTE["card"],
+    "axes.facecolor": PALETTE["card"],
+    "axes.edgecolor": PALETTE["gray"],
+    "axes.labelcolor": PALETTE["ink"],
+    "text.color": PALETTE["ink"],
+    "xtick.color": PALETTE["gray"],
+    "ytick.color": PALETTE["gray"],
+    "xtick.labelcolor": PALETTE["ink"],
+    "ytick.labelcolor": PALETTE["ink"],
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": PALETTE["faint"],
+    "grid.linewidth": 0.8,
+    "axes.axisbelow": True,
+    "axes.prop_cycle": matplotlib.cycler(
+        color=[PALETTE[c] for c in ("blue", "orange", "green", "purple", "sky", "gold")]
+    ),
+    "lines.linewidth": 2.0,
+    "font.family": "DejaVu Sans",
+    "font.size": 10.5,
+    "axes.titlesize": 11.5,
+    "axes.titlelocation": "left",
+    "axes.titlepad": 10,
+    "legend.frameon": False,
+    "svg.hashsalt": "fromfound",
+    "svg.fonttype": "path",
 }
 
 
 def house_style() -> None:
-    "Set matplotlib's defaults to the style of this book; `figure` does it for you."
+    """Set matplotlib's defaults to the style of this book; `figure` does it for you."""
     matplotlib.rcParams.update(_STYLE)
 
 # %% ../nbs/00c_plot.ipynb #c42f94ba
-def figure(nrows: int = 1, ncols: int = 1, *, width: float = 7.2, height: float = 3.6, **subplots: object) -> tuple[Figure, Axes | np.ndarray]:
-    """A figure in the house style and its axes, as `plt.subplots` returns them.
+def figure(
+    nrows: int = 1,
+    ncols: int = 1,
+    *,
+    width: float = 7.2,
+    height: float = 3.6,
+    **subplots: object,
+) -> tuple[Figure, Axes | np.ndarray]:
+    """Make a figure in the style of this book, and its axes, as `plt.subplots` returns them.
 
     Args:
-        nrows, ncols: the grid of axes.
-        width, height: size in inches.
+        nrows: rows in the grid of axes.
+        ncols: columns in the grid of axes.
+        width: of the figure, in inches.
+        height: of the figure, in inches.
         subplots: passed on to `Figure.subplots`, as `sharex=True` or `width_ratios=[2, 1]`.
+
+    Returns:
+        The figure and its axes: one, or an array of them.
     """
     house_style()
     fig = Figure(figsize=(width, height), layout="constrained")
@@ -58,7 +92,16 @@ def figure(nrows: int = 1, ncols: int = 1, *, width: float = 7.2, height: float 
 
 # %% ../nbs/00c_plot.ipynb #804bc4fa
 class Picture:
-    "A finished figure, as one notebook output: SVG for drawings, PNG for pixels."
+    """A finished figure, as one notebook output: SVG for drawings, PNG for pixels.
+
+    Args:
+        fig: what `figure` returned.
+        kind: `"svg"` or `"png"`.
+
+    Raises:
+        ValueError: another kind.
+    """
+
     def __init__(self, fig: Figure, kind: str = "svg") -> None:
         if kind not in ("svg", "png"):
             raise ValueError(f"show got kind={kind!r}; expected 'svg' (drawings) or 'png' (pixels)")
@@ -70,45 +113,74 @@ class Picture:
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
         buffer = io.BytesIO()
-        options = {"metadata": {"Date": None}} if self.kind == "svg" else {"dpi": 160}
-        self.fig.savefig(buffer, format=self.kind, **options)
-        data = buffer.getvalue()
-        return {"image/svg+xml": data.decode()} if self.kind == "svg" else {"image/png": data}
+        if self.kind == "png":
+            self.fig.savefig(buffer, format="png", dpi=160)
+            return {"image/png": buffer.getvalue()}
+        self.fig.savefig(buffer, format="svg", metadata={"Date": None})
+        return {"image/svg+xml": buffer.getvalue().decode()}
 
 
 def show(fig: Figure, kind: str = "svg") -> Picture:
-    """The figure as a notebook output; write it as the last line of a cell.
+    """Turn a figure into a notebook output; write the call as the last line of a cell.
 
     Args:
         fig: what `figure` returned.
         kind: `"svg"` for lines and text, `"png"` for images and dense scatter plots.
+
+    Returns:
+        The output.
     """
     return Picture(fig, kind)
 
 # %% ../nbs/00c_plot.ipynb #7eae608e
-def label(ax: Axes, text: str, x: float, y: float, color: str = "ink", dx: float = 5, dy: float = 0, **text_options: object) -> None:
+def label(
+    ax: Axes,
+    text: str,
+    x: float,
+    y: float,
+    color: str = "ink",
+    dx: float = 5,
+    dy: float = 0,
+    **text_options: object,
+) -> None:
     """Write `text` beside the data point `(x, y)`.
 
     Args:
         ax: the axes.
         text: what to write.
-        x, y: the point, in data units.
+        x: of the point, in data units.
+        y: of the point, in data units.
         color: a name in `PALETTE` or any matplotlib color.
-        dx, dy: offset from the point, in printer's points (1/72 inch).
+        dx: offset from the point to the right, in printer's points (1/72 inch).
+        dy: offset from the point upward, in printer's points.
         text_options: passed on to `Axes.annotate`, as `ha="right"`.
     """
-    ax.annotate(text, (x, y), xytext=(dx, dy), textcoords="offset points", color=PALETTE.get(color, color), **({"va": "center"} | text_options))
+    ax.annotate(
+        text,
+        (x, y),
+        xytext=(dx, dy),
+        textcoords="offset points",
+        color=PALETTE.get(color, color),
+        **{"va": "center", **text_options},
+    )
 
 # %% ../nbs/00c_plot.ipynb #5b613c59
 def _pixels(image: torch.Tensor | np.ndarray) -> np.ndarray:
-    "An image as matplotlib draws it: (H, W) or (H, W, 3)."
-    array = image.detach().cpu().float().numpy() if isinstance(image, torch.Tensor) else np.asarray(image)
+    """Return an image as matplotlib draws it: (H, W) or (H, W, 3)."""
+    array = image
+    if isinstance(image, torch.Tensor):
+        array = image.detach().cpu().float().numpy()
+    array = np.asarray(array)
     if array.ndim == 3 and array.shape[0] in (1, 3):
         array = np.moveaxis(array, 0, -1)
     if array.ndim == 3 and array.shape[-1] == 1:
         array = array[..., 0]
-    if array.ndim != 2 and not (array.ndim == 3 and array.shape[-1] == 3):
-        raise ValueError(f"show_image expected an image of shape (H, W), (1, H, W) or (3, H, W), got {tuple(image.shape)}; show_images draws a batch")
+    colored = array.ndim == 3 and array.shape[-1] == 3
+    if array.ndim != 2 and not colored:
+        raise ValueError(
+            "show_image expected an image of shape (H, W), (1, H, W) or (3, H, W), got "
+            f"{tuple(image.shape)}; show_images draws a batch"
+        )
     return array
 
 
@@ -119,24 +191,39 @@ def _draw(ax: Axes, image: torch.Tensor | np.ndarray, title: object) -> None:
         ax.set_title(str(title), loc="center", fontsize=10, pad=4)
 
 # %% ../nbs/00c_plot.ipynb #0b2b5921
-def show_image(image: torch.Tensor | np.ndarray, title: object = None, *, size: float = 2.2) -> Picture:
-    """One image: (H, W) or (1, H, W) in shades of gray, (3, H, W) in color with values in [0, 1].
+def show_image(
+    image: torch.Tensor | np.ndarray,
+    title: object = None,
+    *,
+    size: float = 2.2,
+) -> Picture:
+    """Draw one image.
 
     Args:
-        image: the pixels.
+        image: the pixels: (H, W) or (1, H, W) in shades of gray, (3, H, W) in color with values
+            in [0, 1].
         title: shown above.
         size: height in inches.
 
+    Returns:
+        The figure, as a notebook output.
+
     Raises:
-        ValueError: the shape is no image's.
+        ValueError: the shape is not that of an image.
     """
     fig, ax = figure(width=size, height=size)
     _draw(ax, image, title)
     return Picture(fig, "png")
 
 
-def show_images(images: Sequence[torch.Tensor] | torch.Tensor, titles: Sequence[object] | None = None, *, ncols: int = 8, size: float = 0.95) -> Picture:
-    """A grid of images, row by row.
+def show_images(
+    images: Sequence[torch.Tensor] | torch.Tensor,
+    titles: Sequence[object] | None = None,
+    *,
+    ncols: int = 8,
+    size: float = 0.95,
+) -> Picture:
+    """Draw a grid of images, row by row.
 
     Args:
         images: a batch (N, H, W) or (N, C, H, W), or a sequence of images.
@@ -144,18 +231,25 @@ def show_images(images: Sequence[torch.Tensor] | torch.Tensor, titles: Sequence[
         ncols: images in a row.
         size: height of one image in inches.
 
+    Returns:
+        The figure, as a notebook output.
+
     Raises:
-        ValueError: no image, or not as many titles as images.
+        ValueError: there is no image, or there are not as many titles as images.
     """
     count = len(images)
-    if count == 0 or (titles is not None and len(titles) != count):
-        raise ValueError(f"show_images got {count} images and {'no' if titles is None else len(titles)} titles; expected at least one image, and a title for each or none")
+    given = count if titles is None else len(titles)
+    if count == 0 or given != count:
+        raise ValueError(
+            f"show_images got {count} images and {0 if titles is None else given} titles; "
+            "expected at least one image, and a title for each or none"
+        )
     ncols = min(ncols, count)
-    nrows = -(-count // ncols)
-    height = size + (0.25 if titles is not None else 0)
+    nrows = math.ceil(count / ncols)
+    height = size if titles is None else size + 0.25
     fig, axes = figure(nrows, ncols, width=ncols * size, height=nrows * height, squeeze=False)
     for ax in axes.flat:
         ax.set_axis_off()
-    for i, ax in zip(range(count), axes.flat):
-        _draw(ax, images[i], None if titles is None else titles[i])
+    for i in range(count):
+        _draw(axes.flat[i], images[i], None if titles is None else titles[i])
     return Picture(fig, "png")

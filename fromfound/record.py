@@ -30,12 +30,14 @@ QUOTE_MIME = "application/vnd.fromfound.quote+json"
 
 # %% ../nbs/00d_record.ipynb #f939545d
 def _plain(name: str, value: object) -> int | float | str | dict:
-    "The JSON-ready form of one quoted value: floats keep six significant digits."
+    """Return one quoted value ready for JSON: floats keep six significant digits."""
     if isinstance(value, Spread):
-        summary = {"mean": value.mean, "n": value.n} | ({"sd": value.sd} if value.n > 1 else {})
+        summary = {"mean": value.mean, "n": value.n}
+        if value.n > 1:
+            summary["sd"] = value.sd
         return {key: _plain(f"{name}.{key}", number) for key, number in summary.items()}
-    if hasattr(value, "item") and getattr(value, "shape", ()) in ((), (1,)):  # a NumPy scalar, or a tensor of one
-        value = value.item()
+    if hasattr(value, "item") and getattr(value, "shape", ()) in ((), (1,)):
+        value = value.item()  # a NumPy scalar, or a tensor with one element
     if isinstance(value, float):
         if not math.isfinite(value):
             raise ValueError(
@@ -52,7 +54,7 @@ def _plain(name: str, value: object) -> int | float | str | dict:
 
 # %% ../nbs/00d_record.ipynb #54145568
 class Quoted:
-    "Values on their way from a cell into a sentence; shown as `name = value`."
+    """Values on their way from a cell into a sentence; shown as `name = value`."""
 
     def __init__(self, values: dict[str, object]) -> None:
         self.values = values
@@ -69,7 +71,7 @@ class Quoted:
 
 
 def _as_read(value: int | float | str | dict) -> int | float | str | Spread:
-    "A stored value as the text formats it: a summary is a spread again."
+    """Return a stored value as the text formats it: a summary is a spread again."""
     if isinstance(value, dict):
         return Spread(value["mean"], value.get("sd", math.nan), value["n"])
     return value
@@ -92,7 +94,10 @@ def quote(**values: object) -> Quoted:
     return Quoted({k: _plain(k, v) for k, v in values.items()})
 
 # %% ../nbs/00d_record.ipynb #3ccc7d17
-_MARK = re.compile(r"<!-- v (?P<key>[\w.]+)(?::(?P<format>[^ ]*))? -->(?P<literal>.*?)<!-- /v -->", re.S)
+_MARK = re.compile(
+    r"<!-- v (?P<key>[\w.]+)(?::(?P<format>[^ ]*))? -->(?P<literal>.*?)<!-- /v -->",
+    re.S,
+)
 _CODE = re.compile(r"```.*?```|``.+?``|`[^`\n]+`", re.S)
 
 # %% ../nbs/00d_record.ipynb #feff4163
@@ -100,7 +105,10 @@ def stored_quotes(notebook: Path) -> dict[str, int | float | str | Spread]:
     """Return the values quoted in the stored outputs of one notebook, by name.
 
     Args:
-        notebook: file of the notebook. A spread is found under its name, and its mean as `name.mean`.
+        notebook: file of the notebook.
+
+    Returns:
+        The values. A spread is found under its name, and its mean as `name.mean`.
 
     Raises:
         ValueError: two cells quote the same name.
@@ -110,7 +118,8 @@ def stored_quotes(notebook: Path) -> dict[str, int | float | str | Spread]:
         for output in cell.get("outputs", ()):
             for name, value in output.get("data", {}).get(QUOTE_MIME, {}).items():
                 if name in found:
-                    raise ValueError(f"{notebook}: the name {name!r} is quoted twice; rename one of them")
+                    twice = f"the name {name!r} is quoted twice"
+                    raise ValueError(f"{notebook}: {twice}; rename one of them")
                 found[name] = read = _as_read(value)
                 if isinstance(read, Spread):
                     found[f"{name}.mean"] = read.mean
@@ -118,35 +127,46 @@ def stored_quotes(notebook: Path) -> dict[str, int | float | str | Spread]:
 
 # %% ../nbs/00d_record.ipynb #ae5377d9
 def fill_marks(text: str, values: Mapping[str, object], where: str) -> str:
-    """`text` with each literal between value marks replaced by the value it names.
+    """Replace each literal between value marks by the value it names.
 
     Args:
         text: Markdown.
         values: what the marks may name.
         where: file name for the error.
 
+    Returns:
+        The text with the values in it.
+
     Raises:
         LookupError: a mark names a value that no cell quotes.
     """
+
     def fill(mark: re.Match) -> str:
         key, spec = mark["key"], mark["format"] or ""
         if key not in values:
-            near = difflib.get_close_matches(key, values)
-            raise LookupError(f"{where}: the text names {key!r}, which no stored output quotes" + (f"; near to it: {', '.join(near)}" if near else ""))
-        return f"<!-- v {key}{':' + spec if spec else ''} -->{format(values[key], spec)}<!-- /v -->"
+            near = ", ".join(difflib.get_close_matches(key, values))
+            hint = f"; near to it: {near}" if near else ""
+            raise LookupError(
+                f"{where}: the text names {key!r}, which no stored output quotes{hint}"
+            )
+        opening = f"v {key}:{spec}" if spec else f"v {key}"
+        return f"<!-- {opening} -->{format(values[key], spec)}<!-- /v -->"
 
-    pieces, last = [], 0
+    pieces = []
+    last = 0
     for code in _CODE.finditer(text):  # marks inside code are examples, not claims
-        pieces += [_MARK.sub(fill, text[last:code.start()]), code[0]]
+        pieces += [_MARK.sub(fill, text[last : code.start()]), code[0]]
         last = code.end()
     return "".join(pieces) + _MARK.sub(fill, text[last:])
 
 # %% ../nbs/00d_record.ipynb #e9135d83
 def _sync_notebook(path: Path, values: dict) -> str:
+    """Return the text of a notebook whose Markdown cells state `values`."""
     book = json.loads(path.read_text(encoding="utf-8"))
     for cell in book["cells"]:
         if cell["cell_type"] == "markdown":
-            cell["source"] = fill_marks("".join(cell["source"]), values, path.name).splitlines(keepends=True)
+            text = fill_marks("".join(cell["source"]), values, path.name)
+            cell["source"] = text.splitlines(keepends=True)
     return json.dumps(book, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
 
 # %% ../nbs/00d_record.ipynb #7d7dff43
@@ -165,12 +185,18 @@ def sync(files: Iterable[Path], notebooks: Iterable[Path], check: bool = False) 
     stale = []
     for path in map(Path, files):
         before = path.read_text(encoding="utf-8")
-        own = stored_quotes(path) if path.suffix == ".ipynb" else {}
-        after = _sync_notebook(path, own | every) if path.suffix == ".ipynb" else fill_marks(before, every, path.name)
-        if after != before:
-            stale.append(f"{path}: prose figures disagree with the stored outputs" + ("; run `make sync`" if check else ", rewritten"))
-            if not check:
-                path.write_text(after, encoding="utf-8")
+        if path.suffix == ".ipynb":
+            after = _sync_notebook(path, stored_quotes(path) | every)
+        else:
+            after = fill_marks(before, every, path.name)
+        if after == before:
+            continue
+        said = f"{path}: prose figures disagree with the stored outputs"
+        if check:
+            stale.append(f"{said}; run `make sync`")
+        else:
+            stale.append(f"{said}, rewritten")
+            path.write_text(after, encoding="utf-8")
     return stale
 
 # %% ../nbs/00d_record.ipynb #923c5f46
@@ -240,7 +266,7 @@ def _experiment(name: str) -> Experiment:
         found = None
     if not isinstance(getattr(found, "marks", None), dict):
         raise LookupError(
-            f"{name!r} is no experiment; expected MODULE.NAME of a function marked @experiment "
+            f"{name!r} is not an experiment; expected MODULE.NAME of a function marked @experiment "
             "in nbs/experiments, as norm.one_epoch"
         )
     return found
@@ -270,7 +296,7 @@ def _provenance(data: tuple[str, ...]) -> dict:
 
 # %% ../nbs/00d_record.ipynb #002a22ee
 def _summary(per_seed: list[dict[str, float]]) -> dict[str, dict]:
-    "Mean and standard deviation of each value over the seeds."
+    """Return the mean and the standard deviation of each value over the seeds."""
     found = {name: spread(run[name] for run in per_seed) for name in per_seed[0]}
     return {
         name: {
@@ -283,12 +309,16 @@ def _summary(per_seed: list[dict[str, float]]) -> dict[str, dict]:
 
 # %% ../nbs/00d_record.ipynb #f0d58ad2
 def _peak_mb() -> int | None:
-    "Peak memory of this process in MiB: the GPU's where there is one; None on Windows, which does not say."
+    """Return the peak memory of this process in MiB: the GPU's where there is one.
+
+    Windows does not say: there it is None.
+    """
     if torch.cuda.is_available():
         return round(torch.cuda.max_memory_allocated() / 2**20)
     if sys.platform == "win32":
         return None
     import resource
+
     unit = 2**20 if sys.platform == "darwin" else 2**10  # macOS counts bytes, Linux KiB
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit)
 
@@ -309,7 +339,8 @@ def record_run(name: str, seeds: int = 3, folder: Path = Path("book/runs")) -> P
         LookupError: there is no such experiment.
     """
     found = _experiment(name)
-    start, per_seed = time.perf_counter(), []
+    start = time.perf_counter()
+    per_seed = []
     for seed in tqdm(range(seeds), desc=name, disable=None):
         torch.manual_seed(seed)
         per_seed.append({k: float(v) for k, v in found(seed).items()})
@@ -338,15 +369,18 @@ def _find_run(name: str) -> Path | None:
     installed = importlib.import_module("fromfound").__path__
     places = [folder / "book" / "runs" for folder in (here, *here.parents)]
     places += [Path(folder) / "runs" for folder in installed]
-    return next((p for place in places if (p := place / f"{name}.json").is_file()), None)
+    files = (place / f"{name}.json" for place in places)
+    return next((file for file in files if file.is_file()), None)
 
 # %% ../nbs/00d_record.ipynb #27779e6f
 def _verdict(found: Spread, mark: str | None) -> str:
-    "Whether a mean keeps its bound; a bound closer than two standard errors is called a draw."
+    """Whether a mean keeps its bound; a bound closer than two standard errors is called a draw."""
     if mark is None:
         return "–"
     sign, bound = mark.split()
-    ahead = found.mean - float(bound) if sign == ">=" else float(bound) - found.mean
+    ahead = found.mean - float(bound)
+    if sign == "<=":
+        ahead = -ahead
     said = "met" if ahead >= 0 else "MISSED"
     if found.n > 1 and abs(ahead) < 2 * found.se:
         said += ", by less than its uncertainty"
@@ -384,7 +418,8 @@ class Run:
 
     def _warnings(self) -> list[str]:
         """What a reader must know before the values."""
-        said, data = [], self.record["data"]
+        said = []
+        data = self.record["data"]
         if self.changed():
             said.append("The code has changed since this run.")
         if stand_in := [name for name, source in data.items() if source == "stand-in"]:
@@ -434,13 +469,25 @@ def show_run(name: str) -> Run:
         The record.
     """
     path = _find_run(name)
-    return Run(name, json.loads(path.read_text(encoding="utf-8")) if path else None)
+    if path is None:
+        return Run(name, None)
+    return Run(name, json.loads(path.read_text(encoding="utf-8")))
 
 # %% ../nbs/00d_record.ipynb #69f2bc9f
 def main(arguments: list[str] | None = None) -> int:
-    "The command line: `sync [--check] [FILE …]` and `run MODULE.NAME [--seeds N]`; returns the exit code."
+    """Run the command line: `sync [--check] [FILE …]` or `run MODULE.NAME [--seeds N]`.
+
+    Args:
+        arguments: of the command line; by default those that Python was called with.
+
+    Returns:
+        The exit code.
+    """
     import argparse
-    parser = argparse.ArgumentParser(prog="python -m fromfound.record", description="Prose figures and recorded runs.")
+
+    parser = argparse.ArgumentParser(
+        prog="python -m fromfound.record", description="Prose figures and recorded runs."
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     syncing = commands.add_parser("sync", help="rewrite prose figures from stored outputs")
     syncing.add_argument("--check", action="store_true", help="report, write nothing")
@@ -453,8 +500,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(record_run(options.name, options.seeds))
         return 0
     notebooks = sorted(Path("nbs").glob("*.ipynb"))
+    pages = sorted(Path("book").glob("*.md"))
     try:
-        stale = sync(options.files or [*notebooks, *sorted(Path("book").glob("*.md"))], notebooks, options.check)
+        stale = sync(options.files or [*notebooks, *pages], notebooks, options.check)
     except (LookupError, ValueError) as error:
         print(error)
         return 1
@@ -462,6 +510,8 @@ def main(arguments: list[str] | None = None) -> int:
     return 1 if stale and options.check else 0
 
 # %% ../nbs/00d_record.ipynb #c0bf0572
-if __name__ == "__main__" and "__file__" in globals():  # a module run by `python -m`, not a notebook
-    from fromfound.record import main as command_line  # the importable twin, so that classes have one identity
+if __name__ == "__main__" and "__file__" in globals():  # by `python -m`, not in a notebook
+    # Its importable twin, so that each class exists once:
+    from fromfound.record import main as command_line
+
     raise SystemExit(command_line())

@@ -7,6 +7,7 @@ __all__ = ['find_generators', 'get_rng_states', 'set_rng_states', 'preserve_stat
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -74,7 +75,7 @@ def _sources(data: object) -> list[tuple[Callable, Callable]]:
     return sources
 
 
-def get_rng_states(data: object = None) -> list:
+def get_rng_states(data: object = None) -> list[Any]:
     """Read the state of everything that draws random numbers in training.
 
     Args:
@@ -87,7 +88,7 @@ def get_rng_states(data: object = None) -> list:
     return [read() for read, _ in _sources(data)]
 
 
-def set_rng_states(states: list, data: object = None) -> None:
+def set_rng_states(states: list[Any], data: object = None) -> None:
     """Go back to where `get_rng_states` was called.
 
     Args:
@@ -103,7 +104,7 @@ def set_rng_states(states: list, data: object = None) -> None:
             f"set_rng_states got {len(states)} states for {len(sources)} sources: give the same "
             "loaders as to get_rng_states, on a machine with the same kind of device"
         )
-    for (_, put), state in zip(sources, states):
+    for (_, put), state in zip(sources, states, strict=True):
         put(state)
 
 # %% ../nbs/03a_rng.ipynb #cdaabe48
@@ -117,7 +118,7 @@ def _keep(model: nn.Module) -> Callable[[], None]:
     modes = [(m, m.training) for m in model.modules()]
 
     def put_back() -> None:
-        for store, kept in zip(stores, entries):
+        for store, kept in zip(stores, entries, strict=True):
             store.clear()  # a buffer may be new, or have been exchanged for another tensor
             store.update(kept)
         for t, data, value in values:

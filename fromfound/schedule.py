@@ -101,6 +101,13 @@ def sched_poly(start: float, end: float, power: float = 2.0) -> Schedule:
 def sched_exp(start: float, end: float) -> Schedule:
     """Multiply by the same factor in every step: start * (end / start)^pos.
 
+    Args:
+        start: the value at position 0.
+        end: the value at position 1.
+
+    Returns:
+        The schedule.
+
     Raises:
         ValueError: start or end is not above 0.
 

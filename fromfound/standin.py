@@ -11,123 +11,210 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 # %% ../nbs/00_standin.ipynb #f8dd01d9
 def _page(ink, box: int | None = None) -> np.ndarray:
-    """Put a drawing in the middle of a page of 56 by 56 points, its longer side scaled to `box`, with a soft edge."""
+    """Put a drawing in the middle of a page of 56 by 56 points, with a soft edge.
+
+    Where `box` is given, the longer side of the drawing is scaled to it.
+    """
     from PIL import Image, ImageFilter
+
     if box:
         ink = ink.crop(ink.getbbox())
-        ink = ink.resize([max(1, round(side * box / max(ink.size))) for side in ink.size])
+        longer = max(ink.size)
+        ink = ink.resize([max(1, round(side * box / longer)) for side in ink.size])
     page = Image.new("L", (56, 56))
-    page.paste(ink, ((56 - ink.width) // 2, (56 - ink.height) // 2))
-    return np.asarray(page.filter(ImageFilter.GaussianBlur(2)), np.float32)
+    left = (56 - ink.width) // 2
+    top = (56 - ink.height) // 2
+    page.paste(ink, (left, top))
+    page = page.filter(ImageFilter.GaussianBlur(2))
+    return np.asarray(page, np.float32)
 
-def _stack(pages: list[np.ndarray]) -> torch.Tensor:
-    """Make one tensor of pages for the ten classes, edition by edition: (editions, 10, 56, 56) in [0, 1], all equally dark."""
-    stacked = torch.from_numpy(np.stack(pages)).view(-1, 10, 56, 56)
+
+def _stack(pages: list[np.ndarray]) -> Tensor:
+    """Make one tensor of the pages of ten classes, edition by edition, all equally dark.
+
+    Its shape is (editions, 10, 56, 56), its values are in [0, 1].
+    """
+    stacked = torch.from_numpy(np.stack(pages))
+    stacked = stacked.view(-1, 10, 56, 56)
     return stacked / stacked.amax((2, 3), keepdim=True)
 
-def _digits() -> torch.Tensor:
-    """Draw the ten digits in every font of matplotlib's that has them: (fonts, 10, 56, 56)."""
+
+_GLYPHS = "zero one two three four five six seven eight nine".split()
+
+
+def _digits() -> Tensor:
+    """Draw the ten digits in each of matplotlib's fonts that has them: (fonts, 10, 56, 56)."""
     import matplotlib
     from matplotlib.ft2font import FT2Font
     from PIL import Image, ImageDraw, ImageFont
-    names, pages = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"], []
-    for path in sorted(Path(matplotlib.get_data_path(), "fonts", "ttf").glob("*.ttf")):
-        font = FT2Font(str(path))
-        if [font.get_glyph_name(font.get_char_index(ord(digit))) for digit in "0123456789"] == names:
-            for digit in "0123456789":
-                ink = Image.new("L", (160, 160))
-                ImageDraw.Draw(ink).text((40, 20), digit, 255, ImageFont.truetype(str(path), 100))
-                pages.append(_page(ink, 40))
+
+    folder = Path(matplotlib.get_data_path(), "fonts", "ttf")
+    pages = []
+    for path in sorted(folder.glob("*.ttf")):
+        shapes = FT2Font(str(path))
+        places = [shapes.get_char_index(ord(digit)) for digit in "0123456789"]
+        if [shapes.get_glyph_name(place) for place in places] != _GLYPHS:
+            continue
+        font = ImageFont.truetype(str(path), 100)
+        for digit in "0123456789":
+            ink = Image.new("L", (160, 160))
+            pen = ImageDraw.Draw(ink)
+            pen.text((40, 20), digit, 255, font)
+            pages.append(_page(ink, 40))
     return _stack(pages)
 
 # %% ../nbs/00_standin.ipynb #60034320
-def _mirrored(*right: tuple[int, int]) -> list[tuple[int, int]]:
+def _outline(corners: str) -> list[tuple[int, int]]:
+    """Read the corners of an outline: "2,20 8,14" is [(2, 20), (8, 14)]."""
+    pairs = [corner.split(",") for corner in corners.split()]
+    return [(int(x), int(y)) for x, y in pairs]
+
+
+def _mirrored(corners: str) -> list[tuple[int, int]]:
     """Complete the right half of an outline, measured from the middle of 28 columns."""
-    return [(14 + x, y) for x, y in right] + [(14 - x, y) for x, y in reversed(right)]
+    right = _outline(corners)
+    left = [(-x, y) for x, y in reversed(right)]
+    return [(14 + x, y) for x, y in right + left]
 
-_OUTLINES = (  # T-shirt, trouser, pullover, dress, coat, sandal, shirt, sneaker, bag, ankle boot
-    _mirrored((2, 4), (6, 4), (12, 9), (9, 13), (7, 11), (7, 25)),
-    _mirrored((5, 2), (6, 26), (2, 26), (0, 9)),
-    _mirrored((2, 3), (6, 3), (9, 8), (11, 23), (8, 23), (6, 13), (6, 25)),
-    _mirrored((3, 2), (4, 8), (3, 12), (7, 26)),
-    _mirrored((1, 2), (6, 2), (9, 6), (11, 24), (8, 24), (7, 12), (8, 27)),
-    [(2, 20), (8, 14), (12, 18), (18, 11), (21, 16), (26, 10), (26, 20)],
-    _mirrored((2, 2), (6, 3), (10, 14), (8, 16), (6, 12), (6, 26)),
-    [(2, 20), (3, 16), (10, 15), (16, 11), (25, 12), (26, 20)],
-    _mirrored((0, 4), (5, 5), (6, 10), (10, 10), (10, 24)),
-    [(2, 24), (3, 19), (11, 16), (14, 4), (24, 4), (25, 24)],
+
+_OUTLINES = (
+    _mirrored("2,4 6,4 12,9 9,13 7,11 7,25"),  # T-shirt
+    _mirrored("5,2 6,26 2,26 0,9"),  # trouser
+    _mirrored("2,3 6,3 9,8 11,23 8,23 6,13 6,25"),  # pullover
+    _mirrored("3,2 4,8 3,12 7,26"),  # dress
+    _mirrored("1,2 6,2 9,6 11,24 8,24 7,12 8,27"),  # coat
+    _outline("2,20 8,14 12,18 18,11 21,16 26,10 26,20"),  # sandal
+    _mirrored("2,2 6,3 10,14 8,16 6,12 6,26"),  # shirt
+    _outline("2,20 3,16 10,15 16,11 25,12 26,20"),  # sneaker
+    _mirrored("0,4 5,5 6,10 10,10 10,24"),  # bag
+    _outline("2,24 3,19 11,16 14,4 24,4 25,24"),  # ankle boot
 )
-_BORROWED: tuple[dict[int, int], ...] = ({}, {6: 0}, {6: 2, 5: 7}, {6: 4, 4: 2})  # edition by edition: class, whose outline
+# For each edition: the classes that borrow an outline, and the class it comes from.
+_BORROWED: tuple[dict[int, int], ...] = (
+    {},
+    {6: 0},
+    {6: 2, 5: 7},
+    {6: 4, 4: 2},
+)
 
-def _garments() -> torch.Tensor:
+
+def _garments() -> Tensor:
     """Draw the ten garments in four editions: (4, 10, 56, 56)."""
     from PIL import Image, ImageDraw
+
     pages = []
     for borrowed in _BORROWED:
         for label in range(10):
+            outline = _OUTLINES[borrowed.get(label, label)]
             ink = Image.new("L", (56, 56))
-            ImageDraw.Draw(ink).polygon([(2 * x, 2 * y) for x, y in _OUTLINES[borrowed.get(label, label)]], fill=255)
+            pen = ImageDraw.Draw(ink)
+            pen.polygon([(2 * x, 2 * y) for x, y in outline], fill=255)
             pages.append(_page(ink))
     return _stack(pages)
 
 # %% ../nbs/00_standin.ipynb #e1cbb332
 @dataclass(frozen=True)
 class _Recipe:
-    """How a stand-in is drawn; the numbers were tuned until models score on it as they do on the real set."""
-    masters: Callable[[], torch.Tensor]
+    """How a stand-in is drawn, tuned until models score on it as they do on the real dataset."""
+
+    masters: Callable[[], Tensor]
     slant: float
     bend: float
     cut: tuple[float, float]
     cloth: bool
 
-RECIPES: dict[str, _Recipe] = {
-    "mnist": _Recipe(_digits, slant=0.16, bend=0.075, cut=(0.45, 0.7), cloth=False),
-    "fashion_mnist": _Recipe(_garments, slant=0.1, bend=0.06, cut=(0.3, 0.7), cloth=True),
-}
-NOTE = "This is a STAND-IN for {name}, drawn on this machine: its shapes and types are right, its pictures are not the real ones."
 
-def _photograph(pages: torch.Tensor, recipe: _Recipe, rng: torch.Generator) -> torch.Tensor:
-    """Turn (N, 56, 56) pages into (N, 28, 28) pictures, each under its own affine map and bend."""
+RECIPES: dict[str, _Recipe] = {
+    "mnist": _Recipe(
+        _digits,
+        slant=0.16,
+        bend=0.075,
+        cut=(0.45, 0.7),
+        cloth=False,
+    ),
+    "fashion_mnist": _Recipe(
+        _garments,
+        slant=0.1,
+        bend=0.06,
+        cut=(0.3, 0.7),
+        cloth=True,
+    ),
+}
+NOTE = (
+    "This is a STAND-IN for {name}, drawn on this machine: its shapes and types are right, its "
+    "images are not the real ones."
+)
+
+
+def _photograph(
+    pages: Tensor,  # (N, 56, 56)
+    recipe: _Recipe,
+    rng: torch.Generator,
+) -> Tensor:
+    """Turn pages into images (N, 28, 28), each with its own affine map and bend."""
     count = len(pages)
     wild = torch.exp(0.45 * torch.randn(count, 1, 1, generator=rng))
     size = torch.tensor([[0.04, recipe.slant, 0.025], [0.04, 0.04, 0.025]])
-    maps = torch.eye(2, 3) + torch.randn(count, 2, 3, generator=rng) * size * wild
-    field = torch.randn(count, 2, 3, 3, generator=rng) * recipe.bend * wild[..., None]
-    field = F.interpolate(field, size=28, mode="bicubic", align_corners=True).permute(0, 2, 3, 1)
-    grid = F.affine_grid(maps, [count, 1, 28, 28], align_corners=False) + field  # (N, 28, 28, 2)
-    return F.grid_sample(pages[:, None], grid, align_corners=False)[:, 0]
+    noise = torch.randn(count, 2, 3, generator=rng)
+    maps = torch.eye(2, 3) + noise * size * wild
+    field = torch.randn(count, 2, 3, 3, generator=rng)
+    field = field * recipe.bend * wild[..., None]
+    field = F.interpolate(field, size=28, mode="bicubic", align_corners=True)
+    field = field.permute(0, 2, 3, 1)  # (N, 28, 28, 2)
+    grid = F.affine_grid(maps, [count, 1, 28, 28], align_corners=False)
+    images = F.grid_sample(pages[:, None], grid + field, align_corners=False)
+    return images[:, 0]
 
 # %% ../nbs/00_standin.ipynb #a70655ed
-def _pictures(masters: torch.Tensor, labels: torch.Tensor, recipe: _Recipe, rng: torch.Generator) -> torch.Tensor:
-    """Draw a (28, 28) picture of bytes for each label."""
+def _images(
+    masters: Tensor,  # (editions, 10, 56, 56)
+    labels: Tensor,  # (N,)
+    recipe: _Recipe,
+    rng: torch.Generator,
+) -> Tensor:
+    """Draw an image of bytes for each label: (N, 28, 28)."""
     count = len(labels)
-    soft = _photograph(masters[torch.randint(len(masters), (count,), generator=rng), labels], recipe, rng)
-    cut = torch.empty(count, 1, 1).uniform_(*recipe.cut, generator=rng)
-    image = ((soft - cut) * 5 + 0.5).clamp(0, 1)
+    editions = torch.randint(len(masters), (count,), generator=rng)
+    soft = _photograph(masters[editions, labels], recipe, rng)
+    cut = torch.empty(count, 1, 1)
+    cut.uniform_(*recipe.cut, generator=rng)
+    image = (soft - cut) * 5 + 0.5
+    image = image.clamp(0, 1)
     if recipe.cloth:
         axis = torch.linspace(-1, 1, 28)
         across, down, phase = 6 * torch.randn(3, count, 1, 1, generator=rng)
         stripes = torch.cos(across * axis + down * axis[:, None] + phase)
-        image *= (torch.empty(count, 1, 1).uniform_(0.3, 1, generator=rng) + 0.15 * stripes).clamp(0, 1)
+        brightness = torch.empty(count, 1, 1)
+        brightness.uniform_(0.3, 1, generator=rng)
+        image *= (brightness + 0.15 * stripes).clamp(0, 1)
     return (image * 255).round().to(torch.uint8)
 
-def draw(name: str, counts: tuple[int, ...] = (60_000, 10_000)) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Draw a stand-in: the same pictures on each call.
+
+def draw(
+    name: str,
+    counts: tuple[int, ...] = (60_000, 10_000),
+) -> list[tuple[Tensor, Tensor]]:
+    """Draw a stand-in: the same images on each call.
 
     Args:
         name: a key of `RECIPES`.
-        counts: the number of pictures of each part, training and test.
+        counts: the number of images of each part, training and test.
 
     Returns:
-        for each part, images (N, 28, 28) and labels (N,), both bytes.
+        For each part, images (N, 28, 28) and labels (N,), both uint8.
     """
-    rng, parts = torch.Generator().manual_seed(42), []
-    masters = RECIPES[name].masters()
+    rng = torch.Generator().manual_seed(42)
+    recipe = RECIPES[name]
+    masters = recipe.masters()
+    parts = []
     for count in counts:
         labels = torch.randint(10, (count,), generator=rng)
-        images = [_pictures(masters, some, RECIPES[name], rng) for some in labels.split(2000)]  # pages of 2000: little memory
-        parts.append((torch.cat(images), labels.to(torch.uint8)))
+        # 2000 at a time: that needs little memory.
+        images = [_images(masters, some, recipe, rng) for some in labels.split(2000)]
+        labels = labels.to(torch.uint8)
+        parts.append((torch.cat(images), labels))
     return parts

@@ -6,6 +6,7 @@ __all__ = ['log_softmax', 'nll_loss', 'cross_entropy', 'mse_loss', 'accuracy', '
 # %% ../nbs/04_training.ipynb #61410fd4
 import math
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -300,9 +301,9 @@ class DataBunch:
 
     def __init__(
         self,
-        train_dl: Iterable,
-        valid_dl: Iterable | None = None,
-        test_dl: Iterable | None = None,
+        train_dl: Iterable[Any],
+        valid_dl: Iterable[Any] | None = None,
+        test_dl: Iterable[Any] | None = None,
         c: int | None = None,
     ) -> None:
         if any(isinstance(dl, Iterator) for dl in (train_dl, valid_dl, test_dl)):

@@ -1,4 +1,4 @@
-"""Where data comes from, what is done where it cannot be had, and how it is read."""
+"""Where data comes from, what is done where it is missing, and how it is read."""
 
 import gzip
 import hashlib
@@ -78,7 +78,7 @@ def test_failure_is_remembered(server: Server, monkeypatch: pytest.MonkeyPatch) 
     register(monkeypatch, server.file("missing"))
     register(monkeypatch, server.file("good"), name="toy2")
     for says in (
-        r"toy cannot be had: .*404.*Let FROMFOUND_DATA name a folder that holds toy/numbers\.bin",
+        r"toy is not available: .*404.*FROMFOUND_DATA name a folder that holds toy/numbers\.bin",
         "restart Python to try again",
     ):
         with pytest.raises(DataError, match=says):
@@ -106,7 +106,7 @@ def test_no_stand_in(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
         DataError,
         match=(
-            rf"{name} cannot be had: ({why}).*"
+            rf"{name} is not available: ({why}).*"
             rf"Let FROMFOUND_DATA name a folder that holds {name}/"
         ),
     ):
@@ -250,7 +250,7 @@ def test_stand_in_announces_itself(
         out, err = capsys.readouterr()
         assert out == ""
         assert re.fullmatch(
-            rf"fromfound: the real mnist cannot be had: .*({says}).*STAND-IN.*\n", err
+            rf"fromfound: the real mnist is not available: .*({says}).*STAND-IN.*\n", err
         )
     assert not is_real(folder)
     assert [path.name for path in files.cache_dir().iterdir()] == ["standin"]

@@ -19,7 +19,14 @@ import tqdm
 
 from fromfound import data, files
 from fromfound.data import fetch
-from fromfound.files import DataError, RemoteFile, Unavailable, Unreachable, download, unpack
+from fromfound.files import (
+    DataError,
+    RemoteFile,
+    UnavailableError,
+    UnreachableError,
+    download,
+    unpack,
+)
 from tests.datasets import CONTENT, OTHER, Server, names, register, sha256
 
 pytestmark = pytest.mark.usefixtures("no_data")
@@ -63,16 +70,16 @@ def test_download_delivers(
 
 
 FAILED = [  # how the sources behave, the error, what it says, and what is left
-    (["missing"], Unavailable, r"numbers\.bin: the server answers 404", []),
+    (["missing"], UnavailableError, r"numbers\.bin: the server answers 404", []),
     (
         ["mute"],
-        Unavailable,
+        UnavailableError,
         r"broke off: .*numbers\.bin\.part has 0 bytes instead of 256,000",
         ["numbers.bin.part"],
     ),
     (
         ["norange-breaks"],
-        Unavailable,
+        UnavailableError,
         r"broke off: .*numbers\.bin\.part has 100,000 bytes instead of 256,000",
         ["numbers.bin.part"],
     ),
@@ -88,8 +95,8 @@ FAILED = [  # how the sources behave, the error, what it says, and what is left
     (["wrong-breaks"], DataError, rf"numbers\.bin.* has the sha256 {sha256(OTHER)}", []),
     (["page"], DataError, r"numbers\.bin offers 25 bytes instead of 256,000", []),
     (["wrong", "missing"], DataError, "has the sha256 .*404", []),
-    (["nowhere", "missing"], Unavailable, "nowhere.invalid.*404", []),
-    (["nowhere"], Unreachable, "nowhere.invalid", []),
+    (["nowhere", "missing"], UnavailableError, "nowhere.invalid.*404", []),
+    (["nowhere"], UnreachableError, "nowhere.invalid", []),
 ]
 
 
@@ -125,7 +132,7 @@ def test_nobody_answers(server: Server, tmp_path: Path, monkeypatch: pytest.Monk
         )
         started = time.monotonic()
         with pytest.raises(
-            Unreachable, match="(?s)no answer within 0.2 seconds.*refused.*nowhere.invalid"
+            UnreachableError, match="(?s)no answer within 0.2 seconds.*refused.*nowhere.invalid"
         ):
             download(remote, tmp_path)
     assert time.monotonic() - started < 2

@@ -303,7 +303,7 @@ def test_missing_and_unknown_runs(module):
     with pytest.raises(LookupError, match="not been recorded"):
         owed["up"]
     for name in ("_trial.used", "_trial.nothing", "nowhere.trial", "trial", "_helper.helper"):
-        with pytest.raises(LookupError, match=rf"'{name}' is no experiment.*as norm\.one_epoch"):
+        with pytest.raises(LookupError, match=rf"'{name}' is not an experiment.*norm\.one_epoch"):
             record_run(name)
 
 

@@ -86,7 +86,7 @@ ex_2_3 = Exercise("2.3", _center_pullback, [
 
 # %% ../../nbs/exercises/02_autograd.ipynb #2245d072
 def _both_pullbacks(n: int, places: list[int]) -> tuple[Tensor, Tensor]:
-    "The gradient of `x[places]` by assigning, and by adding."
+    """The gradient of `x[places]` by assigning, and by adding."""
     g = torch.arange(1., len(places) + 1)
     assigned, x = torch.zeros(n), Variable(torch.zeros(n), requires_grad=True)
     assigned[places] = g
@@ -95,14 +95,14 @@ def _both_pullbacks(n: int, places: list[int]) -> tuple[Tensor, Tensor]:
 
 
 def _is_index(n: object, places: object) -> bool:
-    "Whether `n` is a length from 1 to 100, and `places` a list of places within it."
+    """Whether `n` is a length from 1 to 100, and `places` a list of places within it."""
     if type(n) is not int or n > 100 or not isinstance(places, list) or not places:
         return False
     return all(type(i) is int and -n <= i < n for i in places)
 
 
 def _nothing_lost(answer: object) -> str | None:
-    "What keeps an answer from being a smallest index for which assigning loses a gradient."
+    """What keeps an answer from being a smallest index for which assigning loses a gradient."""
     n, places = answer if isinstance(answer, tuple) and len(answer) == 2 else (0, [])
     if not _is_index(n, places):
         return "Expected a length from 1 to 100 and a list of places within it, as (3, [0, 2])."
@@ -174,7 +174,7 @@ def _even_total(g: Tensor, shape: Sequence[int]) -> Tensor:
 
 def _double_for_two(g: Tensor, shape: Sequence[int]) -> Tensor:
     missing = g.ndim - len(shape)
-    stretched = sum(n != m for n, m in zip(shape, g.shape[missing:]))
+    stretched = sum(n != m for n, m in zip(shape, g.shape[missing:], strict=True))
     return unbroadcast(g, shape) * max(1, missing + stretched)
 
 # %% ../../nbs/exercises/02_autograd.ipynb #48d1059d
@@ -191,7 +191,7 @@ ex_2_7 = MutantHunt("2.7", unbroadcast, {
 
 # %% ../../nbs/exercises/02_autograd.ipynb #45685fec
 def _through(fn: Callable[[Variable], Variable]) -> Callable[[Tensor, Tensor], Tensor]:
-    "Value of a function of a Variable, and gradient of its input, from plain tensors."
+    """The value of a function of a Variable and the gradient of its input, as plain tensors."""
     def value_and_gradient(x: Tensor, g: Tensor) -> Tensor:
         v = Variable(x, requires_grad=True)
         out = fn(v)

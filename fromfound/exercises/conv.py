@@ -12,13 +12,20 @@ from ..check import Exercise, MutantHunt, Prediction, Search
 from ..conv import conv2d
 
 # %% ../../nbs/exercises/05c_conv.ipynb #b0e7fbd6
-ex_5c_1 = Prediction("5c.1", right=640, wrong={
-    "That is the layer without groups: there each kernel sees all 64 channels.": 36928,
-    "The weights are right; each kernel has a bias, too.": 576,
-    "That is one kernel for all channels; there are 64 of them.": 10,
-    "The 64 biases are not multiplied by anything: 64 kernels of 9 weights, and 64 biases.": 4672,
-    "Groups divide the input channels of a kernel only once: 64 kernels remain.": 577,
-}, because="64 kernels of 1 · 3 · 3 weights, and 64 biases: a fifty-eighth of the layer without groups.")
+ex_5c_1 = Prediction(
+    "5c.1",
+    right=640,
+    wrong={
+        "That is the layer without groups: there each kernel sees all 64 channels.": 36928,
+        "The weights are right; each kernel has a bias, too.": 576,
+        "That is one kernel for all channels; there are 64 of them.": 10,
+        "The 64 biases are not multiplied by anything: 64 kernels of 9 weights, and 64 "
+        "biases.": 4672,
+        "Groups divide the input channels of a kernel only once: 64 kernels remain.": 577,
+    },
+    because="64 kernels of 1 · 3 · 3 weights, and 64 biases: a fifty-eighth of the layer without "
+    "groups.",
+)
 
 # %% ../../nbs/exercises/05c_conv.ipynb #2f16c363
 def _borders(size: int, n: int) -> list[tuple[int, int]]:
@@ -67,10 +74,16 @@ ex_5c_2 = Exercise(
 )
 
 # %% ../../nbs/exercises/05c_conv.ipynb #de0659f1
+def _four_counts(answer: object) -> bool:
+    """Whether an answer is four whole numbers, none of them negative."""
+    if not isinstance(answer, (tuple, list)) or len(answer) != 4:
+        return False
+    return all(isinstance(n, int) and n >= 0 for n in answer)
+
+
 def _far(answer: object) -> str | None:
-    "What is wrong with the options of a convolution that should keep 28 pixels and reach over 15."
-    answer = tuple(answer) if isinstance(answer, list) else answer
-    if not isinstance(answer, tuple) or len(answer) != 4 or not all(isinstance(n, int) and n >= 0 for n in answer):
+    """Say why a convolution with these options does not keep 28 pixels and reach over 15."""
+    if not _four_counts(answer):
         return "Expected a tuple of four whole numbers, (ks, stride, padding, dilation)."
     ks, stride, padding, dilation = answer
     if min(ks, stride, dilation) < 1:
@@ -80,18 +93,25 @@ def _far(answer: object) -> str | None:
         return f"A kernel of {ks} by {ks} has {ks * ks} weights; nine are allowed."
     if reach < 15:
         return f"It reaches over {reach} pixels; 15 are wanted."
-    size = (28 + 2 * padding - reach) // stride + 1
-    return None if size == 28 else f"The output has {max(size, 0)} pixels in each direction; it should have 28."
+    size = max((28 + 2 * padding - reach) // stride + 1, 0)
+    if size != 28:
+        return f"The output has {size} pixels in each direction; it should have 28."
+    return None
 
 
-ex_5c_3 = Search("5c.3", _far, {
-    "It reaches over 3 pixels; 15 are wanted.": (3, 1, 1, 1),
-    "A kernel of 15 by 15 has 225 weights; nine are allowed.": (15, 1, 7, 1),
-    "The output has 14 pixels in each direction; it should have 28.": (3, 1, 0, 7),
-    "The output has 16 pixels in each direction; it should have 28.": (3, 1, 1, 7),
-    "Kernel, stride and dilation are at least 1.": (3, 0, 7, 7),
-    "Expected a tuple of four whole numbers, (ks, stride, padding, dilation).": 7,
-}, because="Nine weights that lie far apart see as far as 225 that lie close, if not as much.")
+ex_5c_3 = Search(
+    "5c.3",
+    _far,
+    {
+        "It reaches over 3 pixels; 15 are wanted.": (3, 1, 1, 1),
+        "A kernel of 15 by 15 has 225 weights; nine are allowed.": (15, 1, 7, 1),
+        "The output has 14 pixels in each direction; it should have 28.": (3, 1, 0, 7),
+        "The output has 16 pixels in each direction; it should have 28.": (3, 1, 1, 7),
+        "Kernel, stride and dilation are at least 1.": (3, 0, 7, 7),
+        "Expected a tuple of four whole numbers, (ks, stride, padding, dilation).": 7,
+    },
+    because="Nine weights that lie far apart see as far as 225 that lie close, if not as much.",
+)
 
 # %% ../../nbs/exercises/05c_conv.ipynb #4bc50d4e
 def _two(value: int | tuple[int, int]) -> tuple[int, int]:
@@ -99,7 +119,7 @@ def _two(value: int | tuple[int, int]) -> tuple[int, int]:
 
 
 def _mutant(change: Callable) -> Callable:
-    "conv2d of changed arguments."
+    """conv2d with changed arguments."""
 
     def conv(
         input: Tensor,

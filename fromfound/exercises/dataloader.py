@@ -4,7 +4,8 @@
 __all__ = ['ex_4a_1', 'ex_4a_2', 'ex_4a_3', 'ex_4a_4', 'ex_4a_5', 'ex_4a_6', 'ex_4a_7']
 
 # %% ../../nbs/exercises/04a_dataloader.ipynb #a325366c
-import copy, math
+import copy
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
@@ -30,7 +31,7 @@ ex_4a_1 = Prediction(
 
 # %% ../../nbs/exercises/04a_dataloader.ipynb #eb369090
 class _Turning:
-    "The numbers below n, beginning one further in each epoch."
+    """The numbers below n, beginning one further in each epoch."""
 
     def __init__(self, n: int) -> None:
         self.n, self.epoch = n, -1
@@ -45,12 +46,12 @@ def _twice(make: Callable, n: int, size: int, drop_last: bool) -> dict[str, list
     return {
         "one epoch": list(batches),
         "the next": list(batches),
-        "two loops at once": [list(pair) for pair in zip(batches, batches)],
+        "two loops at once": [list(pair) for pair in zip(batches, batches, strict=False)],
     }
 
 
 class _Batches:
-    "The right answer; mistakes change `cut`, or when it is called."
+    """The right answer; mistakes change `cut`, or when it is called."""
 
     def __init__(self, sampler: Iterable, size: int, drop_last: bool) -> None:
         self.sampler, self.size, self.drop_last = sampler, size, drop_last
@@ -144,15 +145,14 @@ def _padded(
     lengths = [len(words) for words, _ in samples]
     width = max(lengths) if width is None else width
     rows = torch.zeros(len(samples), width, dtype=samples[0][0].dtype)
-    for row, (words, _) in zip(rows, samples):
-        words = words[:width]
-        row[width - len(words) :] = words if front else row[width - len(words) :]
-        row[: len(words)] = row[: len(words)] if front else words
+    for row, (words, _) in zip(rows, samples, strict=True):
+        zeros = max(width - len(words), 0) if front else 0  # in front of the words
+        row[zeros : zeros + len(words)] = words[:width]
     return rows, torch.tensor(lengths), torch.tensor([label for _, label in samples])
 
 
 def _plain(pad: Callable, *lengths: int) -> object:
-    "What a function makes of sentences of these lengths; its types, if not three int64 tensors."
+    """What a function makes of sentences of these lengths, or its types if not int64 tensors."""
     made = pad(_sentences(*lengths))
     parts = made if isinstance(made, (tuple, list)) else [made]
     kinds = [str(part.dtype) if isinstance(part, Tensor) else type(part).__name__ for part in parts]
@@ -240,7 +240,7 @@ ex_4a_5 = Prediction(
 
 # %% ../../nbs/exercises/04a_dataloader.ipynb #142e85fc
 class _Shuffle:
-    "The right answer; `order` is where most mutants differ."
+    """The right answer; `order` is where most mutants differ."""
 
     def __init__(self, n: int, generator: Generator) -> None:
         self.n, self.generator = n, generator
@@ -336,7 +336,7 @@ ex_4a_6 = MutantHunt(
 
 # %% ../../nbs/exercises/04a_dataloader.ipynb #5944cd1e
 def _resumed(cls: Callable, n: int, seed: int, stop: int) -> dict[str, list[int]]:
-    "What a sampler yields before a stop, and a new one with its state after it."
+    """What a sampler yields before a stop, and a new one with its state after it."""
     before, after = cls(n, seed), cls(n, seed + 1)
     taken = [number for _ in range(stop // n) for number in before]
     rest = iter(before)
@@ -353,7 +353,7 @@ def _resumed(cls: Callable, n: int, seed: int, stop: int) -> dict[str, list[int]
 
 # %% ../../nbs/exercises/04a_dataloader.ipynb #29b59655
 class _Resumable:
-    "The right answer; mistakes change one part of it."
+    """The right answer; mistakes change one part of it."""
 
     def __init__(self, n: int, seed: int) -> None:
         self.n, self.generator = n, Generator().manual_seed(seed)

@@ -16,24 +16,38 @@ from ..hooks import Hook, Hooks
 # %% ../../nbs/exercises/06_hooks.ipynb #840096ca
 def _listening(outputs_of: Callable, order: str) -> list:
     torch.manual_seed(0)
-    model, batch = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), torch.randn(5, 3)
-    layers = [model[k] for k in map(int, order)]
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    batch = torch.randn(5, 3)
+    layers = [model[int(k)] for k in order]
+
     def seen(outputs: list[Tensor]) -> list:
         return [[tuple(out.shape), round(out.sum().item(), 3)] for out in outputs]
 
     def left() -> int:
-        return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model)
+        return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model) - 1
+
     heard: list[int] = []
     model[1].register_forward_hook(lambda module, inputs, output: heard.append(1))
-    once, again = outputs_of(model, layers, batch), outputs_of(model, layers, batch)
-    after_two, error = left() - 1, "is swallowed"
+    once = outputs_of(model, layers, batch)
+    again = outputs_of(model, layers, batch)
+    after_two = left()
+    error = "is swallowed"
     try:
         outputs_of(model, layers, torch.randn(5, 7))
     except RuntimeError:
         error = "comes through"
-    after_error = left() - 1 - after_two
+    after_error = left() - after_two
     model(batch)
-    return [f"{after_two} hooks left", f"{after_error} after an error", f"the error {error}", f"somebody else's hook was called {len(heard)} times", f"the weights learn: {all(p.requires_grad for p in model.parameters())}", any(out.requires_grad for out in once), seen(once), seen(again)]
+    return [
+        f"{after_two} hooks left",
+        f"{after_error} after an error",
+        f"the error {error}",
+        f"a hook that was there before was called {len(heard)} times",
+        f"the weights learn: {all(p.requires_grad for p in model.parameters())}",
+        any(out.requires_grad for out in once),
+        seen(once),
+        seen(again),
+    ]
 
 
 def _right_listener(model: nn.Module, layers: list[nn.Module], batch: Tensor) -> list[Tensor]:
@@ -50,22 +64,35 @@ def _forgetful_listener(model: nn.Module, layers: list[nn.Module], batch: Tensor
     return seen
 
 
-def _naive_listener(model: nn.Module, layers: list[nn.Module], batch: Tensor, *, removes: bool = True, detaches: bool = True, by_layer: bool = False, safely: bool = False) -> list[Tensor]:
+def _naive_listener(
+    model: nn.Module,
+    layers: list[nn.Module],
+    batch: Tensor,
+    *,
+    removes: bool = True,
+    detaches: bool = True,
+    by_layer: bool = False,
+    safely: bool = False,
+) -> list[Tensor]:
     seen: dict[nn.Module, Tensor] = {}
 
     def heard(module: nn.Module, inputs: object, output: Tensor) -> None:
         seen[module] = output.detach() if detaches else output
+
     handles = [layer.register_forward_hook(heard) for layer in layers]
     try:
         model(batch)
         safely = True
     finally:
-        for handle in handles * (removes and safely):
-            handle.remove()
+        if removes and safely:
+            for handle in handles:
+                handle.remove()
     return [seen[layer] for layer in layers] if by_layer else list(seen.values())
 
 
-def _swallowing_listener(model: nn.Module, layers: list[nn.Module], batch: Tensor) -> list[Tensor]:
+def _swallowing_listener(
+    model: nn.Module, layers: list[nn.Module], batch: Tensor
+) -> list[Tensor]:
     try:
         return _right_listener(model, layers, batch)
     except RuntimeError:
@@ -84,34 +111,62 @@ def _freezing_listener(model: nn.Module, layers: list[nn.Module], batch: Tensor)
     return _right_listener(model.requires_grad_(False), layers, batch)
 
 
-ex_6_1 = Exercise("6.1", _right_listener, [("02",), ("20",), ("1",)], wrong={
-    "the hooks are never taken off, so the list of one call grows with the next one; and the outputs hold the graph": _forgetful_listener,
-    "the hooks are never taken off": partial(_naive_listener, removes=False, by_layer=True),
-    "the hooks stay on when the model raises an error": partial(_naive_listener, by_layer=True),
-    "the outputs come in the order of the calls, not of the layers": partial(_naive_listener, safely=True),
-    "the error of the model is swallowed: whoever called should hear of it": _swallowing_listener,
-    "the hooks of other people are taken off as well": _clearing_listener,
-    "the model is frozen afterwards, so it cannot learn any more": _freezing_listener,
-    "the outputs hold the graph: detach them": partial(_naive_listener, safely=True, by_layer=True, detaches=False),
-}, read="Hooks", probe=_listening)
+ex_6_1 = Exercise(
+    "6.1",
+    _right_listener,
+    [("02",), ("20",), ("1",)],
+    wrong={
+        "the hooks are never taken off, so the list of one call grows with the next one; and the "
+        "outputs hold the graph": _forgetful_listener,
+        "the hooks are never taken off": partial(_naive_listener, removes=False, by_layer=True),
+        "the hooks stay on when the model raises an error": (
+            partial(_naive_listener, by_layer=True)
+        ),
+        "the outputs come in the order of the calls, not of the layers": (
+            partial(_naive_listener, safely=True)
+        ),
+        "the error of the model is swallowed: the caller should hear of it": _swallowing_listener,
+        "the hooks of other people are taken off as well": _clearing_listener,
+        "the model is frozen afterwards, so it cannot learn anymore": _freezing_listener,
+        "the outputs hold the graph: detach them": (
+            partial(_naive_listener, safely=True, by_layer=True, detaches=False)
+        ),
+    },
+    read="Hooks",
+    probe=_listening,
+)
 
 # %% ../../nbs/exercises/06_hooks.ipynb #6c5b9aa1
-ex_6_2 = Prediction("6.2", right="b", wrong={
-    "a: silent is 0, so every channel has a value away from zero somewhere in the batch, and learns from it.": "a",
-    "c: padding adds zeros to the input of a convolution, not to the output of a ReLU.": "c",
-    "d: the sign of a value does not depend on how large the weights are.": "d",
-}, because="Values are zero, not units: another half for each input.")
+ex_6_2 = Prediction(
+    "6.2",
+    right="b",
+    wrong={
+        "a: silent is 0, so every channel has a value away from zero somewhere in the batch, and "
+        "learns from it.": "a",
+        "c: padding adds zeros to the input of a convolution, not to the output of a ReLU.": "c",
+        "d: the sign of a value does not depend on how large the weights are.": "d",
+    },
+    because="Values are zero, not units: another half for each input.",
+)
 
 # %% ../../nbs/exercises/06_hooks.ipynb #84f27119
-ex_6_3 = Prediction("6.3", right=(1 / 6) ** 0.5, tol=3e-2, wrong={
-    "So it would be with weights of variance 2/n. Measure those that PyTorch makes.": 1.0,
-    "That is the factor of the mean square; its root is asked for.": 1 / 6,
-    "That is the factor of the product alone. The ReLU takes half of the mean square as well.": (1 / 3) ** 0.5,
-    "That is the factor of the mean square in the product alone.": 1 / 3,
-    "That would be the ReLU alone.": 0.5 ** 0.5,
-    "You left the biases in: where the signal has become weak they are nearly all that is left.": 0.84,
-    "You left the biases in: bias=False.": 0.87,
-}, because="The root of 1/3 times 1/2. After 20 layers less than a millionth is left.")
+ex_6_3 = Prediction(
+    "6.3",
+    right=(1 / 6) ** 0.5,
+    tol=3e-2,
+    wrong={
+        "That would be so with weights of variance 2/n. Measure those that PyTorch makes.": 1.0,
+        "That is the factor of the mean square; its root is asked for.": 1 / 6,
+        "That is the factor of the product alone. The ReLU takes half of the mean square as "
+        "well.": (1 / 3) ** 0.5,
+        "That is the factor of the mean square in the product alone.": 1 / 3,
+        "That would be the ReLU alone.": 0.5**0.5,
+        "You left the biases in: where the signal has become weak, they are nearly all that is "
+        "left.": 0.84,
+        "You left the biases in: bias=False.": 0.87,
+    },
+    because="The root of 1/3 times 1/2. After 20 layers less than a millionth is left.",
+)
 
 # %% ../../nbs/exercises/06_hooks.ipynb #2d527997
 class _Unsafe(Hook):

@@ -30,20 +30,37 @@ ex_1_1 = Prediction("1.1", right=(1, 4), wrong={
 def _matmul(a: Tensor, b: Tensor) -> Tensor:
     return a @ b
 
+
 def _overwriting(a: Tensor, b: Tensor) -> Tensor:
     return a[:, -1:] * b[-1]
+
 
 def _too_few_terms(a: Tensor, b: Tensor) -> Tensor:
     k = min(a.shape[1], len(a))
     return a[:, :k] @ b[:k]
 
-ex_1_2 = Exercise("1.2", _matmul, [(_numbers(2, 1), _numbers(1, 3)), (_numbers(2, 3), _numbers(3, 4)), (_numbers(5, 2), _numbers(2, 3))], wrong={
-    "you overwrite c in each step, so that only the last outer product is left": _overwriting,
-    "you count k along the rows of a; it runs along its columns": _too_few_terms,
-    "row and column have changed places: the column comes from a, the row from b": lambda a, b: b.T @ a.T,
-    "you multiply the sums of a column and a row instead of their entries": lambda a, b: a.sum(1)[:, None] * b.sum(0),
-    "you leave out the first step, k = 0": lambda a, b: a[:, 1:] @ b[1:],
-}, read="Einsum: the sum, described")
+
+ex_1_2 = Exercise(
+    "1.2",
+    _matmul,
+    [
+        (_numbers(2, 1), _numbers(1, 3)),
+        (_numbers(2, 3), _numbers(3, 4)),
+        (_numbers(5, 2), _numbers(2, 3)),
+    ],
+    wrong={
+        "you overwrite c in each step, so that only the last outer product is left": _overwriting,
+        "you count k along the rows of a; it runs along its columns": _too_few_terms,
+        "row and column have changed places: the column comes from a, the row from b": (
+            lambda a, b: b.T @ a.T
+        ),
+        "you multiply the sums of a column and a row instead of their entries": (
+            lambda a, b: a.sum(1)[:, None] * b.sum(0)
+        ),
+        "you leave out the first step, k = 0": lambda a, b: a[:, 1:] @ b[1:],
+    },
+    read="Einsum: the sum, described",
+)
 
 # %% ../../nbs/exercises/01_matmul.ipynb #04c02f53
 def _last_count(dtype: torch.dtype) -> int:
@@ -52,125 +69,237 @@ def _last_count(dtype: torch.dtype) -> int:
         n = n * 2
     return int(n)
 
-ex_1_3 = Exercise("1.3", _last_count, [(torch.bfloat16,), (torch.float16,), (torch.float32,), (torch.float64,)], wrong={
-    "you give half of it, which is 1/eps: there n + 1 is still a new number": lambda dtype: _last_count(dtype) // 2,
-    "you give the number after the one that gets stuck": lambda dtype: _last_count(dtype) + 1,
-    "you give the last number that still counts on; asked is the one that gets stuck, one higher": lambda dtype: _last_count(dtype) - 1,
-    "you count in Python's own floats: n must stay a tensor of the given dtype": lambda dtype: 2 ** 53,
-    "you give the exponent, the number of binary digits": lambda dtype: _last_count(dtype).bit_length() - 1,
-}, read="Equal, up to what?", tol=0)
+
+ex_1_3 = Exercise(
+    "1.3",
+    _last_count,
+    [(torch.bfloat16,), (torch.float16,), (torch.float32,), (torch.float64,)],
+    wrong={
+        "you give half of it, which is 1/eps: there n + 1 is still a new number": (
+            lambda dtype: _last_count(dtype) // 2
+        ),
+        "you give the number after the one that gets stuck": lambda dtype: _last_count(dtype) + 1,
+        "you give the last number that still counts on; asked is the one that gets stuck, one "
+        "higher": lambda dtype: _last_count(dtype) - 1,
+        "you count in Python's own floats: n must stay a tensor of the given dtype": (
+            lambda dtype: 2**53
+        ),
+        "you give the exponent, the number of binary digits": (
+            lambda dtype: _last_count(dtype).bit_length() - 1
+        ),
+    },
+    read="Equal, up to what?",
+    tol=0,
+)
 
 # %% ../../nbs/exercises/01_matmul.ipynb #41d48dea
-def _unbroken(answer: object) -> str | None:
-    "What keeps an answer from being an input on which `x / x.sum(1)` runs and is wrong, with two numbers."
-    if not isinstance(answer, Tensor) or answer.ndim != 2 or answer.numel() == 0 or not (answer > 0).all():
-        return "That is no table of positive numbers, as torch.tensor([[1., 2.]]) is."
-    if answer.shape[0] != answer.shape[1] and 1 not in answer.shape:
-        return "There it raises an error, which is the good case. Find an input on which it runs."
-    if answer.shape[0] == 1 or torch.equal(answer / answer.sum(1), answer / answer.sum(1, keepdim=True)):
-        return "There the result is right: every row adds up to 1."
-    return "It breaks there, silently. But fewer numbers are enough: which other shapes does (n,) fit?" if answer.numel() > 2 else None
+_NO_TABLE = "That is not a table of positive numbers, as torch.tensor([[1., 2.]]) is."
+_RAISES = "There it raises an error, which is the good case. Find an input on which it runs."
+_RIGHT = "There the result is right: every row adds up to 1."
+_FEWER = (
+    "It breaks there, silently. But fewer numbers are enough: which other shapes does (n,) fit?"
+)
 
-ex_1_4 = Search("1.4", _unbroken, wrong={
-    "That is no table of positive numbers, as torch.tensor([[1., 2.]]) is.": torch.tensor([1., 2.]),
-    "There it raises an error, which is the good case. Find an input on which it runs.": torch.tensor([[1., 2., 3.], [4., 5., 6.]]),
-    "There the result is right: every row adds up to 1.": torch.tensor([[1., 2.]]),
-    "It breaks there, silently. But fewer numbers are enough: which other shapes does (n,) fit?": torch.tensor([[1., 2.], [3., 4.]]),
-}, because="(2, 1) against (2,) is (2, 2): two numbers in, four out. The cure is x.sum(1, keepdim=True).")
+
+def _unbroken(answer: object) -> str | None:
+    """Say why an answer is not a smallest input on which `x / x.sum(1)` runs and is wrong."""
+    if not isinstance(answer, Tensor) or answer.ndim != 2 or answer.numel() == 0:
+        return _NO_TABLE
+    if not (answer > 0).all():
+        return _NO_TABLE
+    rows, columns = answer.shape
+    if rows != columns and 1 not in answer.shape:
+        return _RAISES
+    if rows == 1 or torch.equal(answer / answer.sum(1), answer / answer.sum(1, keepdim=True)):
+        return _RIGHT
+    return _FEWER if answer.numel() > 2 else None
+
+
+ex_1_4 = Search(
+    "1.4",
+    _unbroken,
+    wrong={
+        _NO_TABLE: torch.tensor([1.0, 2.0]),
+        _RAISES: torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]),
+        _RIGHT: torch.tensor([[1.0, 2.0]]),
+        _FEWER: torch.tensor([[1.0, 2.0], [3.0, 4.0]]),
+    },
+    because="(2, 1) against (2,) is (2, 2): two numbers in, four out. The cure is "
+    "x.sum(1, keepdim=True).",
+)
 
 # %% ../../nbs/exercises/01_matmul.ipynb #cfbe8d68
 def _distances(x: Tensor, c: Tensor) -> Tensor:
     return ((x[:, None] - c) ** 2).sum(2)
 
+
 def _given_distances(x: Tensor, c: Tensor) -> Tensor:
     return ((x - c) ** 2).sum(1)
 
-ex_1_5 = Exercise("1.5", _distances, [(_numbers(2, 2), _numbers(1, 2)), (_numbers(3, 3), _numbers(3, 3)), (_numbers(4, 3), _numbers(2, 3)), (_numbers(2, 5), _numbers(6, 5))], wrong={
-    "row 0 of x still meets row 0 of c only, and so on: insert a dimension so that each meets each": _given_distances,
-    "you sum over the rows of c; the last dimension holds the coordinates": lambda x, c: ((x[:, None] - c) ** 2).sum(1),
-    "rows and columns of the table have changed places: n counts x": lambda x, c: _distances(x, c).T,
-    "you have taken the square root: the squared distance is asked": lambda x, c: _distances(x, c).sqrt(),
-    "the factor 2 of the middle term is missing": lambda x, c: (x ** 2).sum(1)[:, None] - x @ c.T + (c ** 2).sum(1),
-    "the square of x is missing; it matters for the distance, if not for which is nearest": lambda x, c: -2 * x @ c.T + (c ** 2).sum(1),
-    "you average over the coordinates instead of summing": lambda x, c: _distances(x, c) / x.shape[1],
-}, read="One product reads digits", tol=1e-4)
+
+def _no_factor_2(x: Tensor, c: Tensor) -> Tensor:
+    return (x**2).sum(1)[:, None] - x @ c.T + (c**2).sum(1)
+
+
+ex_1_5 = Exercise(
+    "1.5",
+    _distances,
+    [
+        (_numbers(2, 2), _numbers(1, 2)),
+        (_numbers(3, 3), _numbers(3, 3)),
+        (_numbers(4, 3), _numbers(2, 3)),
+        (_numbers(2, 5), _numbers(6, 5)),
+    ],
+    wrong={
+        "row 0 of x still meets row 0 of c only, and so on: insert a dimension so that each meets "
+        "each": _given_distances,
+        "you sum over the rows of c; the last dimension holds the coordinates": (
+            lambda x, c: ((x[:, None] - c) ** 2).sum(1)
+        ),
+        "rows and columns of the table have changed places: n counts x": (
+            lambda x, c: _distances(x, c).T
+        ),
+        "you have taken the square root: the squared distance is asked": (
+            lambda x, c: _distances(x, c).sqrt()
+        ),
+        "the factor 2 of the middle term is missing": _no_factor_2,
+        "the square of x is missing; it matters for the distance, if not for which is nearest": (
+            lambda x, c: -2 * x @ c.T + (c**2).sum(1)
+        ),
+        "you average over the coordinates instead of summing": (
+            lambda x, c: _distances(x, c) / x.shape[1]
+        ),
+    },
+    read="One product reads digits",
+    tol=1e-4,
+)
 
 # %% ../../nbs/exercises/01_matmul.ipynb #8a88195c
-ex_1_6 = Prediction("1.6", right="b", wrong={
-    "The mean over n times n entries of a table is no smaller than the mean over n. And a gradient that is too small would leave the slope where it was: ours fell from 3 to 0.": "a",
-    "No prediction is copied to another; each is compared with all targets. Look at pred - y for y = 0..4: the rows differ.": "c",
-    "With too high a rate the loss would rise or jump. Ours fell at every step, and a smaller rate gives the same end, later.": "d",
-}, because="Var(p) + Var(y) + (difference of means)² is smallest for predictions that do not vary.")
+ex_1_6 = Prediction(
+    "1.6",
+    right="b",
+    wrong={
+        "The mean over n times n entries of a table is not smaller than the mean over n. And a "
+        "gradient that is too small would leave the slope where it was: ours fell from 3 "
+        "to 0.": "a",
+        "No prediction is copied to another; each is compared with all targets. Look at pred - y "
+        "for y = 0..4: the rows differ.": "c",
+        "With too high a learning rate the loss would rise or jump. Ours fell at every step, and "
+        "a smaller rate gives the same end, later.": "d",
+    },
+    because="Var(p) + Var(y) + (difference of means)² is smallest for predictions that do not "
+    "vary.",
+)
 
 # %% ../../nbs/exercises/01_matmul.ipynb #d1aa80a6
 def _refusing(product: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
-    "`product`, with a ValueError for shapes that do not fit."
+    """`product`, with a ValueError for shapes that do not fit."""
+
     def refuse_or_multiply(a: Tensor, b: Tensor) -> Tensor:
         if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[0]:
-            raise ValueError(f"expected (n, k) and (k, m), got {tuple(a.shape)} and {tuple(b.shape)}")
+            got = f"{tuple(a.shape)} and {tuple(b.shape)}"
+            raise ValueError(f"expected (n, k) and (k, m), got {got}")
         return product(a, b)
+
     return refuse_or_multiply
+
 
 def _without_refusal(a: Tensor, b: Tensor) -> Tensor:
     k = min(a.shape[1], b.shape[0])
     return a[:, :k] @ b[:k]
+
 
 def _changes_its_input(a: Tensor, b: Tensor) -> Tensor:
     result = a @ b
     a.clamp_(min=0)
     return result
 
-def _only_square(right: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
-    "A mistake that shows on square tables only."
-    return _refusing(lambda a, b: right(a, b) if a.shape == b.shape else a @ b)
+
+def _only_square(wrong: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    """A mistake that shows on square tables only."""
+    return _refusing(lambda a, b: wrong(a, b) if a.shape == b.shape else a @ b)
 
 # %% ../../nbs/exercises/01_matmul.ipynb #4273dc50
-ex_1_7 = MutantHunt("1.7", _refusing(_matmul), {
-    "multiplies elementwise when the tables are square": _only_square(lambda a, b: a * b),
-    "uses the rows of b instead of its columns when the tables are square": _only_square(lambda a, b: a @ b.T),
-    "keeps only the last term of each sum": _refusing(lambda a, b: a[:, -1:] * b[-1:]),
-    "leaves out the last term of each sum": _refusing(lambda a, b: a[:, :-1] @ b[:-1]),
-    "returns the transposed result": _refusing(lambda a, b: (a @ b).T),
-    "loses the sign of every factor": _refusing(lambda a, b: a.abs() @ b.abs()),
-    "computes in half precision": _refusing(lambda a, b: (a.bfloat16() @ b.bfloat16()).to(a.dtype)),
-    "cuts off what does not fit instead of refusing it": _without_refusal,
-    "sets negative entries of its input to 0 afterwards": _refusing(_changes_its_input),
-})
+ex_1_7 = MutantHunt(
+    "1.7",
+    _refusing(_matmul),
+    {
+        "multiplies elementwise when the tables are square": _only_square(lambda a, b: a * b),
+        "uses the rows of b instead of its columns when the tables are square": _only_square(
+            lambda a, b: a @ b.T
+        ),
+        "keeps only the last term of each sum": _refusing(lambda a, b: a[:, -1:] * b[-1:]),
+        "leaves out the last term of each sum": _refusing(lambda a, b: a[:, :-1] @ b[:-1]),
+        "returns the transposed result": _refusing(lambda a, b: (a @ b).T),
+        "loses the sign of every factor": _refusing(lambda a, b: a.abs() @ b.abs()),
+        "computes in half precision": _refusing(
+            lambda a, b: (a.bfloat16() @ b.bfloat16()).to(a.dtype)
+        ),
+        "cuts off what does not fit instead of refusing it": _without_refusal,
+        "sets negative entries of its input to 0 afterwards": _refusing(_changes_its_input),
+    },
+)
 
 # %% ../../nbs/exercises/01_matmul.ipynb #61d85e54
 def _einsum2(letters: str, a: Tensor, b: Tensor) -> Tensor:
     return torch.einsum(letters, a, b)
 
+
 def _order_of_appearance(letters: str, a: Tensor, b: Tensor) -> Tensor:
     inputs, output = letters.split("->")
-    return torch.einsum(f"{inputs}->{''.join(dict.fromkeys(l for l in inputs if l in output))}", a, b)
+    in_order = [letter for letter in dict.fromkeys(inputs) if letter in output]
+    return torch.einsum(f"{inputs}->{''.join(in_order)}", a, b)
+
 
 def _sums_repeated_only(letters: str, a: Tensor, b: Tensor) -> Tensor:
     inputs, output = letters.split("->")
-    first, second = inputs.split(",")
-    single = [l for l in dict.fromkeys(first + second) if l not in output and not (l in first and l in second)]
+    first, second = map(set, inputs.split(","))
+    missing = (first ^ second) - set(output)  # summed, and in one operand only
+    single = [letter for letter in dict.fromkeys(inputs) if letter in missing]
     return torch.einsum(f"{inputs}->{output}{''.join(single)}", a, b)
+
 
 def _sums_nothing(letters: str, a: Tensor, b: Tensor) -> Tensor:
     inputs, output = letters.split("->")
-    rest = [l for l in dict.fromkeys(inputs.replace(",", "")) if l not in output]
+    rest = [letter for letter in dict.fromkeys(inputs.replace(",", "")) if letter not in output]
     return torch.einsum(f"{inputs}->{output}{''.join(rest)}", a, b)
+
 
 def _sums_first(letters: str, a: Tensor, b: Tensor) -> Tensor:
     inputs, output = letters.split("->")
-    kept = ["".join(l for l in own if l in output) for own in inputs.split(",")]
-    a, b = (torch.einsum(f"{own}->{k}", t) for own, k, t in zip(inputs.split(","), kept, (a, b)))
-    return torch.einsum(f"{','.join(kept)}->{output}", a, b)
+    operands, kept = [], []
+    for own, operand in zip(inputs.split(","), (a, b), strict=True):
+        left = "".join(letter for letter in own if letter in output)
+        operands.append(torch.einsum(f"{own}->{left}", operand))
+        kept.append(left)
+    return torch.einsum(f"{','.join(kept)}->{output}", *operands)
 
 # %% ../../nbs/exercises/01_matmul.ipynb #c84e53c0
-ex_1_8 = Exercise("1.8", _einsum2, [
-    ("i,j->ij", _numbers(2), _numbers(3)), ("i,j->ji", _numbers(2), _numbers(3)), ("i,i->", _numbers(3), _numbers(3)),
-    ("ik,kj->ij", _numbers(2, 3), _numbers(3, 4)), ("ik,kj->ji", _numbers(2, 3), _numbers(3, 4)), ("ij,ij->", _numbers(2, 3), _numbers(2, 3)),
-    ("ij,k->j", _numbers(2, 3), _numbers(4)), ("ij,ji->i", _numbers(2, 3), _numbers(3, 2)), ("bik,bkj->bij", _numbers(2, 3, 4), _numbers(2, 4, 5)),
-    ("bqhd,bkhd->bhqk", _numbers(2, 3, 4, 5), _numbers(2, 6, 4, 5)),
-], wrong={
-    "the result's dimensions come in the order in which letters first occur; the order behind the arrow counts": _order_of_appearance,
-    "you sum only letters that occur in both operands; every letter missing behind the arrow is summed": _sums_repeated_only,
-    "you do not sum the letters missing behind the arrow": _sums_nothing,
-    "you sum each operand before multiplying: shared letters must be multiplied first": _sums_first,
-}, read="Einsum: the sum, described", tol=1e-4)
+ex_1_8 = Exercise(
+    "1.8",
+    _einsum2,
+    [
+        ("i,j->ij", _numbers(2), _numbers(3)),
+        ("i,j->ji", _numbers(2), _numbers(3)),
+        ("i,i->", _numbers(3), _numbers(3)),
+        ("ik,kj->ij", _numbers(2, 3), _numbers(3, 4)),
+        ("ik,kj->ji", _numbers(2, 3), _numbers(3, 4)),
+        ("ij,ij->", _numbers(2, 3), _numbers(2, 3)),
+        ("ij,k->j", _numbers(2, 3), _numbers(4)),
+        ("ij,ji->i", _numbers(2, 3), _numbers(3, 2)),
+        ("bik,bkj->bij", _numbers(2, 3, 4), _numbers(2, 4, 5)),
+        ("bqhd,bkhd->bhqk", _numbers(2, 3, 4, 5), _numbers(2, 6, 4, 5)),
+    ],
+    wrong={
+        "the result's dimensions come in the order in which letters first occur; the order after "
+        "the arrow counts": _order_of_appearance,
+        "you sum only letters that occur in both operands; every letter missing after the arrow "
+        "is summed": _sums_repeated_only,
+        "you do not sum the letters missing after the arrow": _sums_nothing,
+        "you sum each operand before multiplying: shared letters must be multiplied first": (
+            _sums_first
+        ),
+    },
+    read="Einsum: the sum, described",
+    tol=1e-4,
+)

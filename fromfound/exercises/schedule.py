@@ -154,17 +154,18 @@ def _late(answer: object) -> str | None:
     ):
         return "Expected a list of fractions, as [0.1, 0.2, 0.7]."
     hundredths = [round(100 * f) for f in answer]
-    if any(h < 1 or abs(f - h / 100) > 1e-12 for f, h in zip(answer, hundredths)):
+    if min(hundredths, default=1) < 1:
+        return "Expected whole numbers of hundredths, above 0."
+    if any(abs(f - h / 100) > 1e-12 for f, h in zip(answer, hundredths, strict=True)):
         return "Expected whole numbers of hundredths, above 0."
     if sum(hundredths) != 100:
         return f"They sum to {sum(hundredths) / 100:g}; expected 1."
-    naive, exact = [0.0, *accumulate(answer)][:-1], [0, *accumulate(hundredths)][:-1]
+    naive = [0.0, *accumulate(answer)][:-1]
+    exact = [0, *accumulate(hundredths)][:-1]
     phases = [(bisect_right(naive, k / 100), bisect_right(exact, k)) for k in range(100)]
     late = next((k for k, (wrong, right) in enumerate(phases) if wrong != right), None)
     if late is None:
-        return (
-            "Every step falls into its own phase. Find two hundredths whose sum is too large."
-        )
+        return "Every step falls into its own phase. Find two hundredths whose sum is too large."
     return None if late < 20 else f"It happens, but first at step {late}. Find one below 20."
 
 
@@ -244,7 +245,7 @@ def _combine(
     refuses: Callable = combine_scheds,
     top: float = 1.0,
 ) -> Callable:
-    "combine_scheds, with parts that can be exchanged."
+    """combine_scheds, with parts that can be replaced."""
     refuses(fractions, schedules)
     edges = bounds(fractions)
 

@@ -41,7 +41,7 @@ def _rounded(t: Tensor) -> list[float]:
 def _with_gradient(
     fn: Callable, score: Tensor, target: Tensor, g: Tensor
 ) -> dict[str, list[float]] | str:
-    "The losses, and the gradient of the scores."
+    """The losses, and the gradient of the scores."""
     score = score.clone().requires_grad_()
     losses = fn(score, target)
     if losses.shape != score.shape:
@@ -55,10 +55,10 @@ _ACROSS = "the softmax runs across the scores; each is a question of its own, ag
 
 
 class _WithGradient(Exercise):
-    "Probed by `_with_gradient`; the first case has a single score, the last one large ones."
+    """Probed by `_with_gradient`; the first case has a single score, the last one large ones."""
 
     def _symptom(self, answers: list) -> str | None:
-        "A mistake that is known by what it does, however it is written."
+        """A mistake that is known by what it does, however it is written."""
         if not all(isinstance(a, dict) for a in answers):
             return None
         if answers[0]["losses"] == [0.0]:
@@ -68,7 +68,7 @@ class _WithGradient(Exercise):
         return _LIMITED if limited else None
 
     def judge(self, fn: Callable) -> Verdict:
-        "The verdict on an answer."
+        """The verdict on an answer."""
         verdict, symptom = super().judge(fn), self._symptom(self._answers(fn))
         known = any("looks as if" in line for line in verdict.lines)
         if verdict.passed or symptom is None or known:
@@ -123,7 +123,7 @@ ex_4_2 = _WithGradient(
 
 # %% ../../nbs/exercises/04_training.ipynb #c0fcfa13
 class _Once:
-    "Batches that can be read once, as a generator's; reading them does not change the input."
+    """Batches that can be read once, as a generator's; reading them does not change the input."""
 
     def __init__(self, batches: list) -> None:
         self.size, self.left = len(batches), list(batches)
@@ -147,13 +147,13 @@ def _pairs(*batches: tuple[list[int], list[int]]) -> list[tuple[Tensor, Tensor]]
 
 # %% ../../nbs/exercises/04_training.ipynb #5f2bac8c
 def _counts(batches: Iterable) -> tuple[list[int], list[int]]:
-    "How many are right, and how many there are, batch by batch."
+    """How many are right, and how many there are, batch by batch."""
     pairs = [(int((pred == true).sum()), len(true)) for pred, true in batches]
     return [right for right, _ in pairs], [size for _, size in pairs]
 
 
 def _overall(batches: Iterable, scale: Callable[[list[int]], float] = sum) -> float:
-    "The right ones, divided by what `scale` makes of the sizes."
+    """The right ones, divided by what `scale` makes of the sizes."""
     right, sizes = _counts(batches)
     return sum(right) / scale(sizes)
 
@@ -166,7 +166,7 @@ def _means_by_size(batches: Iterable) -> float:
 
 
 def _without_empty(batches: Iterable) -> float:
-    return mean(right / size for right, size in zip(*_counts(batches)) if size)
+    return mean(right / size for right, size in zip(*_counts(batches), strict=True) if size)
 
 
 def _full_only(batches: Iterable) -> float:
@@ -229,7 +229,7 @@ _FEWER = "It is one: the answer becomes right and the loss rises. But fewer clas
 
 
 def _no_crossing(answer: object) -> str | None:
-    "What keeps scores from becoming right while the loss rises, with as few classes as can be."
+    """What keeps scores from becoming right while the loss rises, with as few classes as can be."""
     try:
         before, after = (torch.as_tensor(scores, dtype=torch.float64) for scores in answer)
     except (TypeError, ValueError, RuntimeError, OverflowError):  # not two lists of numbers
@@ -277,7 +277,7 @@ ex_4_5 = Prediction(
 
 # %% ../../nbs/exercises/04_training.ipynb #45fcf91e
 def _expected_best(images: int, guessers: int, classes: int = 10) -> float:
-    "The mean count of right guesses of the best guesser, from the binomial distribution."
+    """The mean count of right guesses of the best guesser, from the binomial distribution."""
     below, best, odds = 0.0, 0.0, 1 / (classes - 1)
     exactly = (1 - 1 / classes) ** images  # the probability of k right guesses
     for k in range(images + 1):
@@ -314,7 +314,7 @@ def _loss(
     log_p: Callable[[Tensor], Tensor] = lambda s: log_softmax(s, 1),
     reduce: Callable[[Tensor], Tensor] = Tensor.mean,
 ) -> Tensor:
-    "Cross-entropy in one line each for probabilities and classes; the mutants replace a part."
+    """Cross-entropy in one line each for probabilities and classes; the mutants replace a part."""
     if target.is_floating_point():
         return reduce(-(log_p(input) * target).sum(1))
     return reduce(-log_p(input).gather(1, target.unsqueeze(1)).squeeze(1))

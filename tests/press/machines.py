@@ -84,7 +84,7 @@ def downloaded() -> Path:
     for name in ("mnist", "fashion_mnist"):
         if not is_real(fetch(name)):
             raise SystemExit(
-                f"make machines compares numbers of real data, and {name} cannot be had: set "
+                f"make machines compares numbers of real data, and {name} is not available: set "
                 "FROMFOUND_DATA to a folder that holds it"
             )
     return cache_dir()
