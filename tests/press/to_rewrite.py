@@ -14,7 +14,6 @@ from tests.press.chapters import name_of
 STILL: dict[str, str] = {
     "00_codehash": "tokens",
     "01_matmul": "tokens",
-    "02_autograd": "tokens",
     "04_training": "B905",
     "04a_dataloader": "B905",
     "05a_schedule": "B905",
