@@ -12,7 +12,6 @@ from book.reader.notebooks import Finding, notebooks
 from tests.press.chapters import name_of
 
 STILL: dict[str, str] = {
-    "00_codehash": "tokens",
     "01_matmul": "tokens",
     "04_training": "B905",
     "04a_dataloader": "B905",
