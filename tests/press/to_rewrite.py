@@ -24,8 +24,8 @@ STILL: dict[str, str] = {
     "experiments/07_norm": "B023 B905",
 }
 LONG_MODULES = {  # formatted lines of modules over the limit: no longer than this
-    "check": 462,
-    "data": 339,
+    "check": 459,
+    "data": 334,
     "dataloader": 428,
     "exercises.dataloader": 322,
     "exercises.module": 325,
@@ -36,7 +36,7 @@ LONG_MODULES = {  # formatted lines of modules over the limit: no longer than th
     "learner": 389,
     "module": 408,
     "norm": 364,
-    "record": 323,
+    "record": 322,
     "schedule": 340,
 }
 
