@@ -32,18 +32,23 @@ COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 def _awake(body: list[ast.stmt]) -> Iterator[ast.stmt]:
     """Yield the statements of a module that run when another module imports it."""
     for node in body:
-        test = ast.unparse(node.test) if isinstance(node, ast.If) else ""
+        test = ""
+        if isinstance(node, ast.If):
+            test = ast.unparse(node.test)
         if test in ("TYPE_CHECKING", "typing.TYPE_CHECKING") or "__main__" in test:
             yield from _awake(node.orelse)
         else:
             yield node
 
 
+_SCOPES = (*FUNCTIONS, ast.Lambda, ast.ClassDef, *COMPREHENSIONS)
+
+
 def _within(nodes: Iterable[ast.AST]) -> Iterator[ast.AST]:
     """Yield nodes and what is in them, up to where a new scope begins."""
     for node in nodes:
         yield node
-        if not isinstance(node, (*FUNCTIONS, ast.Lambda, ast.ClassDef, *COMPREHENSIONS)):
+        if not isinstance(node, _SCOPES):
             yield from _within(ast.iter_child_nodes(node))
 
 # %% ../nbs/00_codehash.ipynb #ad32778c
@@ -56,23 +61,36 @@ def _root(node: ast.AST | None) -> str:
     return node.id
 
 
+def _is_stored(node: ast.AST) -> bool:
+    """Whether a node stands where something is assigned or deleted."""
+    return isinstance(getattr(node, "ctx", None), (ast.Store, ast.Del))
+
+
 def _bound(node: ast.AST) -> set[str]:
     """Return the names that one node binds."""
     if isinstance(node, (*FUNCTIONS, ast.ClassDef)):
         return {node.name}
     if isinstance(node, ast.ExceptHandler):
         return {node.name or ""}
-    stored = isinstance(getattr(node, "ctx", None), (ast.Store, ast.Del))
-    return {node.id} if stored and isinstance(node, ast.Name) else set()
+    if isinstance(node, ast.Name) and _is_stored(node):
+        return {node.id}
+    return set()
+
+
+def _bound_in(nodes: Iterable[ast.AST]) -> set[str]:
+    """Return the names that nodes and what is in them bind, up to where a new scope begins."""
+    return set().union(*map(_bound, _within(nodes)))
 
 
 def _changed(node: ast.AST) -> set[str]:
     """Return the names whose values one node of a module may change, without binding them."""
     if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
-        passed = [argument for argument in node.value.args if isinstance(argument, ast.Name)]
-        return {_root(part) for part in (node.value.func, *passed)}
-    stored = isinstance(getattr(node, "ctx", None), (ast.Store, ast.Del))
-    return {_root(node)} if stored else set()
+        call = node.value
+        passed = [argument for argument in call.args if isinstance(argument, ast.Name)]
+        return {_root(part) for part in (call.func, *passed)}
+    if _is_stored(node):
+        return {_root(node)}
+    return set()
 
 # %% ../nbs/00_codehash.ipynb #490ac41f
 def _imported(nodes: Iterable[ast.AST], package: str) -> dict[str, str]:
@@ -80,12 +98,17 @@ def _imported(nodes: Iterable[ast.AST], package: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for node in nodes:
         if isinstance(node, ast.ImportFrom):
-            origin = resolve_name("." * node.level + (node.module or ""), package)
-            found |= {a.asname or a.name: f"{origin}.{a.name}" for a in node.names}
+            name = "." * node.level + (node.module or "")
+            origin = resolve_name(name, package)
+            for alias in node.names:
+                found[alias.asname or alias.name] = f"{origin}.{alias.name}"
         elif isinstance(node, ast.Import):
-            found |= {a.asname: a.name for a in node.names if a.asname}
-            tops = {a.name.partition(".")[0] for a in node.names if not a.asname}
-            found |= {top: top for top in tops}
+            for alias in node.names:
+                top = alias.name.partition(".")[0]
+                if alias.asname:
+                    found[alias.asname] = alias.name
+                else:
+                    found[top] = top
     return found
 
 
@@ -94,26 +117,43 @@ class _Module:
 
     def __init__(self, name: str, path: Path) -> None:
         body = list(_awake(ast.parse(path.read_text(encoding="utf-8")).body))
-        self.package = name if path.stem == "__init__" else name.rpartition(".")[0]
+        self.package = name
+        if path.stem != "__init__":
+            self.package = name.rpartition(".")[0]
         self.imports = _imported(_within(body), self.package)
         self.statements: dict[str, list[ast.stmt]] = {"": body}
         for statement in body:
-            parts = list(_within([statement]))
-            for changed in sorted(set().union(*map(_bound, parts), *map(_changed, parts)) - {""}):
+            touched: set[str] = set()
+            for part in _within([statement]):
+                touched |= _bound(part) | _changed(part)
+            for changed in sorted(touched - {""}):
                 self.statements.setdefault(changed, []).append(statement)
-        self.names = self.imports | {n: f"{name}.{n}" for n in self.statements if n}
+        own = {n: f"{name}.{n}" for n in self.statements if n}
+        self.names = self.imports | own
 
 # %% ../nbs/00_codehash.ipynb #0012b071
 def _local(function: ast.AST, package: str) -> dict[str, str]:
     """Return the names that belong to a function: the imported ones with their origin."""
-    body = function.body if isinstance(function.body, list) else [function.body]
+    body = function.body
+    if not isinstance(body, list):  # a lambda's
+        body = [body]
     parts = list(_within(body))
-    shared = {name for part in parts if isinstance(part, ast.Global) for name in part.names}
-    bound = set().union(*map(_bound, parts)) - shared
-    bound |= {a.arg for a in ast.iter_child_nodes(function.args) if isinstance(a, ast.arg)}
+    bound = _bound_in(body)
+    for part in parts:
+        if isinstance(part, ast.Global):
+            bound -= set(part.names)
+    for argument in ast.iter_child_nodes(function.args):
+        if isinstance(argument, ast.arg):
+            bound.add(argument.arg)
     return dict.fromkeys(bound, "") | _imported(parts, package)
 
 # %% ../nbs/00_codehash.ipynb #cbb16288
+def _body(node: ast.AST) -> ast.AST | list[ast.stmt]:
+    """Return the body of a function or class, without its docstring."""
+    documented = not isinstance(node, ast.Lambda) and ast.get_docstring(node) is not None
+    return node.body[1:] if documented else node.body
+
+
 class _Text(ast.NodeVisitor):
     """Writes code as text, without what can't change its result.
 
@@ -123,11 +163,19 @@ class _Text(ast.NodeVisitor):
         statement: the definition that is written.
     """
 
-    def __init__(self, module: _Module, refer: Callable[[str], str], statement: ast.stmt) -> None:
-        self.module, self.refer, self.statement = module, refer, statement
+    def __init__(
+        self,
+        module: _Module,
+        refer: Callable[[str], str],
+        statement: ast.stmt,
+    ) -> None:
+        self.module = module
+        self.refer = refer
+        self.statement = statement
         self.names: ChainMap[str, str] = ChainMap(module.names)
         self.own: frozenset[str] = frozenset()  # names of the class body that we are in
-        self.fields, self.words = False, True
+        self.fields = False
+        self.words = True
 
     def within(self, names: dict[str, str], **changed: object) -> "_Text":
         """Return a writer for an inner scope, in which `names` mean something else."""
@@ -148,8 +196,11 @@ class _Text(ast.NodeVisitor):
     def visit(self, node: object) -> str:
         """Write a node, a list of nodes, or a plain value."""
         if isinstance(node, list):
-            return "[" + ", ".join(filter(None, map(self.visit, node))) + "]"
-        return super().visit(node) if isinstance(node, ast.AST) else repr(node)
+            written = filter(None, map(self.visit, node))
+            return f"[{', '.join(written)}]"
+        if isinstance(node, ast.AST):
+            return super().visit(node)
+        return repr(node)
 
     def generic_visit(self, node: ast.AST) -> str:
         """Write a node as its type and its fields."""
@@ -176,11 +227,9 @@ class _Text(ast.NodeVisitor):
         inner = self.within(
             _local(node, self.module.package), own=frozenset(), fields=False, words=True
         )
-        body, marks = node.body, getattr(node, "decorator_list", [])
+        marks = getattr(node, "decorator_list", [])
         marks = [m for m in marks if self.dotted(getattr(m, "func", m)) != EXPERIMENT]
-        if isinstance(node, FUNCTIONS) and ast.get_docstring(node) is not None:
-            body = body[1:]
-        parts = [self.visit(marks), self.visit(node.args), inner.visit(body)]
+        parts = [self.visit(marks), self.visit(node.args), inner.visit(_body(node))]
         return f"{type(node).__name__} {self.title(node)}({', '.join(parts)})"
 
     visit_AsyncFunctionDef = visit_Lambda = visit_FunctionDef
@@ -195,17 +244,17 @@ class _Text(ast.NodeVisitor):
 
     def visit_ClassDef(self, node: ast.ClassDef) -> str:
         """Write a class without its docstring."""
-        body = node.body[1:] if ast.get_docstring(node) is not None else node.body
+        body = _body(node)
         bases = " ".join(map(ast.unparse, node.bases))
         fields = bool(node.decorator_list) or "NamedTuple" in bases or "TypedDict" in bases
-        own = frozenset(set().union(*map(_bound, _within(body))))
-        inner = self.within({}, own=own, fields=fields)
+        inner = self.within({}, own=frozenset(_bound_in(body)), fields=fields)
         outside = [self.visit(part) for part in (node.decorator_list, node.bases, node.keywords)]
         return f"ClassDef {self.title(node)}({', '.join([*outside, inner.visit(body)])})"
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> str:
         """Write an annotated assignment as a plain one, and a field of a dataclass as a field."""
-        target, value = self.visit(node.target), self.visit(node.value)
+        target = self.visit(node.target)
+        value = self.visit(node.value)
         if self.fields:
             kind = re.search("ClassVar|InitVar|KW_ONLY", ast.unparse(node.annotation))
             return f"Field({target}, {value}, {kind and kind[0]})"
@@ -214,7 +263,7 @@ class _Text(ast.NodeVisitor):
     def visit_ListComp(self, node: ast.ListComp) -> str:
         """Write a comprehension, whose variables are its own."""
         targets = [generator.target for generator in node.generators]
-        inner = self.within(dict.fromkeys(set().union(*map(_bound, _within(targets))), ""))
+        inner = self.within(dict.fromkeys(_bound_in(targets), ""))
         return f"{self.visit(node.generators[0].iter)}: {inner.generic_visit(node)}"
 
     visit_SetComp = visit_DictComp = visit_GeneratorExp = visit_ListComp
@@ -227,7 +276,9 @@ class _Text(ast.NodeVisitor):
 
     def visit_Constant(self, node: ast.Constant) -> str:
         """Write a constant, and nothing for the words of an error."""
-        return self.generic_visit(node) if self.words or not isinstance(node.value, str) else "''"
+        if isinstance(node.value, str) and not self.words:
+            return "''"
+        return self.generic_visit(node)
 
     def visit_JoinedStr(self, node: ast.JoinedStr) -> str:
         """Write an f-string likewise. Python 3.12 has empty parts in it that others don't have."""
@@ -245,7 +296,8 @@ class _Walk:
     """The definitions that are reached from one of them, in the order in which they are met."""
 
     def __init__(self, folders: Sequence[Path]) -> None:
-        self.folders, self.modules = folders, {}
+        self.folders = folders
+        self.modules: dict[str, _Module | None] = {}
         self.places: list[tuple[_Module, str]] = []
 
     def module(self, name: str) -> _Module | None:

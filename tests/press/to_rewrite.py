@@ -12,9 +12,7 @@ from book.reader.notebooks import Finding, notebooks
 from tests.press.chapters import name_of
 
 STILL: dict[str, str] = {
-    "00_codehash": "tokens",
     "01_matmul": "tokens",
-    "02_autograd": "tokens",
     "04_training": "B905",
     "04a_dataloader": "B905",
     "05a_schedule": "B905",
@@ -22,8 +20,8 @@ STILL: dict[str, str] = {
     "07_norm": "tokens",
 }
 LONG_MODULES = {  # formatted lines of modules over the limit: no longer than this
-    "check": 462,
-    "data": 339,
+    "check": 459,
+    "data": 334,
     "dataloader": 428,
     "exercises.dataloader": 322,
     "exercises.module": 325,
@@ -34,7 +32,7 @@ LONG_MODULES = {  # formatted lines of modules over the limit: no longer than th
     "learner": 389,
     "module": 408,
     "norm": 364,
-    "record": 323,
+    "record": 322,
     "schedule": 340,
 }
 
