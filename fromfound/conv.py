@@ -328,7 +328,8 @@ def simple_cnn(
     """
     layers: list[nn.Module] = []
     sizes = [5] + [3] * (len(widths) - 1)
-    for ni, nf, ks in zip((in_channels, *widths), widths, sizes):
+    before = (in_channels, *widths[:-1])
+    for ni, nf, ks in zip(before, widths, sizes, strict=True):
         layers += [nn.Conv2d(ni, nf, ks, stride=2, padding=ks // 2), nn.ReLU()]
     return nn.Sequential(
         *layers,

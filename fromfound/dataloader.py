@@ -268,7 +268,7 @@ def collate(batch: Sequence[object]) -> object:
             "collate: each element in list of batch should be of equal size, got lengths "
             f"{lengths}: pad them in a collate_fn of your own"
         )
-    return _like(first, [collate(column) for column in zip(*batch)])
+    return _like(first, [collate(column) for column in zip(*batch, strict=True)])
 
 # %% ../nbs/04a_dataloader.ipynb #e0d7b815
 def _fetch(dataset: Dataset, collate_fn: Callable, batched: bool, wanted: object) -> object:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from fractions import Fraction
 from functools import wraps
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import torch
@@ -148,7 +148,7 @@ def combine_scheds(fractions: Sequence[float], schedules: Sequence[Schedule]) ->
         raise ValueError(f"{name} got fractions that sum to {total:g}; expected 1")
     sums = accumulate(Fraction(f).limit_denominator(10**9) for f in fractions)  # 0.1 + 0.2 is 0.3
     bounds = [0.0, *map(float, sums)][:-1] + [1.0]
-    if any(start >= end for start, end in zip(bounds, bounds[1:])):
+    if any(start >= end for start, end in pairwise(bounds)):
         raise ValueError(f"{name}: one of {list(fractions)} is too short to be reached")
 
     @schedule
@@ -245,7 +245,8 @@ class ParamScheduler(Callback):
         if not self.learn.training:
             return
         pos = self.position()
-        for group, sched, initial in zip(self.learn.opt.param_groups, self.scheds, self.initial):
+        groups = self.learn.opt.param_groups
+        for group, sched, initial in zip(groups, self.scheds, self.initial, strict=False):
             if sched is None:
                 continue
             value = sched(pos) * (initial if self.scale else 1)

@@ -384,5 +384,5 @@ class Metric:
         """Return the mean over all samples so far, nan if there were none."""
         if not self.sizes:
             return math.nan
-        total = sum(value * size for value, size in zip(self.floats(), self.sizes))
+        total = sum(value * size for value, size in zip(self.floats(), self.sizes, strict=True))
         return total / sum(self.sizes)

@@ -1212,10 +1212,16 @@ FAULTS: list[tuple[str, str, Plant, list[str]]] = [
         ["cell 10: 27 open lines", "at most 25", "#| fold"],
     ),
     (
-        "main_track",
-        "dense",
-        add(("c", f"x = [{', '.join(map(str, range(200)))}]")),
-        ["tokens a line", "at most 10"],
+        "dense_code",
+        "the book",
+        add(*[("c", f"x = [{', '.join(map(str, range(20)))}]")] * 19),
+        ["tokens a line over all notebooks; at most 10"],
+    ),
+    (
+        "dense_code",
+        "a page",
+        add(*[("c", f"x = [{', '.join(map(str, range(20)))}]")] * 30),
+        ["tokens a line of code; expected at most 14"],
     ),
     (
         "plain_expressions",
@@ -1386,6 +1392,7 @@ SILENT = [
         "a fold",
         add(("m", "<details><summary>More</summary>\n\n" + "Words. " * 12_000 + "\n</details>")),
     ),
+    ("dense_code", "a short page", add(("c", "x = [1, 2, 3, 4, 5, 6]"))),
     (
         "docstring_arguments",
         "stars",

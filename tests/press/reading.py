@@ -29,17 +29,24 @@ class Reading:
     long: tuple[Cell, ...]  # open cells with too many lines
 
 
+def density(notebook: Notebook) -> tuple[int, int]:
+    """Return the tokens of a notebook and its lines of code."""
+    counted = [(cell, code_lines(cell.source, cell.tree)) for cell in notebook.code if cell.tree]
+    many = sum(tokens(cell.source, lines) for cell, lines in counted)
+    return many, sum(len(lines) for _, lines in counted)
+
+
 def reading(notebook: Notebook) -> Reading:
     """Measure the main track of a chapter."""
     text, shown = load(notebook)
-    counted = [(cell, code_lines(cell.source, cell.tree)) for cell in notebook.code if cell.tree]
-    many = sum(tokens(cell.source, lines) for cell, lines in counted)
+    many, coded = density(notebook)
+    code = [cell for cell in notebook.code if cell.tree]
     return Reading(
         minutes=minutes(notebook),
         words=text,
         lines=shown,
-        wide=sum(len(line) > MAX_COLUMNS for cell, _ in counted for line in cell.code.splitlines()),
-        dense=many / max(1, sum(len(lines) for _, lines in counted)),
+        wide=sum(len(line) > MAX_COLUMNS for cell in code for line in cell.code.splitlines()),
+        dense=many / max(1, coded),
         long=tuple(cell for cell in notebook.code if open_lines(cell) > MOST_OPEN_LINES),
     )
 

@@ -12,12 +12,6 @@ from book.reader.notebooks import Finding, notebooks
 from tests.press.chapters import name_of
 
 STILL: dict[str, str] = {
-    "01_matmul": "tokens",
-    "04_training": "B905",
-    "04a_dataloader": "B905",
-    "05a_schedule": "B905",
-    "05c_conv": "B905",
-    "07_norm": "tokens",
 }
 LONG_MODULES = {  # formatted lines of modules over the limit: no longer than this
     "check": 459,
@@ -25,13 +19,13 @@ LONG_MODULES = {  # formatted lines of modules over the limit: no longer than th
     "dataloader": 428,
     "exercises.dataloader": 322,
     "exercises.module": 325,
-    "exercises.norm": 277,
+    "exercises.norm": 258,
     "exercises.training": 267,
     "hooks": 428,
     "init": 314,
     "learner": 389,
     "module": 408,
-    "norm": 364,
+    "norm": 301,
     "record": 322,
     "schedule": 340,
 }
