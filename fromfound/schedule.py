@@ -235,8 +235,7 @@ class ParamScheduler(Callback):
             raise ValueError(f"{name} needs the length of an epoch: give the loader a __len__")
         if learn.step >= learn.n_batches:
             raise ValueError(
-                f"{name}: the training loader yielded more than the {learn.n_batches} batches of "
-                "its length: fix its __len__, the schedule depends on it"
+                f"{name}: the loader yielded more than {learn.n_batches} batches: fix its __len__"
             )
         return (learn.epoch * learn.n_batches + learn.step) / (learn.n_epochs * learn.n_batches)
 
