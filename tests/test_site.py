@@ -247,6 +247,7 @@ LONG = "def long():\n" + "    pass\n" * MOST_OPEN_LINES
         ("fold", "x = 1", "The setup of <code>x</code>"),
         ("fold", "a, b = f()", "The setup of <code>a</code> and <code>b</code>"),
         ("fold", "x[0] = 1", "The code of this cell"),
+        ("fold", "x = 1\nassert x\nquote(x=x)", "The checks, and the values quoted"),
         ("fold", "for x in y:\n    print(x)", "The code of this output"),
         (
             "fold",

@@ -7,6 +7,7 @@ from book.reader.papers import listed
 
 MOST_OPEN_LINES = 25  # of an exported cell
 MOST_NAMES = 5  # in a caption
+SETS = (ast.Assign, ast.AugAssign)
 
 
 def written(code: str) -> list[str]:
@@ -38,6 +39,9 @@ def _named(names: list[str], statements: list[ast.stmt], drawn: bool) -> str:
     """What is in a fold: what its code defines, draws, prints or sets."""
     if names:
         return "The code of " + _code(names)
+    checks = _machinery([node for node in statements if not isinstance(node, SETS)])
+    if checks:
+        return checks
     if drawn:
         return "The code of this picture"
     if any(_prints(statement) for statement in statements):
