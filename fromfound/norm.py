@@ -4,19 +4,21 @@
 __all__ = ['DerivedBatchNorm', 'moments', 'standardize', 'BatchNorm2d', 'LayerNorm', 'InstanceNorm2d', 'GroupNorm', 'mixture',
            'RunningBatchNorm2d']
 
-# %% ../nbs/07_norm.ipynb #10fc02a7
+# %% ../nbs/07_norm.ipynb #bb58031d
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
-# %% ../nbs/07_norm.ipynb #6b7c5d36
+# %% ../nbs/07_norm.ipynb #2264b5e1
 class DerivedBatchNorm(torch.autograd.Function):
     """Batch normalization in training mode, with the derived gradient.
 
-    It takes images (N, C, H, W), and weight and bias as (1, C, 1, 1).
+    It takes images (N, C, H, W), at least one, in float32 or float64, and weight and bias as
+    (1, C, 1, 1). The gradient of its gradient is refused.
     """
 
     @staticmethod
@@ -29,6 +31,7 @@ class DerivedBatchNorm(torch.autograd.Function):
         return torch.addcmul(bias, unit, weight)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         """Return the gradients: two projections for x, a sum each for weight and bias."""
         unit, weight, rstd = ctx.saved_tensors
@@ -438,7 +441,7 @@ def mixture(
     var = old[1] + weight * (new[1] - old[1])
     return old[0] + weight * step, var + weight * (1 - weight) * step.square()
 
-# %% ../nbs/07_norm.ipynb #5c67a5fb
+# %% ../nbs/07_norm.ipynb #a20a79c0
 class RunningBatchNorm2d(_ChannelNorm):
     """Batch normalization by running statistics, in training as well as in evaluation.
 
@@ -449,8 +452,8 @@ class RunningBatchNorm2d(_ChannelNorm):
     Args:
         num_features: channels C of inputs (N, C, H, W).
         eps: added to the variance.
-        momentum: the weight of one image in the running statistics, after the first; above 0, at
-            most 1.
+        momentum: the weight of one image in the running statistics in the long run; above 0, at
+            most 1. The first images weigh more.
         affine: whether there are a weight and a bias, (C) each.
         device: where the parameters and buffers are.
         dtype: of the parameters.

@@ -688,10 +688,9 @@ class Say(Callback):
         self.values = values
 
     def after_epoch(self):
-        self.learn.valid_loss.read, self.learn.valid_loss.sizes = (
-            [float(self.values[self.learn.epoch])],
-            [1],
-        )
+        metric = self.learn.valid_loss
+        metric.reset()
+        metric.read, metric.sizes = [float(self.values[self.learn.epoch])], [1]
 
 
 @pytest.mark.parametrize(

@@ -763,6 +763,10 @@ def test_derived_backward(batch):
     right = torch.autograd.grad(expected, (x, *layer.parameters()), pull)
     for mine, other in zip(found, right, strict=True):
         assert torch.allclose(mine.flatten(), other.flatten())
+    y = DerivedBatchNorm.apply(x, weight, bias)
+    (slope,) = torch.autograd.grad(y, x, pull, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        slope.backward(torch.randn_like(slope))
 
 
 @pytest.mark.parametrize(

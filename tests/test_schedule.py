@@ -619,7 +619,7 @@ def test_a_loader_that_gives_more_than_it_said():
         nn.functional.mse_loss,
         default_cbs=False,
     )
-    with pytest.raises(ValueError, match="more than the 2 batches"):
+    with pytest.raises(ValueError, match="yielded more than 2 batches: fix its __len__"):
         learn.fit(1, cbs=[ParamScheduler("lr", sched_lin(1, 0))])
 
 

@@ -16,7 +16,7 @@ from ..check import Exercise, MutantHunt, Prediction, Search
 ex_7_1 = Prediction(
     "7.1",
     right=2**0.5,
-    tol=2e-3,
+    tol=5e-3,
     wrong={
         "That is the third number itself; it is a thousand times as far out as before, and so is "
         "the standard deviation.": 1000.0,
@@ -239,7 +239,7 @@ class _BatchNorm(nn.Module):
         self, num_features: int, eps: float = 1e-5, momentum: float = 0.1, *, fault: str = ""
     ) -> None:
         super().__init__()
-        self.fault = fault
+        self._fault = fault
         self.eps = 1.0 if fault == "eps" else eps
         self.momentum = 1 - momentum if fault == "momentum" else momentum
         self.weight = nn.Parameter(torch.ones(num_features))
@@ -257,33 +257,33 @@ class _BatchNorm(nn.Module):
 
     def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance, which broadcast to the shape of x."""
-        if not self.training and self.fault != "eval":
+        if not self.training and self._fault != "eval":
             return self.running_mean.view(1, -1, 1, 1), self.running_var.view(1, -1, 1, 1)
-        dims = (0,) if self.fault == "places" else (0, 2, 3)
+        dims = (0,) if self._fault == "places" else (0, 2, 3)
         mean = x.mean(dims, keepdim=True)
-        var = x.var(dims, keepdim=True, correction=int(self.fault == "over n - 1"))
-        if self.fault == "one pass":
+        var = x.var(dims, keepdim=True, correction=int(self._fault == "over n - 1"))
+        if self._fault == "one pass":
             var = x.square().mean(dims, keepdim=True) - mean.square()
         self._track(mean.detach(), var.detach(), x.numel() // x.shape[1])
-        if self.fault == "no_grad":
+        if self._fault == "no_grad":
             return mean.detach(), var.detach()
         return mean, var
 
     def _track(self, mean: Tensor, var: Tensor, n: int) -> None:
         """Move the running statistics."""
-        scale = 1 if self.fault == "biased" else n / (n - 1)
+        scale = 1 if self._fault == "biased" else n / (n - 1)
         self.running_mean.lerp_(mean.mean((0, 2, 3)), self.momentum)
         self.running_var.lerp_((var * scale).mean((0, 2, 3)), self.momentum)
-        self.num_batches_tracked += self.fault != "count"
+        self.num_batches_tracked += self._fault != "count"
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize (N, C, H, W)."""
         mean, var = self._statistics(x)
         y = (x - mean) / (var + self.eps).sqrt()
         weight, bias = self.weight[:, None, None], self.bias[:, None, None]
-        if self.fault == "order":
+        if self._fault == "order":
             return (y + bias) * weight
-        if self.fault == "bias":
+        if self._fault == "bias":
             return y * weight
         return y * weight + bias
 

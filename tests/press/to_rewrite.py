@@ -25,7 +25,7 @@ LONG_MODULES = {  # formatted lines of modules over the limit: no longer than th
     "init": 314,
     "learner": 389,
     "module": 408,
-    "norm": 301,
+    "norm": 303,
     "record": 322,
     "schedule": 340,
 }
