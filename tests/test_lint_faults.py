@@ -1218,10 +1218,10 @@ FAULTS: list[tuple[str, str, Plant, list[str]]] = [
         ["tokens a line over all notebooks; at most 10"],
     ),
     (
-        "dense_code",
-        "a page",
-        add(*[("c", f"x = [{', '.join(map(str, range(20)))}]")] * 30),
-        ["tokens a line of code; expected at most 14"],
+        "main_track",
+        "dense",
+        add(("c", f"x = [{', '.join(map(str, range(200)))}]")),
+        ["tokens a line of code", "at most 10"],
     ),
     (
         "plain_expressions",

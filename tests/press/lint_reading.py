@@ -13,8 +13,7 @@ from tests.press.reading import MAX_MINUTES, density, reading
 from tests.press.sizes import TOKENS_A_LINE
 from tests.press.to_rewrite import chapter_of, unlisted
 
-TOKENS_OF_A_PAGE = 14  # TOKENS_A_LINE is for the average over the book
-FEW_LINES = 20  # of code: shorter pages count in the average alone
+PLAIN = "write one thing on a line, as ruff's formatter lays it out"
 
 
 def main_track(root: Path) -> list[Finding]:
@@ -33,23 +32,20 @@ def main_track(root: Path) -> list[Finding]:
             what = f"its main track takes {measured.minutes:.0f} minutes to read"
             cure = f"keep to {MAX_MINUTES}: fold what is aside, or give it a companion chapter"
             broken.append((chapter, "minutes", Finding(notebook.file, None, what, cure)))
-    return found + unlisted(root, "minutes", broken)
+        if round(measured.dense, 1) > TOKENS_A_LINE:
+            what = f"{measured.dense:.1f} tokens a line of code; expected at most {TOKENS_A_LINE}"
+            broken.append((chapter, "tokens", Finding(notebook.file, None, what, PLAIN)))
+    return found + unlisted(root, "minutes|tokens", broken)
 
 
 def dense_code(root: Path) -> list[Finding]:
-    """Lines of code hold few tokens: on average over the book, and no chapter far more."""
-    cure = "write one thing on a line, as ruff's formatter lays it out"
-    measured = {notebook.file: density(notebook) for notebook in notebooks(root)}
-    found = []
-    for file, (many, lines) in measured.items():
-        if lines >= FEW_LINES and many > TOKENS_OF_A_PAGE * lines:
-            what = f"{many / lines:.1f} tokens a line of code; expected at most {TOKENS_OF_A_PAGE}"
-            found.append(Finding(file, None, what, cure))
-    many, lines = (sum(each) for each in zip(*measured.values(), strict=True))
-    if many > TOKENS_A_LINE * lines:
-        what = f"{many / lines:.1f} tokens a line over all notebooks; at most {TOKENS_A_LINE}"
-        found.append(Finding("nbs", None, what, cure))
-    return found
+    """Over all notebooks together, a line of code holds few tokens on average."""
+    measured = [density(notebook) for notebook in notebooks(root)]
+    many, lines = (sum(each) for each in zip(*measured, strict=True))
+    if many <= TOKENS_A_LINE * lines:
+        return []
+    what = f"{many / lines:.1f} tokens a line over all notebooks; at most {TOKENS_A_LINE}"
+    return [Finding("nbs", None, what, PLAIN)]
 
 
 def plain_expressions(root: Path) -> list[Finding]:
