@@ -7,14 +7,16 @@ __all__ = ['EVENTS', 'CancelException', 'CancelStepException', 'CancelBatchExcep
 
 # %% ../nbs/04b_callback.ipynb #f8ad40c1
 import math
-import os
-import sys
 import time
 from collections.abc import Callable, Iterable
 from inspect import signature
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
+
+from .files import is_watched
 
 if TYPE_CHECKING:  # never run: these come later, or are slow to import
     from fromfound.learner import Learner
@@ -177,20 +179,25 @@ def bind_callbacks(cbs: Iterable[Callback], learn: "Learner") -> list[Callback]:
 
 
 def make_optimizer(
-    opt_func: Callable[..., torch.optim.Optimizer], params: Iterable[Any], lr: float
+    opt_func: Callable[..., torch.optim.Optimizer],
+    params: Iterable[Tensor],
+    lr: float,
+    others: Iterable[Tensor] = (),
 ) -> torch.optim.Optimizer:
     """Make the optimizer of a fit.
 
     Args:
         opt_func: takes the parameters and `lr=`.
-        params: the parameters.
+        params: the parameters of the model.
         lr: the learning rate.
+        others: parameters that it may hold besides, such as those of a loss.
 
     Raises:
         TypeError: callbacks stand in the place of the learning rate, an optimizer in the place of
             its class, or the optimizer needs a closure.
+        ValueError: it holds parameters that are neither.
     """
-    if isinstance(lr, (Callback, list, tuple)):
+    if not isinstance(lr, (Real, Tensor)):
         raise TypeError(
             f"fit expected a learning rate as its second argument, got a {type(lr).__name__}: "
             "write fit(n_epochs, cbs=[...])"
@@ -200,7 +207,15 @@ def make_optimizer(
             "opt_func expected a function of parameters and lr=, got "
             f"a {type(opt_func).__name__} object: give its class, each fit makes one"
         )
-    opt = opt_func(params, lr=lr)
+    params = list(params)
+    opt = opt_func(iter(params), lr=lr)
+    held = {id(p) for group in opt.param_groups for p in group.get("params", ())}
+    strange = held - {id(p) for p in (*params, *others)}
+    if strange:
+        raise ValueError(
+            f"{type(opt).__name__} holds {len(strange)} parameters that are not the model's, so "
+            "the model would not learn: let opt_func use the parameters that it is given"
+        )
     closure = signature(opt.step).parameters.get("closure")
     if closure and closure.default is closure.empty:
         raise TypeError(
@@ -292,8 +307,7 @@ class ProgressBar(Callback):
         """Open the bar."""
         from tqdm import tqdm
 
-        person = sys.stderr.isatty() or "ipykernel" in sys.modules
-        watched = person and "CI" not in os.environ
+        watched = is_watched()
         self.bar = tqdm(leave=False, disable=not watched)
         self.due = 0.0 if watched else math.inf
 
@@ -306,8 +320,9 @@ class ProgressBar(Callback):
         if learn.training and learn.n_batches:
             self.bar.total = learn.n_epochs * learn.n_batches
             self.bar.n = learn.epoch * learn.n_batches + learn.step + 1
-        values = ", ".join(f"{name} {value:.4g}" for name, value in learn.results.items())
-        self.bar.set_postfix_str(f"epoch {learn.epoch}, {values}")
+        loss = learn.train_loss if learn.training else learn.valid_loss
+        if loss.sizes:  # only the loss: a metric may need all batches before it can be computed
+            self.bar.set_postfix_str(f"epoch {learn.epoch}, {loss.name} {loss.compute():.4g}")
 
     def after_fit(self) -> None:
         """Close the bar and print the table."""

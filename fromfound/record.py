@@ -11,10 +11,13 @@ import json
 import math
 import platform
 import re
+import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +27,7 @@ from tqdm import tqdm
 from .check import Spread, spread
 from .codehash import code_hash
 from .data import DATASETS, fetch, is_real
+from .files import is_watched, write_whole
 
 # %% ../nbs/00d_record.ipynb #f174e6c1
 QUOTE_MIME = "application/vnd.fromfound.quote+json"
@@ -239,8 +243,11 @@ def experiment(
         The decorator.
 
     Raises:
+        TypeError: data is a single name.
         ValueError: a bound does not have its form.
     """
+    if isinstance(data, str):
+        raise TypeError(f"experiment expected a tuple of names, got {data!r}: write data=({data!r},)")
     for name, bound in (marks or {}).items():
         if not re.fullmatch(r"(>=|<=) -?[\d.e-]+", bound):
             raise ValueError(
@@ -277,19 +284,27 @@ def _checksums(name: str) -> dict[str, str]:
     return {file.name: file.sha256 for file in DATASETS[name].files}
 
 
+def _commit() -> str:
+    """Return the commit that is checked out here, or "unknown"."""
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*", "--abbrev=12"]
+    try:
+        git = subprocess.run(command, capture_output=True, text=True)
+    except OSError:  # git is not installed
+        return "unknown"
+    return git.stdout.strip() or "unknown"
+
+
+def _device() -> str:
+    """Return what computes here: the GPU if this process has used it, else the CPU."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.get_device_name()
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+
+
 def _provenance(data: tuple[str, ...]) -> dict:
-    """Return where a run takes place: commit, device, versions, checksums of its data."""
-    git = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--exclude=*", "--abbrev=12"],
-        capture_output=True,
-        text=True,
-    )
-    device = f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
-    if torch.cuda.is_available():
-        device = torch.cuda.get_device_name()
+    """Return what a run rests on: commit, versions, checksums of its data."""
     return {
-        "commit": git.stdout.strip() or "unknown",
-        "device": device,
+        "commit": _commit(),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "data": {n: _checksums(n) if is_real(fetch(n)) else "stand-in" for n in data},
     }
@@ -322,9 +337,47 @@ def _peak_mb() -> int | None:
     unit = 2**20 if sys.platform == "darwin" else 2**10  # macOS counts bytes, Linux KiB
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit)
 
+# %% ../nbs/00d_record.ipynb #529c38f3
+def _write(path: Path, value: dict) -> None:
+    """Write a dictionary as JSON; the file appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(value, indent=1, sort_keys=True) + "\n"
+    write_whole(path, text.encode())
+
+
+def _finished(partial: Path, record: dict) -> list[dict]:
+    """Return the seeds that a stopped run of the same code on the same data has finished."""
+    if not partial.is_file():
+        return []
+    kept = json.loads(partial.read_text(encoding="utf-8"))
+    is_same = all(kept[key] == record[key] for key in ("code", "data"))
+    return kept["runs"] if is_same else []
+
+
+@contextmanager
+def _noting_ctrl_c() -> Iterator[list[int]]:
+    """Yield a list to which each Ctrl-C adds: an experiment may swallow the exception."""
+    noted: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield noted  # only the main thread can ask for signals
+        return
+
+    def note(number: int, frame: object) -> None:
+        noted.append(number)
+        raise KeyboardInterrupt
+
+    usual = signal.signal(signal.SIGINT, note)
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, usual or signal.default_int_handler)
+
 # %% ../nbs/00d_record.ipynb #cacc8f6a
 def record_run(name: str, seeds: int = 3, folder: Path = Path("book/runs")) -> Path:
     """Run an experiment once for each seed and write what happened.
+
+    Each finished seed is kept in `folder/partial`. A run that was stopped writes no record; started
+    again with the same code and data, it goes on after the last of them.
 
     Args:
         name: `MODULE.NAME`, as `norm.one_epoch` for the function `one_epoch` in
@@ -337,26 +390,43 @@ def record_run(name: str, seeds: int = 3, folder: Path = Path("book/runs")) -> P
 
     Raises:
         LookupError: there is no such experiment.
+        ValueError: there is no seed to run.
+        KeyboardInterrupt: Ctrl-C, also where the experiment itself would go on after it.
     """
     found = _experiment(name)
-    start = time.perf_counter()
-    per_seed = []
-    for seed in tqdm(range(seeds), desc=name, disable=None):
-        torch.manual_seed(seed)
-        per_seed.append({k: float(v) for k, v in found(seed).items()})
+    if seeds < 1:
+        raise ValueError(f"record_run expected 1 or more seeds, got {seeds}")
     record = {
         "name": name,
         "command": f"python -m fromfound.record run {name} --seeds {seeds}",
-        "figures": _summary(per_seed),
         "marks": found.marks,
         "code": code_hash(*_home(name)),
-        "seconds": round(time.perf_counter() - start, 1),
-        "peak_mb": _peak_mb(),
         **_provenance(found.data),
     }
     path = Path(folder) / f"{name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    partial = Path(folder) / "partial" / path.name
+    runs = _finished(partial, record)[:seeds]
+    _write(partial, record | {"runs": runs})  # if this folder refuses, it does so now
+    try:
+        with _noting_ctrl_c() as noted:
+            for seed in tqdm(range(len(runs), seeds), desc=name, disable=not is_watched()):
+                start = time.perf_counter()
+                torch.manual_seed(seed)
+                values = {k: float(v) for k, v in found(seed).items()}
+                if noted:  # the experiment went on with what was half done
+                    raise KeyboardInterrupt
+                seconds = time.perf_counter() - start
+                runs.append({"values": values, "seconds": seconds, "device": _device()})
+                _write(partial, record | {"runs": runs})
+        record["figures"] = _summary([run["values"] for run in runs])
+        record["device"] = " and ".join(dict.fromkeys(run["device"] for run in runs))
+        record["seconds"] = round(sum(run["seconds"] for run in runs), 1)
+        record["peak_mb"] = _peak_mb()
+        _write(path, record)
+        runs.clear()
+    finally:
+        if not runs:  # nothing is left to go on with
+            partial.unlink()
     return path
 
 # %% ../nbs/00d_record.ipynb #0956fd5b

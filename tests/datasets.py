@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 import threading
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -80,7 +81,15 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(206 if how not in ("norange", "norange-breaks") else 200)
         if how not in ("norange", "norange-breaks"):
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-        if how == "chunked-breaks":
+        if how == "endless":
+            self.end_headers()
+            with suppress(OSError):
+                while not self.server.ended.is_set():
+                    self.wfile.write(content)
+            return
+        if how == "length":
+            self.send_header("Content-Length", self.server.length)
+        elif how == "chunked-breaks":
             self.send_header("Transfer-Encoding", "chunked")
             body = f"{len(body):x}\r\n".encode() + body + b"\r\n0\r\n\r\n"
         else:

@@ -1,6 +1,7 @@
 """Chapter 04b: callbacks, what attaches them and makes the optimizer, Recorder and ProgressBar."""
 
 import io
+import math
 import sys
 from contextlib import redirect_stderr
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from fromfound.callback import (
     CancelStepException,
     ProgressBar,
     Recorder,
+    make_optimizer,
     show_training_loop,
 )
 from fromfound.learner import Checkpoint, GradientClip, Learner, TerminateOnNaN
@@ -345,6 +347,64 @@ def test_the_bar_of_a_stream_has_no_end(bars, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     learner(Stream(), cbs=[ProgressBar()]).fit(1)
     assert bars[0].shown == [(0, None, "epoch 0")]
+
+
+class AtTheEnd:
+    """A metric that cannot be computed before all batches were seen."""
+
+    name = "at the end"
+
+    def reset(self):
+        self.seen = 0
+
+    def update(self, pred, target):
+        self.seen += 1
+
+    def compute(self):
+        assert self.seen == len(BATCHES), "it was asked half-way"
+        return 1.0
+
+
+def test_a_bar_that_is_watched_computes_no_metric_half_way(bars, monkeypatch):
+    monkeypatch.setattr(ProgressBar, "due", 0.0)
+    monkeypatch.setattr(callback.time, "monotonic", lambda: math.inf)  # at each batch
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    learn = learner(BATCHES, BATCHES, metrics=[AtTheEnd()], cbs=[Recorder(), ProgressBar()])
+    learn.fit(2)
+    assert len(bars[0].shown) == 4 * len(BATCHES)
+    assert [row["at the end"] for row in learn.recorder.history] == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("stream", [None, object(), io.StringIO()])
+def test_without_a_console_a_fit_is_quiet(stream, monkeypatch):
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+    monkeypatch.setattr(sys, "stderr", stream)
+    learn = learner(BATCHES, BATCHES, default_cbs=True)
+    learn.fit(1)
+    assert len(learn.recorder.history) == 1
+
+
+def test_an_optimizer_of_another_model_is_refused():
+    other = net()
+
+    def foreign(params, lr):
+        return torch.optim.SGD([*params, *other.parameters()], lr=lr)
+
+    count = len(list(other.parameters()))
+    with pytest.raises(ValueError, match=f"SGD holds {count} parameters that are not the model's"):
+        learner(opt_func=foreign).fit(1)
+    loss = nn.Parameter(torch.ones(()))
+    opt = make_optimizer(
+        lambda params, lr: torch.optim.SGD([*params, loss], lr=lr), other.parameters(), 0.1, [loss]
+    )
+    assert len(opt.param_groups[0]["params"]) == count + 1
+
+
+@pytest.mark.parametrize("lr", ["0.1", None, [0.1], {}])
+def test_a_learning_rate_that_is_no_number_is_refused(lr):
+    with pytest.raises(TypeError, match="fit expected a learning rate as its second argument"):
+        make_optimizer(torch.optim.SGD, net().parameters(), lr)
 
 
 def test_the_loop_is_shown_with_its_callbacks(capsys):

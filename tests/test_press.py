@@ -21,8 +21,10 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from fromfound.check import ALARM
 from book import env
+from book.reader.contents import contents
 from book.reader.notebooks import QUOTE, notebooks, read
-from tests.press import chapters, colab, machines, new, prove, rerun, sizes
+from tests.press import chapters, colab, lint_cells, lint_prose, lint_reading, lint_tools
+from tests.press import machines, new, prove, rerun, sizes
 from tests.press.compare import (
     SPREAD,
     Rules,
@@ -824,3 +826,30 @@ def test_a_page_for_experiments_is_made_on_demand(
         new.make_experiments("08a_halves")
     with pytest.raises(SystemExit, match="09_none.ipynb does not exist"):
         new.make_experiments("09_none")
+
+
+UNTIL_EXECUTED = {"notebook_files", "chapter_costs", "missing_outputs"}
+
+
+def test_a_new_chapter_keeps_every_rule_of_the_notebooks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = Path(__file__).resolve().parents[1]
+    for folder in ("nbs", "fromfound", "book"):
+        shutil.copytree(root / folder, tmp_path / folder)
+    for file in filter(Path.is_file, root.iterdir()):
+        shutil.copy2(file, tmp_path)
+    (tmp_path / "tests").mkdir()
+    monkeypatch.setattr(new, "ROOT", tmp_path)
+    monkeypatch.setattr(new, "NOTEBOOKS", tmp_path / "nbs")
+    monkeypatch.setattr(sys, "argv", ["new", "99_trial"])
+    with monkeypatch.context() as patch:
+        patch.setattr(new.subprocess, "run", lambda *args, **options: None)  # nothing is executed
+        new.main()
+    rules = {*lint_cells.RULES, *lint_prose.RULES, *lint_reading.RULES, lint_tools.ruff}
+    for rule in rules:
+        if rule.__name__ not in UNTIL_EXECUTED:
+            found = [str(finding) for finding in rule(tmp_path)]
+            assert not [line for line in found if "trial" in line], rule.__name__
+    last = [page for page in contents(tmp_path) if re.fullmatch("nbs/[^/]+", page)][-1]
+    assert last == "nbs/99_trial"

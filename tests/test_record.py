@@ -1,8 +1,11 @@
 """Prose figures and recorded runs: stale figures, changed code and missed marks must show."""
 
+import builtins
 import json
 import math
 import re
+import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
@@ -191,7 +194,7 @@ def module(tmp_path, monkeypatch):
     monkeypatch.setattr(
         record,
         "_provenance",
-        lambda data: {"commit": "c", "device": "d", "versions": {"torch": "t"}, "data": {}},
+        lambda data: {"commit": "c", "versions": {"torch": "t"}, "data": {}},
     )
     monkeypatch.chdir(tmp_path)
 
@@ -379,6 +382,109 @@ def test_stand_in_runs_say_so(module):
     ):
         run.record["data"] = data
         assert ("data have changed" in repr(run)) is said
+
+
+def test_without_git_the_commit_is_unknown(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert record._provenance(())["commit"] == "unknown"
+
+
+BREAKS_AT_TWO = MODULE.replace(
+    "    return {", "    if seed == 2:\n        raise ERROR\n    return {"
+)
+
+
+@pytest.mark.parametrize("error", ["ZeroDivisionError", "KeyboardInterrupt"])
+def test_a_run_that_was_stopped_goes_on_after_the_last_whole_seed(module, tmp_path, error):
+    module(BREAKS_AT_TWO.replace("ERROR", error))
+    with pytest.raises(getattr(builtins, error)):
+        record_run("_trial.trial", seeds=4)
+    assert not list(tmp_path.glob("book/runs/*.json"))
+    partial = tmp_path / "book/runs/partial/_trial.trial.json"
+    kept = json.loads(partial.read_text())
+    assert [run["values"]["up"] for run in kept["runs"]] == [2.0, 4.0]
+    kept["runs"][0]["values"]["up"] = 77.0  # to see that it is not computed again
+    partial.write_text(json.dumps(kept))
+    with pytest.raises(getattr(builtins, error)):
+        record_run("_trial.trial", seeds=4)
+    whole = json.loads(record_run("_trial.trial", seeds=2).read_text())
+    assert whole["figures"]["up"]["per_seed"] == [77.0, 4.0]
+    assert not partial.exists()
+
+
+def test_seeds_of_other_code_are_not_taken_over(module, tmp_path):
+    module(BREAKS_AT_TWO.replace("ERROR", "ZeroDivisionError"))
+    with pytest.raises(ZeroDivisionError):
+        record_run("_trial.trial", seeds=3)
+    module(MODULE.replace("FACTOR = 2", "FACTOR = 3"))
+    whole = json.loads(record_run("_trial.trial", seeds=2).read_text())
+    assert whole["figures"]["up"]["per_seed"] == [3.0, 6.0]
+
+
+def test_a_run_on_two_machines_says_so(module, tmp_path, monkeypatch):
+    module(BREAKS_AT_TWO.replace("ERROR", "ZeroDivisionError"))
+    monkeypatch.setattr(record, "_device", lambda: "one")
+    with pytest.raises(ZeroDivisionError):
+        record_run("_trial.trial", seeds=3)
+    partial = tmp_path / "book/runs/partial/_trial.trial.json"
+    kept = json.loads(partial.read_text())
+    kept["runs"][0]["device"] = "another"
+    partial.write_text(json.dumps(kept))
+    whole = json.loads(record_run("_trial.trial", seeds=2).read_text())
+    assert whole["device"] == "another and one"
+
+
+SWALLOWS = MODULE.replace(
+    "    return {",
+    """    import signal
+    try:
+        signal.raise_signal(signal.SIGINT)
+    except KeyboardInterrupt:
+        pass  # as Learner.fit does
+    return {""",
+)
+
+
+def test_ctrl_c_that_an_experiment_swallows_still_ends_the_run(module, tmp_path):
+    module(SWALLOWS)
+    usual = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        record_run("_trial.trial", seeds=2)
+    assert not list(tmp_path.glob("book/**/*.json"))
+    assert signal.getsignal(signal.SIGINT) is usual
+
+
+def test_a_run_in_a_thread_of_its_own(module):
+    module()
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(record_run, "_trial.trial", 1).result().is_file()
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_the_first_seed(module, tmp_path):
+    module(MODULE.replace("return {", "raise ZeroDivisionError\n    return {"))
+    (tmp_path / "book").write_text("a file")
+    with pytest.raises(OSError):
+        record_run("_trial.trial", seeds=1)
+
+
+@pytest.mark.parametrize("seeds", [0, -1])
+def test_a_run_needs_a_seed(module, seeds):
+    module()
+    with pytest.raises(ValueError, match="1 or more seeds"):
+        record_run("_trial.trial", seeds=seeds)
+
+
+@pytest.mark.parametrize("stream", [None, object()])
+def test_a_run_without_a_console_is_quiet(module, monkeypatch, stream):
+    module()
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setattr("sys.stderr", stream)
+    assert record_run("_trial.trial", seeds=1).is_file()
+
+
+def test_a_single_name_in_place_of_a_tuple_is_refused():
+    with pytest.raises(TypeError, match=r"write data=\('mnist',\)"):
+        experiment(data="mnist")
 
 
 def test_a_malformed_mark_is_refused():

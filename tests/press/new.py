@@ -74,8 +74,6 @@ def {stem}_twice(x: Tensor) -> Tensor:
     return 2 * x'''
 
 EXERCISES = """#| export
-import torch
-
 from fromfound.check import Exercise, MutantHunt, Prediction
 
 
@@ -178,7 +176,7 @@ def chapter_cells(name: str, number: str, stem: str, title: str) -> list:
         (
             "Double again",
             "repair",
-            "Mend `twice(x)`; twice -1 is -2.",
+            "Repair `twice(x)`; twice -1 is -2.",
             f"def twice(x):\n    return -2 * x\n\ncheck.ex_{key}_3(twice)",
             solution,
         ),
@@ -291,7 +289,7 @@ def write(path: Path, cells: list) -> None:
 def enter_in_contents(name: str, number: str, title: str) -> None:
     """Enter a chapter into _toc.yml, after the chapter before it."""
     path = ROOT / "_toc.yml"
-    chapters = [page for page in contents(ROOT) if page.startswith("nbs/")]
+    chapters = [page for page in contents(ROOT) if re.fullmatch("nbs/[^/]+", page)]
     before = [page for page in chapters if order(Path(page).name) < order(name)][-1]
     entry = rf"(      - file: {re.escape(before)}\n(?:        title: [^\n]*\n)?)"
     text = path.read_text(encoding="utf-8")
