@@ -197,7 +197,7 @@ def make_optimizer(
             its class, or the optimizer needs a closure.
         ValueError: it holds parameters that are neither.
     """
-    if not isinstance(lr, (Real, Tensor)):
+    if not isinstance(lr, (Real, Tensor)) or isinstance(lr, bool):
         raise TypeError(
             f"fit expected a learning rate as its second argument, got a {type(lr).__name__}: "
             "write fit(n_epochs, cbs=[...])"

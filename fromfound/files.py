@@ -11,6 +11,7 @@ import os
 import platform
 import queue
 import re
+import secrets
 import shutil
 import stat
 import sys
@@ -67,9 +68,9 @@ def fault(path: Path, file: RemoteFile) -> str | None:
 
 # %% ../nbs/00_files.ipynb #0f688b11
 def draft_of(path: Path) -> Path:
-    """Return a hidden name beside `path` that only this thread uses, for what is in the making."""
-    mine = f"{platform.node()}-{os.getpid()}-{threading.get_ident()}"
-    return path.with_name(f".{path.name}.{mine}")
+    """Return a new hidden name beside `path`, for what is in the making."""
+    host = platform.node().replace(".", "-")
+    return path.with_name(f".{path.name}.{host}.{os.getpid()}.{secrets.token_hex(4)}")
 
 
 def _is_running(process: int) -> bool:
@@ -87,11 +88,10 @@ def _is_running(process: int) -> bool:
 
 def abandoned(path: Path) -> list[Path]:
     """Return the drafts of `path` that processes of this machine left when they were killed."""
-    start = f".{path.name}.{platform.node()}-"
-    drafts = [file for file in path.parent.iterdir() if file.name.startswith(start)]
-    return [
-        file for file in drafts if not _is_running(int(file.name.removeprefix(start).split("-")[0]))
-    ]
+    start = draft_of(path).name.rsplit(".", 2)[0]
+    drafts = [file.name.rsplit(".", 2) for file in path.parent.iterdir()]
+    ours = [name for name in drafts if name[0] == start and name[1].isdigit()]
+    return [path.with_name(".".join(name)) for name in ours if not _is_running(int(name[1]))]
 
 # %% ../nbs/00_files.ipynb #11553cfb
 def cache_dir() -> Path:
@@ -365,6 +365,8 @@ def unpack(archive: Path, folder: Path) -> None:
     Raises:
         DataError: the archive is damaged, or a member is a link or leads out of the folder.
     """
+    archive = Path(archive)
+    folder = Path(folder)
     try:
         for name, ordinary, content in _members(archive):
             parts = re.split(r"[/\\]", name)

@@ -347,9 +347,10 @@ def _write(path: Path, value: dict) -> None:
 
 def _finished(partial: Path, record: dict) -> list[dict]:
     """Return the seeds that a stopped run of the same code on the same data has finished."""
-    if not partial.is_file():
+    try:
+        kept = json.loads(partial.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):  # none, or not whole
         return []
-    kept = json.loads(partial.read_text(encoding="utf-8"))
     is_same = all(kept[key] == record[key] for key in ("code", "data"))
     return kept["runs"] if is_same else []
 

@@ -237,7 +237,7 @@ def test_a_killed_download_is_resumed_and_leaves_nothing(server: Server, tmp_pat
 def test_a_part_that_another_process_writes_is_left_alone(server: Server, tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
         own = files.draft_of(tmp_path / "numbers.bin.part")
-        theirs = own.with_name(own.name.replace(f"-{os.getpid()}-", f"-{other.pid}-"))
+        theirs = own.with_name(own.name.replace(f".{os.getpid()}.", f".{other.pid}."))
         theirs.write_bytes(CONTENT[:70_000])
         download(server.file("good"), tmp_path)
         assert server.asked == [0]
@@ -392,6 +392,25 @@ def test_a_file_is_written_whole_or_stays_as_it_was(
     assert names(tmp_path) == ["notes"]
 
 
+def test_drafts_of_other_hosts_and_other_files_are_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for host in ("vm", "vm-99999", "vm.gpu", "vm.99999"):
+        monkeypatch.setattr(files.platform, "node", lambda host=host: host)
+        files.draft_of(tmp_path / "x").write_bytes(b"")
+    files.draft_of(tmp_path / "x.y").write_bytes(b"")
+    (tmp_path / ".x.vm.gpu.1").write_bytes(b"")
+    monkeypatch.setattr(files.platform, "node", lambda: "vm")
+    monkeypatch.setattr(files, "_is_running", lambda process: False)
+    (left,) = files.abandoned(tmp_path / "x")
+    assert left.name.startswith(f".x.vm.{os.getpid()}.")
+
+
+def test_buildings_may_nest(tmp_path: Path) -> None:
+    with files.building(tmp_path / "cats") as outer, files.building(tmp_path / "cats") as inner:
+        assert outer != inner
+
+
 def test_drafts_of_killed_processes_are_removed_and_links_followed(tmp_path: Path) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
@@ -400,7 +419,7 @@ def test_drafts_of_killed_processes_are_removed_and_links_followed(tmp_path: Pat
     (tmp_path / "link").symlink_to(path)
     for target in (path, tmp_path / "disk" / "cats"):
         own = files.draft_of(target)
-        own.with_name(own.name.replace(f"-{os.getpid()}-", f"-{gone.pid}-")).mkdir()
+        own.with_name(own.name.replace(f".{os.getpid()}.", f".{gone.pid}.")).mkdir()
     leftover = files.abandoned(path)[0]
     leftover.rmdir()
     leftover.write_bytes(b"half")

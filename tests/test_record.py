@@ -412,6 +412,15 @@ def test_a_run_that_was_stopped_goes_on_after_the_last_whole_seed(module, tmp_pa
     assert not partial.exists()
 
 
+@pytest.mark.parametrize("left", ["", "{"])
+def test_a_damaged_partial_file_is_no_file(module, tmp_path, left):
+    module()
+    partial = tmp_path / "book/runs/partial/_trial.trial.json"
+    partial.parent.mkdir(parents=True)
+    partial.write_text(left)
+    assert record_run("_trial.trial", seeds=1).is_file()
+
+
 def test_seeds_of_other_code_are_not_taken_over(module, tmp_path):
     module(BREAKS_AT_TWO.replace("ERROR", "ZeroDivisionError"))
     with pytest.raises(ZeroDivisionError):
