@@ -19,6 +19,9 @@ if TYPE_CHECKING:  # drawing is optional, and matplotlib slow to import
 def unbroadcast(gradient: Tensor, shape: Sequence[int]) -> Tensor:
     """Undo a broadcast in the backward pass: sum over every dimension that was copied.
 
+    Copied were the dimensions that are missing on the left of `shape`, and those of size 1.
+    The former go, the latter stay, with size 1.
+
     Args:
         gradient: the gradient of a tensor after it was broadcast.
         shape: the shape of the tensor before.
