@@ -16,14 +16,14 @@ from matplotlib.figure import Figure
 
 # %% ../nbs/00c_plot.ipynb #c243773b
 PALETTE: dict[str, str] = {
-    "blue": "#0067a5",
-    "orange": "#b04f00",
-    "green": "#00795c",
-    "purple": "#a8487f",
+    "blue": "#026aac",
+    "orange": "#b85608",
+    "green": "#0e734f",
+    "purple": "#8a387b",
     "sky": "#3b8dbd",
-    "gold": "#836103",
+    "gold": "#7c5e2b",
     "ink": "#22262b",
-    "gray": "#6b7178",
+    "gray": "#6d7279",
     "faint": "#dcd9d0",
     "card": "#fbfaf6",
 }

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from itertools import combinations
 
 import matplotlib
 import numpy as np
@@ -78,6 +79,49 @@ def luminance(color):
 def test_contrast_of_labels_on_the_card(name):
     ratio = (luminance(PALETTE["card"]) + 0.05) / (luminance(PALETTE[name]) + 0.05)
     assert ratio >= (4.5 if name != "sky" else 3), f"{name} on the card has contrast {ratio:.2f}"
+
+
+# Machado, Oliveira and Fernandes (2009), full severity, on linear RGB.
+SIGHT = {
+    "full": [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
+    "protanopia": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "deuteranopia": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
+}
+TO_XYZ = [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750]]
+TO_XYZ += [[0.0193339, 0.1191920, 0.9503041]]
+
+
+def lab(color, sight):
+    """Return the CIELAB coordinates of a color as this sight sees it."""
+    rgb = np.array(matplotlib.colors.to_rgb(color))
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    xyz = np.array(TO_XYZ) @ np.clip(np.array(SIGHT[sight]) @ linear, 0, 1)
+    x, y, z = np.cbrt(xyz / [0.95047, 1, 1.08883])  # no color here is dark enough for the linear part
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+@pytest.mark.parametrize("sight", SIGHT)
+@pytest.mark.parametrize(
+    "one, other",
+    list(combinations([n for n in PALETTE if n not in ("card", "faint", "ink")], 2)),
+)
+def test_colors_can_be_told_apart(one, other, sight):
+    distance = np.linalg.norm(lab(PALETTE[one], sight) - lab(PALETTE[other], sight))
+    assert distance > 15, f"{one} and {other} differ by {distance:.1f} with {sight}"
+
+
+def test_colors_that_were_too_close_are_found():
+    """The colors of an earlier version: a color-blind reader could not tell them apart."""
+    orange, gold = lab("#b04f00", "protanopia"), lab("#836103", "protanopia")
+    assert np.linalg.norm(orange - gold) < 3
 
 
 @pytest.mark.slow
