@@ -16,28 +16,83 @@ if TYPE_CHECKING:  # drawing is optional, and matplotlib slow to import
     from fromfound.plot import Picture
 
 # %% ../nbs/01_matmul.ipynb #886198bb
-def _draw_table(ax, table: list[list], x: float, y: float,
-                color: Callable[[int, int], object], width: float = 1.0) -> None:
+def _draw_table(
+    ax,
+    table: list[list],
+    x: float,
+    y: float,
+    color: Callable[[int, int], object],
+    width: float = 1.0,
+) -> None:
     """Draw a table as boxes, one unit high, with its upper left corner at (x, y)."""
     from matplotlib.patches import Rectangle
+
     from fromfound.plot import PALETTE
-    frame = {"edgecolor": PALETTE["gray"], "linewidth": 0.7}
+
     for i, row in enumerate(table):
         for j, value in enumerate(row):
-            corner = (x + j * width, y - i - 1)
-            ax.add_patch(Rectangle(corner, width, 1, facecolor=color(i, j), **frame))
+            left = x + j * width
+            bottom = y - i - 1
+            box = Rectangle(
+                (left, bottom),
+                width,
+                1,
+                facecolor=color(i, j),
+                edgecolor=PALETTE["gray"],
+                linewidth=0.7,
+            )
+            ax.add_patch(box)
             text = value if isinstance(value, str) else f"{value:g}"
-            ax.text(corner[0] + width / 2, corner[1] + 0.5, text, ha="center", va="center")
+            middle = (left + width / 2, bottom + 0.5)
+            ax.text(*middle, text, ha="center", va="center")
 
 # %% ../nbs/01_matmul.ipynb #dc8adc33
 def _table_shape(table: list[list[float]]) -> tuple[int, int]:
     """Rows and columns of a list of lists."""
-    columns = len(table[0]) if table else 0
+    if not table:
+        return 0, 0
+    columns = len(table[0])
     for i, row in enumerate(table):
         if len(row) != columns:
-            raise ValueError("matmul_lists expected rows of one length, got "
-                             f"{columns} in row 0, {len(row)} in row {i}: cut or pad them")
+            raise ValueError(
+                "matmul_lists expected rows of one length, got "
+                f"{columns} in row 0, {len(row)} in row {i}: cut or pad them"
+            )
     return len(table), columns
+
+
+def _fitting_hint(a: Sequence[int], b: Sequence[int]) -> str:
+    """What to do about two shapes that do not fit."""
+    if len(a) != 2 or len(b) != 2:
+        return "both need two dimensions; v[None] is a row, v[:, None] a column"
+    if a[1] == b[1]:
+        return "try b.T"
+    if a[0] == b[0]:
+        return "try a.T"
+    if a[0] == b[1]:
+        return "swap the two"
+    return "the k must agree"
+
+
+def _check_product(name: str, a: Tensor, b: Tensor) -> None:
+    """Raise unless `a` and `b` are tensors of one dtype, (n, k) and (k, m)."""
+    for given in (a, b):
+        if not isinstance(given, Tensor):
+            raise TypeError(
+                f"{name} expected tensors, got a {type(given).__name__}: "
+                "try torch.tensor(...), or matmul_lists for lists"
+            )
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[0]:
+        hint = _fitting_hint(a.shape, b.shape)
+        raise ValueError(
+            f"{name} expected (n, k) and (k, m), got {tuple(a.shape)} "
+            f"and {tuple(b.shape)}: {hint}"
+        )
+    if a.dtype != b.dtype:
+        raise ValueError(
+            f"{name} expected two tensors of one dtype, got {a.dtype} "
+            f"and {b.dtype}: convert one with .to(...)"
+        )
 
 # %% ../nbs/01_matmul.ipynb #927216bb
 def matmul_lists(a: list[list[float]], b: list[list[float]]) -> list[list[float]]:
@@ -55,11 +110,13 @@ def matmul_lists(a: list[list[float]], b: list[list[float]]) -> list[list[float]
 
     Source: torch.matmul
     """
-    (rows, inner), (height, columns) = _table_shape(a), _table_shape(b)
+    rows, inner = _table_shape(a)
+    height, columns = _table_shape(b)
     if a and inner != height:
-        raise ValueError("matmul_lists expected (n, k) and (k, m), got "
-                         f"{(rows, inner)} and {(height, columns)}: the k must agree")
-    c = [[0] * columns for _ in range(rows)]
+        shapes = f"{(rows, inner)} and {(height, columns)}"
+        message = f"matmul_lists expected (n, k) and (k, m), got {shapes}: the k must agree"
+        raise ValueError(message)
+    c = [[0] * columns for row in a]
     for i in range(rows):
         for j in range(columns):
             for k in range(inner):
@@ -88,31 +145,6 @@ def best_time(fn: Callable, *args: object, budget: float = 0.2) -> float:
         if now >= end:
             return best
 
-# %% ../nbs/01_matmul.ipynb #5b549e47
-def _fitting_hint(a: Sequence[int], b: Sequence[int]) -> str:
-    """What to do about two shapes that do not fit."""
-    if len(a) != 2 or len(b) != 2:
-        return "both need two dimensions; v[None] is a row, v[:, None] a column"
-    if a[1] == b[1]:
-        return "try b.T"
-    if a[0] == b[0]:
-        return "try a.T"
-    return "swap the two" if a[0] == b[1] else "the k must agree"
-
-# %% ../nbs/01_matmul.ipynb #7dfbc1fa
-def _check_product(name: str, a: Tensor, b: Tensor) -> None:
-    """Raise unless `a` and `b` are tensors of one dtype, (n, k) and (k, m)."""
-    for given in (a, b):
-        if not isinstance(given, Tensor):
-            raise TypeError(f"{name} expected tensors, got a {type(given).__name__}: "
-                            "try torch.tensor(...), or matmul_lists for lists")
-    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[0]:
-        raise ValueError(f"{name} expected (n, k) and (k, m), got {tuple(a.shape)} "
-                         f"and {tuple(b.shape)}: {_fitting_hint(a.shape, b.shape)}")
-    if a.dtype != b.dtype:
-        raise ValueError(f"{name} expected two tensors of one dtype, got {a.dtype} "
-                         f"and {b.dtype}: convert one with .to(...)")
-
 # %% ../nbs/01_matmul.ipynb #376c01ef
 def matmul_loops(a: Tensor, b: Tensor) -> Tensor:
     """The matrix product, one number at a time.
@@ -131,10 +163,12 @@ def matmul_loops(a: Tensor, b: Tensor) -> Tensor:
     Source: torch.matmul
     """
     _check_product("matmul_loops", a, b)
-    c = a.new_zeros(a.shape[0], b.shape[1])     # zeros of the dtype of a
-    for i in range(a.shape[0]):
-        for j in range(b.shape[1]):
-            for k in range(a.shape[1]):
+    rows, inner = a.shape
+    columns = b.shape[1]
+    c = a.new_zeros(rows, columns)              # zeros of the dtype of a
+    for i in range(rows):
+        for j in range(columns):
+            for k in range(inner):
                 c[i, j] += a[i, k] * b[k, j]
     return c
 
@@ -156,13 +190,17 @@ def matmul_dot(a: Tensor, b: Tensor) -> Tensor:
     Source: torch.matmul
     """
     _check_product("matmul_dot", a, b)
-    c = a.new_zeros(a.shape[0], b.shape[1])
-    for i in range(a.shape[0]):
-        for j in range(b.shape[1]):
-            c[i, j] = (a[i] * b[:, j]).sum()
+    rows = a.shape[0]
+    columns = b.shape[1]
+    c = a.new_zeros(rows, columns)
+    for i in range(rows):
+        for j in range(columns):
+            row = a[i]
+            column = b[:, j]
+            c[i, j] = (row * column).sum()
     return c
 
-# %% ../nbs/01_matmul.ipynb #08f5a760
+# %% ../nbs/01_matmul.ipynb #c804a2ba
 def broadcast_shapes(*shapes: Sequence[int]) -> tuple[int, ...]:
     """The shape of the sum or product of tensors of these shapes.
 
@@ -178,57 +216,95 @@ def broadcast_shapes(*shapes: Sequence[int]) -> tuple[int, ...]:
 
     Source: torch.broadcast_shapes
     """
+    longest = max(map(len, shapes), default=0)
     result = []
-    for place in range(1, max(map(len, shapes), default=0) + 1):
-        sizes = {shape[-place] for shape in shapes if len(shape) >= place}
+    for place in range(1, longest + 1):  # counted from the right
+        sizes = set()
+        for shape in shapes:
+            if place <= len(shape):
+                sizes.add(shape[-place])
         stretched = sorted(sizes - {1})
         if len(stretched) > 1 or min(sizes) < 0:
             given = " and ".join(str(tuple(shape)) for shape in shapes)
-            raise ValueError("broadcast_shapes expected equal sizes or 1 at each place, "
-                             f"got {given}: place {place} from the right holds "
-                             f"{sorted(sizes)}; transpose one, or insert a 1 with None")
+            raise ValueError(
+                "broadcast_shapes expected equal sizes or 1 at each place, "
+                f"got {given}: place {place} from the right holds "
+                f"{sorted(sizes)}; transpose one, or insert a 1 with None"
+            )
         result.append(stretched[0] if stretched else 1)
     return tuple(reversed(result))
 
 # %% ../nbs/01_matmul.ipynb #acad5912
+def _one_color(color: object) -> Callable[[int, int], object]:
+    """Return a function that gives each box of a table the same color."""
+    return lambda row, column: color
+
+
+def _shade(color: str, part: float) -> tuple[float, ...]:
+    """Return a color of the palette, from pale at 0 to strong at 1."""
+    from matplotlib.colors import to_rgb
+
+    from fromfound.plot import PALETTE
+
+    pale = to_rgb(PALETTE["card"])
+    full = to_rgb(PALETTE[color])
+    strength = 0.12 + 0.43 * part
+    mixed = []
+    for low, high in zip(pale, full, strict=True):
+        mixed.append(low + strength * (high - low))
+    return tuple(mixed)
+
+
 def _draw_ladder(ax, shapes: dict[str, Sequence[int]], x: float) -> None:
     """Draw shapes below each other, aligned on the right; mark what is stretched."""
     from fromfound.plot import PALETTE
+
     result = shapes["result"]
     gray = {"va": "center", "color": PALETTE["gray"]}
     ax.text(x, 0.35, "shapes", fontsize=9.5, **gray)
     for line, (name, shape) in enumerate(shapes.items()):
-        top = -1.15 * line - (0.25 if name == "result" else 0)
+        top = -1.15 * line
+        plain = PALETTE["card"]
+        if name == "result":
+            top -= 0.25
+            plain = "#e4e2da"
         ax.text(x - 0.35, top - 0.5, name, ha="right", style="italic", **gray)
-        padded = ["·"] * (len(result) - len(shape)) + list(shape)
-        for place, (own, size) in enumerate(zip(padded, result, strict=True)):
-            text = f"{size}" if own == size else f"{own} → {size}"
-            plain = "#e4e2da" if name == "result" else PALETTE["card"]
-            tint = plain if own == size else "#f3dcc4"
+        missing = len(result) - len(shape)
+        padded = ["·"] * missing + list(shape)
+        for place, size in enumerate(result):
+            own = padded[place]
+            text, tint = f"{size}", plain
+            if own != size:
+                text, tint = f"{own} → {size}", "#f3dcc4"
             left = x + 1.7 * place
-            _draw_table(ax, [[text]], left, top, lambda i, j, tint=tint: tint, width=1.6)
+            _draw_table(ax, [[text]], left, top, _one_color(tint), width=1.6)
 
 
 def _draw_memory(ax, name: str, seen: Tensor, color: str, x: float) -> float:
     """Draw a table above the memory it is read from; return the width it takes."""
-    from matplotlib.colors import to_rgb
     from fromfound.plot import PALETTE
+
+    rows, columns = seen.shape
     down, right = seen.stride()
-    last = down * (seen.shape[0] - 1) + right * (seen.shape[1] - 1)
+    last = down * (rows - 1) + right * (columns - 1)
     memory = seen.as_strided((last + 1,), (1,)).tolist()
     gray = {"va": "center", "color": PALETTE["gray"], "fontsize": 9.5}
 
     def tint(address: int) -> tuple[float, ...]:
-        strength = 0.12 + 0.43 * address / max(last, 1)
-        pairs = zip(to_rgb(PALETTE["card"]), to_rgb(PALETTE[color]), strict=True)
-        return tuple(pale + strength * (full - pale) for pale, full in pairs)
+        return _shade(color, address / max(last, 1))
 
-    _draw_table(ax, seen.tolist(), x, 0, lambda i, j: tint(i * down + j * right))
+    def tint_of_table(row: int, column: int) -> tuple[float, ...]:
+        return tint(row * down + column * right)
+
+    def tint_of_memory(row: int, column: int) -> tuple[float, ...]:
+        return tint(column)
+
+    _draw_table(ax, seen.tolist(), x, 0, tint_of_table)
     ax.text(x, 0.35, f"{name}, as it is read", **gray)
-    below = -seen.shape[0]
-    ax.text(x, below - 0.95, f"its memory, strides ({down}, {right})", **gray)
-    _draw_table(ax, [memory], x, below - 1.3, lambda i, j: tint(j), width=0.8)
-    return max(seen.shape[1], 0.8 * len(memory), 4.6)
+    words = f"its memory, strides ({down}, {right})"
+    ax.text(x, -rows - 0.95, words, **gray)
+    _draw_table(ax, [memory], x, -rows - 1.3, tint_of_memory, width=0.8)
+    return max(columns, 0.8 * len(memory), 4.6)
 
 
 def show_broadcast(a: Tensor, b: Tensor) -> "Picture":
@@ -245,16 +321,23 @@ def show_broadcast(a: Tensor, b: Tensor) -> "Picture":
         ValueError: the shapes do not fit, or the result is not such a table.
     """
     from fromfound.plot import figure, show
+
     shape = broadcast_shapes(a.shape, b.shape)
-    if len(shape) != 2 or not 0 < min(shape) <= max(shape) <= 6:
-        raise ValueError("show_broadcast expected a result of 1 to 6 rows and columns, "
-                         f"got {shape}: give it smaller tensors")
-    fig, ax = figure(width=8, height=0.45 * shape[0] + 1.65)
-    _draw_ladder(ax, {"a": a.shape, "b": b.shape, "result": shape}, 1.6)
+    if len(shape) != 2 or min(shape) < 1 or max(shape) > 6:
+        raise ValueError(
+            "show_broadcast expected a result of 1 to 6 rows and columns, "
+            f"got {shape}: give it smaller tensors"
+        )
+    rows = shape[0]
+    shapes = {"a": a.shape, "b": b.shape, "result": shape}
+    fig, ax = figure(width=8, height=0.45 * rows + 1.65)
+    _draw_ladder(ax, shapes, 1.6)
     left = 6.4
-    for name, operand, color in [("a", a, "blue"), ("b", b, "orange")]:
-        left += _draw_memory(ax, name, operand.expand(shape), color, left) + 0.9
-    ax.set(xlim=(0, left), ylim=(-shape[0] - 2.6, 0.8), aspect="equal")
+    left += _draw_memory(ax, "a", a.expand(shape), "blue", left) + 0.9
+    left += _draw_memory(ax, "b", b.expand(shape), "orange", left) + 0.9
+    ax.set_xlim(0, left)
+    ax.set_ylim(-rows - 2.6, 0.8)
+    ax.set_aspect("equal")
     ax.set_axis_off()
     return show(fig)
 
@@ -276,9 +359,13 @@ def matmul_broadcast(a: Tensor, b: Tensor) -> Tensor:
     Source: torch.matmul
     """
     _check_product("matmul_broadcast", a, b)
-    c = a.new_zeros(a.shape[0], b.shape[1])
-    for i in range(a.shape[0]):
-        c[i] = (a[i].unsqueeze(1) * b).sum(dim=0)       # (k, 1) * (k, m) -> (m,)
+    rows = a.shape[0]
+    columns = b.shape[1]
+    c = a.new_zeros(rows, columns)
+    for i in range(rows):
+        pixels = a[i].unsqueeze(1)              # (k, 1)
+        products = pixels * b                   # (k, 1) * (k, m) -> (k, m)
+        c[i] = products.sum(dim=0)              # (m,)
     return c
 
 # %% ../nbs/01_matmul.ipynb #124a2040
