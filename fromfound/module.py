@@ -38,6 +38,7 @@ class Parameter(Tensor):
         return values.as_subclass(cls).requires_grad_(requires_grad)
 
     def __deepcopy__(self, memo: dict[int, object]) -> "Parameter":
+        # copy.deepcopy calls this; Tensor's own refuses such a subclass
         return type(self)(self.data.clone(), self.requires_grad)
 
 # %% ../nbs/03_module.ipynb #59d7c5d1

@@ -41,7 +41,7 @@ ex_3_1 = Prediction(
     right=34,
     wrong={
         "The tied weight is one parameter: 16 of these numbers were counted twice.": 50,
-        "Two too many: the tied weight is counted twice, and a buffer is not learned.": 54,
+        "Two rules forgotten: the tied weight is counted twice, and a buffer is not learned.": 54,
         "A buffer is not a parameter: it is moved and saved, but not learned.": 38,
         "The weights are right. Each of the three linear layers has a bias as well.": 24,
         "The weight is tied, the bias is not: the second layer keeps its own.": 30,
