@@ -5,18 +5,18 @@ __all__ = ['Parameter', 'Buffer', 'Module', 'Linear', 'ModuleList', 'Sequential'
            'UninitializedParameter', 'LazyLinear']
 
 # %% ../nbs/03_module.ipynb #6f390532
-import errno
-import os
-import pickle
-import tempfile
+import hashlib
+import json
 from collections import namedtuple
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
+import safetensors.torch
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import linear
+
+from .files import write_whole
 
 # %% ../nbs/03_module.ipynb #a819d42a
 class Parameter(Tensor):
@@ -29,6 +29,7 @@ class Parameter(Tensor):
     Source: torch.nn.Parameter
     """
 
+    _is_param = True  # torch.nn.Module registers it as well
     # What is computed from it is an ordinary tensor.
     __torch_function__: Callable[..., object] = torch._C._disabled_torch_function_impl
 
@@ -393,6 +394,8 @@ class Module:
 
         Source: torch.nn.Module.train
         """
+        if not isinstance(mode, bool):
+            raise ValueError(f"training mode is expected to be boolean, got {mode!r}")
         for module in self.modules():
             module.training = mode
         return self
@@ -530,76 +533,138 @@ class Sequential(ModuleList):
             x = module(x)
         return x
 
+# %% ../nbs/03_module.ipynb #415bdcf6
+_PLAIN = (str, int, float, type(None))  # a bool is an int
+
+
+def _describe(x: object, path: str, tensors: dict[str, Tensor]) -> object:
+    """Return `x` in a form that JSON can hold; its tensors go to `tensors`, by path.
+
+    Raises:
+        TypeError: something in it is of another type than the listed ones.
+    """
+    if isinstance(x, Tensor):
+        while path in tensors:  # {"a.b": t, "a": {"b": t}} has two
+            path += "'"
+        tensors[path] = x.detach().to("cpu", copy=True).contiguous()
+        return {"tensor": path}
+    if isinstance(x, Mapping):
+        pairs = []
+        for key, value in x.items():
+            if not isinstance(key, _PLAIN):
+                raise TypeError(f"the key {key!r} is a {type(key).__name__}")
+            pairs.append([key, _describe(value, _join(path, str(key)), tensors)])
+        return {"dict": pairs}
+    if type(x) in (list, tuple):
+        parts = [_describe(part, _join(path, str(i)), tensors) for i, part in enumerate(x)]
+        return {type(x).__name__: parts}
+    if isinstance(x, _PLAIN):
+        return x
+    raise TypeError(f"{path or 'it'} is a {type(x).__name__}")
+
+# %% ../nbs/03_module.ipynb #be8ebe31
+def _rebuild(x: object, tensors: Mapping[str, Tensor]) -> object:
+    """Undo `_describe`."""
+    if not isinstance(x, dict):
+        return x
+    ((kind, inside),) = x.items()
+    if kind == "tensor":
+        return tensors[inside]
+    if kind == "dict":
+        return {key: _rebuild(value, tensors) for key, value in inside}
+    parts = [_rebuild(part, tensors) for part in inside]
+    return tuple(parts) if kind == "tuple" else parts
+
 # %% ../nbs/03_module.ipynb #0f4e6b48
+_SEAL = b'"sha256":"'  # what stands before the checksum in a file
+_ZEROS = "0" * 64  # what stands in its place while it is computed
+
+
+def _checksum(data: bytes) -> str:
+    """Return the SHA-256 of a file, with zeros in the place of the checksum itself."""
+    start = data.index(_SEAL) + len(_SEAL)
+    rest = data[start + len(_ZEROS) :]
+    return hashlib.sha256(data[:start] + _ZEROS.encode() + rest).hexdigest()
+
+
+def _pack(obj: object) -> bytes:
+    tensors: dict[str, Tensor] = {}
+    structure = json.dumps(_describe(obj, "", tensors))
+    data = safetensors.torch.save(tensors, {"structure": structure, "sha256": _ZEROS})
+    return data.replace(_SEAL + _ZEROS.encode(), _SEAL + _checksum(data).encode(), 1)
+
+
+def _unpack(data: bytes) -> object:
+    """Return what a file holds; of a safetensors file by others, the dictionary of its tensors."""
+    size = int.from_bytes(data[:8], "little")
+    notes = json.loads(data[8 : 8 + size]).get("__metadata__", {})
+    tensors = safetensors.torch.load(data)
+    if not {"structure", "sha256"} & set(notes):  # somebody else's
+        return tensors
+    if notes["sha256"] != _checksum(data):
+        raise ValueError("its checksum is wrong, so it has changed since it was written")
+    return _rebuild(json.loads(notes["structure"]), tensors)
+
+
 def save(obj: object, path: str | Path) -> None:
     """Write tensors, numbers, strings, None, and dicts, lists and tuples of them to a file.
 
-    The file appears whole or not at all; one that was there is kept until then.
+    The file appears whole or not at all; one that was there is kept until then. It is a safetensors
+    file, which other programs can read; what is not a tensor stands in its header, as JSON.
 
     Args:
         obj: what to save, such as a `state_dict`, or a dictionary of several.
-        path: the file; one that ends in ".safetensors" gets that format, and `obj` has to be a
-            dictionary of tensors.
+        path: the file, under any name.
 
     Raises:
-        ValueError: `obj` holds something that cannot be written, or that `load` would refuse.
+        ValueError: `obj` holds something of another kind.
 
     Source: torch.save
     """
     path = Path(path)
-    with tempfile.TemporaryDirectory(prefix=".draft-", dir=path.parent) as folder:  # same disk
-        draft = Path(folder) / path.name
-        try:
-            if path.suffix == ".safetensors":
-                copies = {k: t.detach().to("cpu", copy=True).contiguous() for k, t in obj.items()}
-                save_file(copies, draft)
-            else:
-                torch.save(obj, draft)
-            load(draft, "cpu")
-        except (AttributeError, TypeError, ValueError, pickle.PicklingError) as error:
-            raise ValueError(
-                f"save: not written, {path.name} is as before: {error}. "
-                "Save tensors, plain values and containers; of a model, its state_dict()"
-            ) from error
-        with open(draft, "rb+") as file:
-            os.fsync(file.fileno())  # certainly on the disk, before it takes the name
-        os.replace(draft, path)
+    try:
+        data = _pack(obj)
+        _unpack(data)
+    except Exception as error:  # tensors of rare kinds make the library raise anything
+        raise ValueError(
+            f"save: {path.name} is not written: {error}. Save tensors, plain values, "
+            "and lists, tuples and dictionaries of them; of a model, its state_dict()"
+        ) from error
+    write_whole(path, data)
 
-# %% ../nbs/03_module.ipynb #af6e7a7f
-def load(path: str | Path, map_location: str | torch.device | None = None) -> object:
-    """Read what `save` wrote, or another file of these formats, without running code from it.
 
-    For pickles that promise is PyTorch's (`weights_only=True`), and its versions before 2.10
-    have known holes; safetensors has no place for code in any version.
+def load(path: str | Path, map_location: str | torch.device = "cpu") -> object:
+    """Read what `save` wrote, or another safetensors file. No code in it can run.
 
     Args:
         path: the file.
-        map_location: device for the tensors; by default where they were saved, and for
-            safetensors the CPU.
+        map_location: device for the tensors.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is cut off, of another kind, or for a device that is not here.
+        ValueError: the file is cut off, changed, or of another kind.
 
     Source: torch.load
     """
     path = Path(path)
+    data = path.read_bytes()
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path, device=str(map_location or "cpu"))
-        return torch.load(path, map_location=map_location, weights_only=True)
+        obj = _unpack(data)
+    except MemoryError:
+        raise
     except Exception as error:  # a broken file makes its reader raise anything
-        is_cut = getattr(error, "errno", None) == errno.EINVAL  # so PyTorch calls a cut file
-        if isinstance(error, (OSError, MemoryError, torch.OutOfMemoryError)) and not is_cut:
-            raise  # not the file's fault
-        why = "it is cut off, of another kind, or holds more than tensors and plain values"
-        if "map_location" in str(error) or "cuda" in str(error).lower():
-            why = "it is for a device that this machine does not have: give map_location='cpu'"
-        raise ValueError(f"load cannot read {path.name}: {why} ({str(error)[:90]})") from error
+        raise ValueError(
+            f"load cannot read {path.name}: it is cut off, changed, or not written by save "
+            f"({str(error)[:90]}). For a pickle, there is torch.load(path, weights_only=True)"
+        ) from error
+    return obj if str(map_location) == "cpu" else to_device(obj, map_location)
 
 # %% ../nbs/03_module.ipynb #b033635a
 def default_device() -> torch.device:
-    """Return the first GPU where there is one (cuda, then mps), else the CPU."""
+    """Return the accelerator of this machine, a GPU of any make, else the CPU."""
+    if hasattr(torch, "accelerator"):  # since PyTorch 2.6
+        here = torch.accelerator.is_available()
+        return torch.accelerator.current_accelerator() if here else torch.device("cpu")
     if torch.cuda.is_available():
         return torch.device("cuda")
     if torch.backends.mps.is_available():
@@ -615,12 +680,14 @@ def to_device(
     Args:
         x: what to move; anything without a method `to` stays as it is.
         device: `default_device()` by default.
-        non_blocking: do not wait for the copy; it helps from pinned memory only.
+        non_blocking: do not wait for a copy to an accelerator; it helps from pinned memory only. A
+            copy to the CPU is always complete, since the CPU reads it at once.
 
     Returns:
         The same structure. Modules are moved themselves, tensors are copied if they have to be.
     """
-    device = default_device() if device is None else device
+    device = default_device() if device is None else torch.device(device)
+    non_blocking = non_blocking and device.type != "cpu"
     if hasattr(x, "to"):
         return x.to(device, non_blocking=non_blocking)
     if isinstance(x, Mapping):
