@@ -9,6 +9,7 @@ import copy
 import math
 import os
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from itertools import chain
 from operator import length_hint
 from pathlib import Path
@@ -35,6 +36,26 @@ def _name(metric: Any) -> str:
     return getattr(metric, "name", type(metric).__name__)
 
 
+def _about(x: object) -> str:
+    """Describe a part of a batch for a message."""
+    if isinstance(x, Tensor):
+        return f"{tuple(x.shape)} {x.dtype}"
+    return type(x).__name__
+
+
+def _join(batches: Iterable[Any], what: str) -> Tensor:
+    """Put the tensors of all batches one behind the other."""
+    batches = list(batches)
+    try:
+        return torch.cat(batches)
+    except (TypeError, RuntimeError) as error:
+        found = ", ".join(dict.fromkeys(map(_about, batches)))
+        raise type(error)(
+            f"get_preds joins one tensor for each batch, alike but for the first dimension; "
+            f"as {what} it got {found}: go through the loader with a loop of your own"
+        ) from error
+
+
 class Learner:
     """Train a model: a loop, and twelve events at which callbacks join in.
 
@@ -59,10 +80,12 @@ class Learner:
         pred, loss: what came of it, None until then.
         train_loss, valid_loss: means over this epoch so far, as `Metric`.
         complete: at after_epoch, whether the epoch ran to its end or to a CancelEpochException.
+        interrupted: whether Ctrl-C ended the last fit.
         recorder: the first `Recorder` among the callbacks, or None.
 
     Raises:
-        TypeError: a class or a single object where a list of objects is expected.
+        TypeError: a class or a single object where a list of objects is expected, or something
+            that is no model, cannot be called or cannot be gone through.
         ValueError: two metrics have one name.
     """
 
@@ -89,6 +112,10 @@ class Learner:
         cbs: Iterable[Callback] = (),
         default_cbs: bool = True,
     ) -> None:
+        if isinstance(model, type) or not hasattr(model, "parameters"):
+            raise TypeError(f"Learner expected a model with parameters, got {model!r:.60}")
+        if not isinstance(data, (DataBunch, Iterable)) and not hasattr(data, "__getitem__"):
+            raise TypeError(f"Learner expected a DataBunch or a loader, got {data!r:.60}")
         as_list([loss_func], "loss_func")  # refuses a class
         self.model = model
         self.data = data if isinstance(data, DataBunch) else DataBunch(data)
@@ -98,6 +125,12 @@ class Learner:
         self.train_loss = Metric(self._loss_of_batch, "train_loss")
         self.valid_loss = Metric(self._loss_of_batch, "valid_loss")
         metrics = as_list(metrics, "metrics")
+        for function in [loss_func, *(m for m in metrics if not hasattr(m, "update"))]:
+            if not callable(function):
+                raise TypeError(
+                    "Learner expected functions as loss_func and metrics, "
+                    f"got {function!r:.60}: give the function itself, not its name"
+                )
         self.metrics = [m if hasattr(m, "update") else Metric(m) for m in metrics]
         names = ["train_loss", "valid_loss", *map(_name, self.metrics)]
         if len(set(names)) < len(names):
@@ -106,7 +139,7 @@ class Learner:
                 "rename one, with Metric(fn, name='...')"
             )
         self.n_epochs = self.epoch = self.step = 0
-        self.complete = self._fitting = False
+        self.complete = self.interrupted = self._fitting = False
         for name in ("opt", "training", "dl", "n_batches", "batch", "xb", "yb", "pred", "loss"):
             setattr(self, name, None)  # they exist from now on, so no callback can hide them
         cbs = as_list(cbs, "cbs")
@@ -154,7 +187,7 @@ class Learner:
                 stand in the place of the learning rate.
             ValueError: the number of epochs is negative or not whole, or a batch has no target.
         """
-        if not isinstance(n_epochs, int) or n_epochs < 0:
+        if type(n_epochs) is not int or n_epochs < 0:
             raise ValueError(f"fit expected a number of epochs, 0 or more, got {n_epochs!r}")
         if self._fitting:
             raise RuntimeError(
@@ -162,12 +195,17 @@ class Learner:
                 "CancelFitException and fit afterwards, or fit a Learner of its own"
             )
         lr = self.lr if lr is None else lr
-        opt = make_optimizer(self.opt_func, self.model.parameters(), lr)
+        params = list(self.model.parameters())
+        loss_params = getattr(self.loss_func, "parameters", list)()  # a loss may learn as well
+        opt = make_optimizer(self.opt_func, params, lr, loss_params)
+        held = {id(p) for group in opt.param_groups for p in group.get("params", ())}
+        self._not_held = [p for p in params if id(p) not in held]
         own_cbs = self.cbs
         self._set_callbacks([*own_cbs, *as_list(cbs, "cbs")])
         self.opt = opt
         self.n_epochs = n_epochs
         self.epoch = 0
+        self.interrupted = False
         self._fitting = True
         try:
             self("before_fit")
@@ -178,6 +216,7 @@ class Learner:
             if stop.args:
                 print(*stop.args)
         except KeyboardInterrupt:
+            self.interrupted = True
             print(f"stopped by Ctrl-C in epoch {self.epoch}, batch {self.step}: the fit ends early")
         finally:
             try:
@@ -227,9 +266,20 @@ class Learner:
                         self._one_batch(updates)
                     except CancelBatchException:
                         pass
+                    except CancelException:
+                        raise
+                    except Exception as error:  # often a fault of the model, loss or metric
+                        error.add_note(self._place())
+                        raise
                     self.step += training
         finally:
             self.dl = None
+
+    def _place(self) -> str:
+        """Say where the loop is, and what it has got there."""
+        inputs = ", ".join(map(_about, self.xb or ()))
+        got = f"inputs {inputs}; target {_about(self.yb)}; prediction {_about(self.pred)}"
+        return f"Learner: this happened in epoch {self.epoch}, batch {self.step}; {got}"
 
     def _one_batch(self, updates: list[Callable]) -> None:
         try:
@@ -251,9 +301,16 @@ class Learner:
         finally:
             if self.training:
                 self.opt.zero_grad()
+                for p in self._not_held:
+                    p.grad = None
             self("after_batch")
 
     def _one_step(self) -> None:
+        if not getattr(self.loss, "requires_grad", False):
+            raise ValueError(
+                f"Learner: loss_func returned {_about(self.loss)}, from which no gradient leads to "
+                "a parameter: is the model frozen, or the loss detached or no tensor?"
+            )
         self("before_backward")
         self.loss.backward()
         self("after_backward")
@@ -275,8 +332,7 @@ class Learner:
         parts = list(batch)
         for i, part in enumerate(parts):
             if device is not None and getattr(part, "device", None) != device:
-                # A copy to the CPU has to be complete when it is read.
-                parts[i] = to_device(part, device, non_blocking=device.type != "cpu")
+                parts[i] = to_device(part, device, non_blocking=True)
         return tuple(parts[:-1]), parts[-1]
 
     def _valid_updates(self) -> list[Callable]:
@@ -324,9 +380,12 @@ class Learner:
             dl: batches (x, ..., y), where y may be None; the validation loader by default.
 
         Returns:
-            Predictions and targets, each joined; None for the targets if a batch has none.
+            Predictions and targets, each joined, on the model's device; None for the targets if a
+            batch has none.
 
         Raises:
+            RuntimeError: the shapes do not fit together.
+            TypeError: they are no tensors.
             ValueError: there is no batch.
         """
         seen: list[tuple] = []
@@ -336,7 +395,7 @@ class Learner:
             raise ValueError("get_preds found no batch: pass a loader, or give the data a valid_dl")
         preds, targets = zip(*seen, strict=True)
         unknown = any(target is None for target in targets)
-        return torch.cat(preds), None if unknown else torch.cat(targets)
+        return _join(preds, "predictions"), None if unknown else _join(targets, "targets")
 
     def predict(self, x: Tensor | tuple[Tensor, ...]) -> Tensor:
         """Return what the model says to a batch of inputs, in evaluation mode.
@@ -356,10 +415,15 @@ class GradientClip(Callback):
     Args:
         max_norm: the largest norm that the optimizer is to see.
 
+    Raises:
+        ValueError: it is not above 0.
+
     Source: torch.nn.utils.clip_grad_norm_
     """
 
     def __init__(self, max_norm: float) -> None:
+        if not max_norm > 0:
+            raise ValueError(f"GradientClip expected a norm above 0, got {max_norm}")
         self.max_norm = max_norm
 
     def before_step(self) -> None:
@@ -370,18 +434,24 @@ class GradientClip(Callback):
 
 
 class TerminateOnNaN(Callback):
-    """End the fit before a loss that is not finite spoils the weights.
+    """End the fit before a loss or gradient that is not finite spoils the weights.
 
-    It reads every loss, which waits for the device.
+    It looks at both before each step, which waits for the device once.
     """
 
-    def before_backward(self) -> None:
-        """Look at the loss."""
+    def before_step(self) -> None:
+        """Look at the loss and at the gradients."""
         learn = self.learn
-        if not learn.loss.isfinite():
+        groups = learn.opt.param_groups
+        grads = [p.grad for group in groups for p in group["params"] if p.grad is not None]
+        loss = learn.loss.detach().float()
+        norms = [grad.norm().to(loss) for grad in grads]
+        both = torch.stack([loss, sum(norms, torch.zeros_like(loss))])
+        if not both.isfinite().all():
+            value, norm = both.tolist()
+            what = f"norm of the gradients {norm}" if math.isfinite(value) else f"loss {value}"
             place = f"epoch {learn.epoch}, batch {learn.step}"
-            message = f"TerminateOnNaN: loss {learn.loss.item()} in {place}"
-            raise CancelFitException(message)
+            raise CancelFitException(f"TerminateOnNaN: {what} in {place}")
 
 # %% ../nbs/05_learner.ipynb #25b6a4bb
 class EarlyStopping(Callback):
@@ -395,7 +465,7 @@ class EarlyStopping(Callback):
         restore_best_weights: whether to go back to the weights of the best epoch at the end.
 
     Raises:
-        ValueError: patience is below 1, or mode is neither.
+        ValueError: patience is no whole number from 1 on, min_delta is below 0, or mode is neither.
         LookupError: (in fit) there is no such value.
     """
 
@@ -412,8 +482,10 @@ class EarlyStopping(Callback):
         mode: str = "min",
         restore_best_weights: bool = False,
     ) -> None:
-        if patience < 1:
-            raise ValueError(f"EarlyStopping got patience={patience}; expected 1 or more epochs")
+        if type(patience) is not int or patience < 1:
+            raise ValueError(f"EarlyStopping got patience={patience!r}; expected 1 or more epochs")
+        if not min_delta >= 0:
+            raise ValueError(f"EarlyStopping got min_delta={min_delta}; expected 0 or more")
         if mode not in ("min", "max"):
             raise ValueError(f"EarlyStopping got mode={mode!r}; expected 'min' or 'max'")
         self.monitor = monitor
@@ -440,13 +512,15 @@ class EarlyStopping(Callback):
     def before_epoch(self) -> None:
         """End the fit when the patience is used up."""
         if self.waited >= self.patience:
-            best = f"{self.sign * self.best:.4f} in epoch {self.best_epoch}"
-            raise CancelFitException(f"EarlyStopping: the best {self.monitor} was {best}")
+            best = f"the best {self.monitor} was {self.sign * self.best:.4f}"
+            if self.best_epoch is None:
+                raise CancelFitException(f"EarlyStopping: no {self.monitor} was a number")
+            raise CancelFitException(f"EarlyStopping: {best} in epoch {self.best_epoch}")
 
     def after_epoch(self) -> None:
         """Compare the epoch with the best so far, if it got as far as its validation."""
-        results = self.learn.results
-        if not self.learn.complete or self.monitor not in results:
+        results = self.learn.results if self.learn.complete else {}
+        if self.monitor not in results:
             return
         self.waited += 1
         value = self.sign * results[self.monitor]
@@ -465,22 +539,24 @@ class EarlyStopping(Callback):
 
 # %% ../nbs/05_learner.ipynb #effde2d1
 class Checkpoint(Callback):
-    """Save the whole state of a fit after each epoch, and resume from it.
+    """Save the whole state of a fit before it and after each epoch, and resume from it.
 
     When the same program is started again, it goes on from there. It ends bit for bit as if it
     had never stopped, if model, data, callbacks, machine and versions are the same, and each
     callback lists in `state_attrs`, or returns in `state_dict`, what it remembers.
 
-    The file before stays beside it, as NAME.previous. A second fit with the same object has a
-    file of its own, NAME-2. Optimizer settings come from the file, too. Out of reach are random
-    numbers that persistent workers draw, or generators within a dataset. Call a model with lazy
-    layers once before the fit: until then it has no shapes to compare.
+    A file is used whole or not at all; a changed bit is noticed. The file before stays beside it,
+    as NAME.previous. A second fit with the same object has a file of its own, NAME-2. Optimizer
+    settings come from the file, too. Out of reach are generators within a dataset, and what
+    persistent workers draw, the order of the samples included. Call a model with lazy layers once
+    before the fit: until then it has no shapes to compare.
 
     Args:
         path: the file.
 
     Raises:
-        ValueError: (in fit) there are files, and none can be used.
+        ValueError: (in fit) there are files, and none can be used; or something has a state that
+            `save` cannot write.
     """
 
     order = 100
@@ -491,18 +567,18 @@ class Checkpoint(Callback):
         self.fits = 0
 
     def before_fit(self) -> None:
-        """Resume from the newest file that fits, if there is any."""
+        """Resume from the newest file that fits; where there is none, write the first."""
         self.fits += 1
-        self.file = self.path
+        self.file = Path(os.path.realpath(self.path))
         if self.fits > 1:
-            self.file = self.path.with_stem(f"{self.path.stem}-{self.fits}")
+            self.file = self.file.with_stem(f"{self.file.stem}-{self.fits}")
         self.file.parent.mkdir(parents=True, exist_ok=True)
         self.previous = Path(f"{self.file}.previous")
         self.sound = False  # whether the newest file is good enough to become the previous one
         refused = ""
         for file in filter(Path.exists, (self.file, self.previous)):
             try:
-                self._resume(load(file, "cpu"))
+                self._resume(load(file))
             except ValueError as error:
                 refused = f"Checkpoint: {file.name} is refused: {error}"
                 print(refused)
@@ -513,20 +589,20 @@ class Checkpoint(Callback):
             return
         if refused:
             raise ValueError(f"{refused}. Move it away to start over, or give another path")
+        tensors = self.learn.model.state_dict().values()
+        if not any(map(nn.parameter.is_lazy, tensors)):
+            self._write(0)  # what cannot be written is found out now
 
     def after_epoch(self) -> None:
         """Write the file, unless the epoch broke off."""
-        if not self.learn.complete:
-            return
+        if self.learn.complete:
+            self._write(self.learn.epoch + 1)
+
+    def _write(self, epochs: int) -> None:
         if self.sound:
-            os.replace(self.file, self.previous)
-        state = {
-            **self._kind(),
-            "epoch": self.learn.epoch + 1,
-            "parts": [part.state_dict() for part in self._parts()],
-            "random": get_rng_states(self.learn.data),
-        }
-        save(state, self.file)
+            with suppress(FileNotFoundError):  # another process with the same path was faster
+                os.replace(self.file, self.previous)
+        save({**self._kind(), **self._state(), "epoch": epochs}, self.file)
         self.sound = True
 
     def _parts(self) -> list:
@@ -539,19 +615,36 @@ class Checkpoint(Callback):
         model, opt, *cbs = self._parts()
         tensors = {k: v for k, v in model.state_dict().items() if not nn.parameter.is_lazy(v)}
         return {
-            "format": "fromfound checkpoint 2",
+            "format": "fromfound checkpoint 3",
             "model": {name: list(tensor.shape) for name, tensor in tensors.items()},
             "optimizer": [type(opt).__name__, *(len(g["params"]) for g in opt.param_groups)],
             "list of callbacks": [type(cb).__name__ for cb in cbs],
             "number of generators": len(get_rng_states(self.learn.data)),
         }
 
-    def _resume(self, state: Any) -> None:
-        """Load a state, or raise before anything is changed."""
-        for what, own in self._kind().items():
-            if not isinstance(state, dict) or state.get(what) != own:
-                raise ValueError(f"it has another {what} than this fit")
+    def _state(self) -> dict[str, object]:
+        return {
+            "parts": [part.state_dict() for part in self._parts()],
+            "random": get_rng_states(self.learn.data),
+        }
+
+    def _put(self, state: dict[str, Any]) -> None:
         for part, saved in zip(self._parts(), state["parts"], strict=True):
             part.load_state_dict(saved)
         set_rng_states(state["random"], self.learn.data)
-        self.learn.epoch = state["epoch"]
+
+    def _resume(self, state: Any) -> None:
+        """Load a state whole, or raise and leave everything as it was."""
+        for what, own in self._kind().items():
+            if not isinstance(state, dict) or state.get(what) != own:
+                raise ValueError(f"it has another {what} than this fit")
+        epochs = state.get("epoch")
+        if type(epochs) is not int or not 0 <= epochs <= self.learn.n_epochs:
+            raise ValueError(f"it has done {epochs} epochs, this fit has {self.learn.n_epochs}")
+        before = copy.deepcopy(self._state())
+        try:
+            self._put(state)
+        except Exception as error:  # the parts are the user's, and may raise anything
+            self._put(before)
+            raise ValueError(f"it does not fit: {error}") from error
+        self.learn.epoch = epochs
