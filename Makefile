@@ -6,7 +6,7 @@ IN = $(PYTHON) book/env.py
 SITE = _build/html
 
 .DEFAULT_GOAL := help
-.PHONY: book serve links test check chapter new machines moved colab sync bench mutants dist clean help
+.PHONY: book serve links test check chapter new machines moved colab sync bench mutants stress dist clean help
 
 book:     ## build the website into _build/html and say where to open it
 	@$(IN) book -m booksite.build build
@@ -46,6 +46,9 @@ bench:    ## measure, side by side in one run; figures go to benchmarks/results.
 
 mutants:  ## plant small mistakes in the library and see whether the tests notice; takes an hour
 	@$(IN) dev -m tests.press.mutants
+
+stress:   ## a thousand changed bits in checkpoints and a hundred kills; make test does a part of it
+	@STRESS=1 $(IN) dev -m pytest -q tests/test_learner.py -k "changed_bit or random_moments"
 
 dist:     ## build the wheel and the sdist into dist/
 	@$(IN) dev -m build

@@ -291,6 +291,11 @@ class Learner:
             if self.yb is not None:
                 self.loss = self.loss_func(self.pred, self.yb)
                 self("after_loss")
+                if self.training and not getattr(self.loss, "requires_grad", False):
+                    raise ValueError(
+                        f"Learner: the loss is {_about(self.loss)}, from which no gradient leads "
+                        "to a parameter: is the model frozen, or the loss detached or no tensor?"
+                    )
             for update in updates:
                 update(self.pred, self.yb)
             if self.training:
@@ -306,11 +311,6 @@ class Learner:
             self("after_batch")
 
     def _one_step(self) -> None:
-        if not getattr(self.loss, "requires_grad", False):
-            raise ValueError(
-                f"Learner: loss_func returned {_about(self.loss)}, from which no gradient leads to "
-                "a parameter: is the model frozen, or the loss detached or no tensor?"
-            )
         self("before_backward")
         self.loss.backward()
         self("after_backward")
