@@ -26,7 +26,7 @@ class DerivedBatchNorm(torch.autograd.Function):
         """Normalize, and keep what the backward pass needs."""
         unit = x - x.mean((0, 2, 3), keepdim=True)
         rstd = (unit.square().mean((0, 2, 3), keepdim=True) + eps).rsqrt()
-        unit *= rstd
+        unit *= rstd  # now it is xhat
         ctx.save_for_backward(unit, weight, rstd)
         return torch.addcmul(bias, unit, weight)
 
@@ -38,10 +38,10 @@ class DerivedBatchNorm(torch.autograd.Function):
         n = g.numel() / g.shape[1]
         sum_g = g.sum((0, 2, 3), keepdim=True)
         sum_gx = (g * unit).sum((0, 2, 3), keepdim=True)
-        grad = torch.addcmul(g, unit, sum_gx, value=-1 / n)
-        grad -= sum_g / n
-        grad *= weight * rstd
-        return grad, sum_gx, sum_g, None
+        grad = torch.addcmul(g, unit, sum_gx, value=-1 / n)  # g less xhat times the mean of g xhat
+        grad -= sum_g / n  # less the mean of g
+        grad *= weight * rstd  # times gamma / sigma
+        return grad, sum_gx, sum_g, None  # eps has no gradient
 
 # %% ../nbs/07_norm.ipynb #9c943452
 def moments(x: Tensor, dims: Sequence[int]) -> tuple[Tensor, Tensor]:
