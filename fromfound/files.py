@@ -74,7 +74,7 @@ def draft_of(path: Path) -> Path:
 
 
 def _is_running(process: int) -> bool:
-    """Say whether a process of this machine is there; on Windows nobody can ask, so it is."""
+    """Say whether a process of this machine is there; on Windows there is no way to ask, so it is."""
     if os.name == "nt":
         return True
     try:
@@ -82,7 +82,7 @@ def _is_running(process: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        pass  # somebody else's
+        pass  # another user's
     return True
 
 

@@ -195,11 +195,7 @@ class Learner:
                 "CancelFitException and fit afterwards, or fit a Learner of its own"
             )
         lr = self.lr if lr is None else lr
-        params = list(self.model.parameters())
-        loss_params = getattr(self.loss_func, "parameters", list)()  # a loss may learn as well
-        opt = make_optimizer(self.opt_func, params, lr, loss_params)
-        held = {id(p) for group in opt.param_groups for p in group.get("params", ())}
-        self._not_held = [p for p in params if id(p) not in held]
+        opt = self._new_optimizer(lr)
         own_cbs = self.cbs
         self._set_callbacks([*own_cbs, *as_list(cbs, "cbs")])
         self.opt = opt
@@ -224,6 +220,15 @@ class Learner:
             finally:
                 self._fitting = False
                 self._set_callbacks(own_cbs)
+
+    def _new_optimizer(self, lr: float) -> torch.optim.Optimizer:
+        """Make an optimizer, and note which parameters of the model it does not hold."""
+        params = list(self.model.parameters())
+        loss_params = getattr(self.loss_func, "parameters", list)()  # a loss may learn as well
+        opt = make_optimizer(self.opt_func, params, lr, loss_params)
+        held = {id(p) for group in opt.param_groups for p in group.get("params", ())}
+        self._not_held = [p for p in params if id(p) not in held]
+        return opt
 
     def _one_epoch(self) -> None:
         self.complete = False
