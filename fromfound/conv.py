@@ -33,7 +33,12 @@ Size = int | Sequence[int]  # one number, or one for height and one for width
 _WHOLE = Integral, torch.SymInt  # NumPy's count, too, and sizes that a tracer carries along
 
 
-def _pair(name: str, argument: str, value: Size, least: int = 1) -> tuple[int, int]:
+def _pair(
+    name: str,
+    argument: str,
+    value: Size,
+    least: int = 1,
+) -> tuple[int, int]:
     """Return the numbers for height and width; the names are for the error."""
     pair = tuple(value) if isinstance(value, Sequence) else (value,)
     whole = all(isinstance(number, _WHOLE) for number in pair)
@@ -261,7 +266,9 @@ def max_pool2d(
     Source: torch.nn.functional.max_pool2d
     """
     kh, kw = _pair("max_pool2d", "kernel_size", kernel_size)
-    sh, sw = (kh, kw) if stride is None else _pair("max_pool2d", "stride", stride)
+    if stride is None:
+        stride = kernel_size
+    sh, sw = _pair("max_pool2d", "stride", stride)
     ph, pw = _pair("max_pool2d", "padding", padding, 0)
     if input.ndim != 4 or not input.is_floating_point():
         raise RuntimeError(

@@ -138,7 +138,10 @@ def test_im2col_is_unfold(n, c, kernel, stride, padding, dilation):
         (((2, 4, 5, 5), (4, 4, 3, 3), None, 1, 0, 3), "greater than actual input size"),
         (((2, 4, 5, 5), (4, 4, 3, 3), None, 0), "stride 0"),
         (((2, 4, 5, 5), (4, 4, 3, 3), None, 1, -1), "padding -1"),
-        (((2, 4, 5, 5), (4, 4, 3, 3), None, (1, 1, 1)), r"one whole number .*got stride \(1, 1, 1\)"),
+        (
+            ((2, 4, 5, 5), (4, 4, 3, 3), None, (1, 1, 1)),
+            r"one whole number .*got stride \(1, 1, 1\)",
+        ),
         (((2, 4, 5, 5), (4, 4, 3, 3), None, 1, ()), r"conv2d expected padding .*got padding \(\)"),
         (((2, 4, 5, 5), (4, 4, 3, 3), None, 1, 0, 0), "conv2d expected dilation .*got dilation 0"),
         (((2, 4, 5, 5), (4, 4, 0, 3)), "conv2d expected kernel size as one whole number of 1"),
@@ -165,7 +168,9 @@ def test_a_bias_of_another_dtype_is_refused(dtype):
     tensors = torch.randn(2, 3, 5, 5), torch.randn(4, 3, 3, 3), torch.ones(4, dtype=dtype)
     with pytest.raises(RuntimeError):
         F.conv2d(*tensors)
-    with pytest.raises(RuntimeError, match="bias of dtype torch.float32, as the kernels, got torch."):
+    with pytest.raises(
+        RuntimeError, match="bias of dtype torch.float32, as the kernels, got torch."
+    ):
         conv2d(*tensors)
 
 
@@ -378,7 +383,9 @@ def test_the_layer_refuses_groups(channels):
         Conv2d(ni, nf, 3, groups=groups)
 
 
-@pytest.mark.parametrize("channels", [("3", 2), (3, "2"), (3.0, 2), (0, 2), (3, 0), (-3, 2)], ids=str)
+@pytest.mark.parametrize(
+    "channels", [("3", 2), (3, "2"), (3.0, 2), (0, 2), (3, 0), (-3, 2)], ids=str
+)
 def test_the_layer_refuses_channels(channels):
     with pytest.raises(ValueError, match="Conv2d got .*expected whole numbers"):
         Conv2d(*channels, 3)

@@ -538,7 +538,9 @@ def test_wrong_arguments(model, example, name, error, message, tmp_path) -> None
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("tolerance", [{"rtol": math.inf}, {"atol": math.nan}, {"rtol": -1}], ids=str)
+@pytest.mark.parametrize(
+    "tolerance", [{"rtol": math.inf}, {"atol": math.nan}, {"rtol": -1}], ids=str
+)
 def test_tolerances_that_compare_nothing_are_refused(tolerance, tmp_path) -> None:
     with pytest.raises(ValueError, match="export_model expected tolerances of 0 or more, got"):
         export_model(nn.Linear(4, 3), torch.randn(2, 4), tmp_path / "model.pt2", **tolerance)

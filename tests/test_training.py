@@ -448,7 +448,12 @@ WRONG = [
         "weight of dtype torch.float32 as the scores, got torch.int64",
         dict(weight=torch.ones(3, dtype=torch.int64)),
     ),
-    ("a list of weights", TypeError, r"weight as a tensor on cpu, got \[1.0", dict(weight=[1.0] * 3)),
+    (
+        "a list of weights",
+        TypeError,
+        r"weight as a tensor on cpu, got \[1.0",
+        dict(weight=[1.0] * 3),
+    ),
     (
         "weights elsewhere",
         TypeError,
@@ -583,8 +588,18 @@ def test_log_softmax_refuses_whole_numbers() -> None:
             TypeError,
             "torch.float32 and torch.int64",
         ),
-        (torch.zeros(2), None, TypeError, "expected tensors, got a Tensor and a NoneType: of several"),
-        ((torch.zeros(2),), torch.zeros(2), TypeError, "mse_loss expected tensors, got a tuple and"),
+        (
+            torch.zeros(2),
+            None,
+            TypeError,
+            "expected tensors, got a Tensor and a NoneType: of several",
+        ),
+        (
+            (torch.zeros(2),),
+            torch.zeros(2),
+            TypeError,
+            "mse_loss expected tensors, got a tuple and",
+        ),
         ([0.0], [0.0], TypeError, "expected tensors, got a list and a list"),
     ],
     ids=["shape", "dtype", "nothing", "two outputs", "lists"],
@@ -715,7 +730,9 @@ def test_a_metric_refuses_more_than_one_number() -> None:
 
 @pytest.mark.parametrize("fn", ["accuracy", None, 0.5], ids=str)
 def test_a_metric_refuses_what_cannot_be_called_at_once(fn: object) -> None:
-    with pytest.raises(TypeError, match="Metric expected a function of predictions and targets, got"):
+    with pytest.raises(
+        TypeError, match="Metric expected a function of predictions and targets, got"
+    ):
         Metric(fn)
 
 
@@ -752,7 +769,9 @@ class Elsewhere:
 
 @pytest.mark.parametrize("wrong", [3, 0.5, list, torch.nn.Linear, iter([])], ids=repr)
 def test_data_refuses_what_gives_no_batches(wrong: object) -> None:
-    for given in ((wrong,), ([], wrong), ([], None, wrong)):
-        with pytest.raises(TypeError, match="DataBunch expected loaders that give .*: give a list or"):
-            DataBunch(*given)
+    for loaders in ((wrong,), ([], wrong), ([], None, wrong)):
+        with pytest.raises(
+            TypeError, match="DataBunch expected loaders that give .*: give a list or"
+        ):
+            DataBunch(*loaders)
     assert DataBunch(None, []).train_dl is None
