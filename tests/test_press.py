@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from fromfound.check import ALARM
 from book import env
+from book.reader import runs
 from book.reader.contents import contents
 from book.reader.notebooks import QUOTE, notebooks, read
 from tests.press import chapters, colab, lint_cells, lint_prose, lint_reading, lint_tools
@@ -609,6 +611,31 @@ def test_stamp_follows_the_pins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("CONSTRAINTS", str(tmp_path / "nowhere.txt"))
     with pytest.raises(SystemExit, match="CONSTRAINTS names"):
         env.stamp_of("run")
+
+
+def test_notebooks_have_one_reader() -> None:
+    """It names the notebook that is broken, and what runs and checks chapters goes through it."""
+    for file in (chapters.ROOT / "tests" / "press").glob("*.py"):
+        said = f"{file.name} reads a notebook by itself: use node_of of book/reader/notebooks.py"
+        assert "nbformat.read(" not in file.read_text(encoding="utf-8"), said
+
+
+@pytest.mark.parametrize("read_them", [runs.costs, runs.runs])
+def test_a_broken_record_is_named(tmp_path: Path, read_them: Callable) -> None:
+    folder = tmp_path / "book" / "runs"
+    folder.mkdir(parents=True)
+    for name in ("chapters.json", "norm.one_epoch.json"):
+        (folder / name).write_text("<<<<<<< HEAD")
+    with pytest.raises(ValueError, match=r"\.json: not JSON .*merge\?"):
+        read_them(tmp_path)
+
+
+@pytest.mark.slow
+def test_the_plugin_names_a_broken_notebook(tmp_path: Path) -> None:
+    path = tmp_path / "nbs" / "01_matmul.ipynb"
+    path.parent.mkdir()
+    path.write_text('{\n<<<<<<< HEAD\n "cells": []}')
+    assert "01_matmul.ipynb: not a notebook" in run_chapters(tmp_path, "standin")["output"]
 
 
 def test_workflows_go_through_the_makefile() -> None:
