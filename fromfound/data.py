@@ -369,9 +369,10 @@ _MARK = "STAND-IN.txt"
 
 
 def is_real(path: Path) -> bool:
-    """Whether the folder `path`, from `fetch`, holds real data.
+    """Whether a folder holds real data; a stand-in holds a file that says what it is.
 
-    A stand-in holds a file that says what it is.
+    Args:
+        path: the folder, from `fetch`.
 
     Raises:
         DataError: there is no such folder.

@@ -179,7 +179,7 @@ def test_a_broken_notebook_is_named(tmp_path, monkeypatch, capsys, content):
 
 
 def test_a_page_that_is_not_text_is_named(tmp_path):
-    (tmp_path / "intro.md").write_bytes(b"caf\xe9")
+    (tmp_path / "intro.md").write_bytes(b"\xe9")
     with pytest.raises(ValueError, match=r"intro\.md is not text in UTF-8"):
         sync([tmp_path / "intro.md"], [])
 
