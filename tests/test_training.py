@@ -767,7 +767,7 @@ class Elsewhere:
         return self.value
 
 
-@pytest.mark.parametrize("wrong", [3, 0.5, list, torch.nn.Linear, iter([])], ids=repr)
+@pytest.mark.parametrize("wrong", [3, 0.5, list, torch.nn.Linear, iter([])])
 def test_data_refuses_what_gives_no_batches(wrong: object) -> None:
     for loaders in ((wrong,), ([], wrong), ([], None, wrong)):
         with pytest.raises(
