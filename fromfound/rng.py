@@ -131,13 +131,14 @@ def set_rng_states(states: list[Any], data: object = None) -> None:
         )
     before, done = [read() for read, _ in sources], 0
     try:
-        for done, ((_, put), state) in enumerate(zip(sources, states, strict=True)):
+        for (_, put), state in zip(sources, states, strict=True):
             put(state)
+            done += 1
     except Exception as error:
         for (_, put), state in zip(sources, before, strict=True):
             put(state)
         raise ValueError(
-            f"set_rng_states changed nothing, as state {done} does not fit ({error}): it is "
+            f"set_rng_states changed nothing, as state {done + 1} does not fit ({error}): it is "
             "damaged, or comes from other loaders or another machine"
         ) from error
 

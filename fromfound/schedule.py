@@ -115,7 +115,9 @@ def sched_exp(start: float, end: float) -> Schedule:
 
     Source: torch.optim.lr_scheduler.ExponentialLR
     """
-    check_numbers("sched_exp", "finite numbers above 0", lambda x: 0 < x < math.inf, start, end)
+    check_numbers(
+        "sched_exp", "finite numbers above 0", lambda x: 0 < x < math.inf, start, end
+    )
 
     @schedule
     def at(pos: float) -> float:
@@ -144,14 +146,22 @@ def combine_scheds(fractions: Sequence[float], schedules: Sequence[Schedule]) ->
             f"{len(fractions)} fractions for {len(schedules)} schedules"
         )
     if not all(map(callable, schedules)):
-        raise TypeError(f"combine_scheds expected schedules as sched_lin makes, got {schedules}")
-    check_numbers("combine_scheds", "fractions above 0", lambda x: x > 0, *fractions)
+        raise TypeError(
+            f"combine_scheds expected schedules as sched_lin makes, got {schedules}"
+        )
+    check_numbers(
+        "combine_scheds", "fractions above 0", lambda x: x > 0, *fractions
+    )
     if not math.isclose(total := math.fsum(fractions), 1, abs_tol=1e-6):
-        raise ValueError(f"combine_scheds got fractions that sum to {total:g}; expected 1")
+        raise ValueError(
+            f"combine_scheds got fractions that sum to {total:g}; expected 1"
+        )
     sums = accumulate(Fraction(f).limit_denominator(10**9) for f in fractions)  # 0.1 + 0.2 is 0.3
     bounds = [0.0, *map(float, sums)][:-1] + [1.0]
     if any(start >= end for start, end in pairwise(bounds)):
-        raise ValueError(f"combine_scheds: one of {list(fractions)} is too short to be reached")
+        raise ValueError(
+            f"combine_scheds: one of {list(fractions)} is too short to be reached"
+        )
 
     @schedule
     def at(pos: float) -> float:
@@ -234,9 +244,13 @@ class ParamScheduler(Callback):
         """Return the fraction of the training steps that is done."""
         learn, n, name = self.learn, self.learn.n_batches, type(self).__name__
         if n is None:
-            raise ValueError(f"{name} needs the length of an epoch: give the loader a __len__")
+            raise ValueError(
+                f"{name} needs the length of an epoch: give the loader a __len__"
+            )
         if learn.step >= n:
-            raise ValueError(f"{name}: the loader yielded more than {n} batches: fix its __len__")
+            raise ValueError(
+                f"{name}: the loader yielded more than {n} batches: fix its __len__"
+            )
         return (learn.epoch * n + learn.step) / (learn.n_epochs * n)
 
     def before_batch(self) -> None:
@@ -250,7 +264,9 @@ class ParamScheduler(Callback):
             if sched is None:
                 continue
             value = sched(pos) * (initial if self.scale else 1)
-            check_numbers("ParamScheduler", wanted, lambda x: 0 <= x <= most, value)
+            check_numbers(
+                "ParamScheduler", wanted, lambda x: 0 <= x <= most, value
+            )
             _change(group, self.name, value)
 
     def state_dict(self) -> dict[str, object]:
@@ -284,9 +300,13 @@ class TorchScheduler(Callback):
 
     def __init__(self, make: Callable[[torch.optim.Optimizer], object], *, interval: str) -> None:
         if interval not in ("step", "epoch"):
-            raise ValueError(f"TorchScheduler got {interval=}; expected 'step' or 'epoch'")
+            raise ValueError(
+                f"TorchScheduler got {interval=}; expected 'step' or 'epoch'"
+            )
         if not callable(make):
-            raise TypeError(f"TorchScheduler expected a function that makes one, got {make!r:.40}")
+            raise TypeError(
+                f"TorchScheduler expected a function that makes one, got {make!r:.40}"
+            )
         self.make, self.interval = make, interval
 
     def before_fit(self) -> None:
@@ -358,16 +378,24 @@ def one_cycle(
 
     Source: torch.optim.lr_scheduler.OneCycleLR
     """
-    check_numbers("one_cycle", "pct_start above 0 and below 1", lambda x: 0 < x < 1, pct_start)
-    check_numbers("one_cycle", "factors above 0", lambda x: x > 0, div_factor, final_div_factor)
-    check_numbers("one_cycle", "momenta 0 to 1", lambda m: 0 <= m <= 1, base_momentum, max_momentum)
+    check_numbers(
+        "one_cycle", "pct_start above 0 and below 1", lambda x: 0 < x < 1, pct_start
+    )
+    check_numbers(
+        "one_cycle", "factors above 0", lambda x: x > 0, div_factor, final_div_factor
+    )
+    check_numbers(
+        "one_cycle", "momenta 0 to 1", lambda m: 0 <= m <= 1, base_momentum, max_momentum
+    )
 
     def there_and_back(start: float, middle: float, end: float) -> Schedule:
         pieces = [sched_cos(start, middle), sched_cos(middle, end)]
         return combine_scheds([pct_start, 1 - pct_start], pieces)
 
     def cycle(top: float) -> Schedule:
-        check_numbers("one_cycle", "max_lr of 0 or more", lambda x: 0 <= x < math.inf, top)
+        check_numbers(
+            "one_cycle", "max_lr of 0 or more", lambda x: 0 <= x < math.inf, top
+        )
         first = top / div_factor
         return there_and_back(first, top, first / final_div_factor)
 
@@ -409,9 +437,15 @@ class LRFinder(ParamScheduler):
         early_stop_threshold: float = 4.0,
     ) -> None:
         super().__init__("lr", sched_exp(min_lr, max_lr))
-        check_numbers("LRFinder", f"max_lr above {min_lr}", lambda x: x > min_lr, max_lr)
-        check_numbers("LRFinder", "whole steps above 1", lambda x: type(x) is int and x > 1, steps)
-        check_numbers("LRFinder", "a threshold above 1", lambda x: x > 1, early_stop_threshold)
+        check_numbers(
+            "LRFinder", f"max_lr above {min_lr}", lambda x: x > min_lr, max_lr
+        )
+        check_numbers(
+            "LRFinder", "whole steps above 1", lambda x: type(x) is int and x > 1, steps
+        )
+        check_numbers(
+            "LRFinder", "a threshold above 1", lambda x: x > 1, early_stop_threshold
+        )
         self.steps, self.early_stop_threshold = steps, early_stop_threshold
         self.lrs, self.losses, self.averages, self.learner, self.ended = [], [], [], None, False
 
@@ -539,7 +573,9 @@ class SGDR(ParamScheduler):
         scale: bool = False,
     ) -> None:
         lengths = cycle_len, cycle_mult
-        check_numbers("SGDR", "whole numbers above 0", lambda x: type(x) is int and x > 0, *lengths)
+        check_numbers(
+            "SGDR", "whole numbers above 0", lambda x: type(x) is int and x > 0, *lengths
+        )
         self.cycle = sched_cos(max_lr, min_lr)
         super().__init__("lr", self.cycle, scale=scale)
         self.cycle_len, self.cycle_mult, self.folder, self.snapshots = *lengths, folder, []
