@@ -75,7 +75,7 @@ def draft_of(path: Path) -> Path:
 
 
 def _is_running(process: int) -> bool:
-    """Say whether a process of this machine is there; on Windows there is no way to ask, so it is."""
+    """Say whether a process of this machine is there; on Windows it always is."""
     if os.name == "nt":
         return True
     try:
