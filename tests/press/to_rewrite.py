@@ -23,7 +23,7 @@ LONG_MODULES = {  # formatted lines of modules over the limit: no longer than th
     "files": 283,
     "hooks": 428,
     "init": 314,
-    "learner": 465,
+    "learner": 467,
     "module": 455,
     "norm": 303,
     "record": 386,
