@@ -66,10 +66,11 @@ def _sources(data: object) -> list[tuple[Callable, Callable]]:
         (_numpy_state, _set_numpy_state),
         (torch.get_rng_state, torch.set_rng_state),
     ]
-    if torch.cuda.is_available():
-        sources.append((torch.cuda.get_rng_state_all, torch.cuda.set_rng_state_all))
-    if torch.backends.mps.is_available():
-        sources.append((torch.mps.get_rng_state, torch.mps.set_rng_state))
+    gpu = torch.get_device_module()  # of any make; torch.cpu, which has no such state, if none
+    for ending in ("rng_state_all", "rng_state"):  # of all GPUs, where there may be several
+        if hasattr(gpu, f"get_{ending}"):
+            sources.append((getattr(gpu, f"get_{ending}"), getattr(gpu, f"set_{ending}")))
+            break
     for generator in find_generators(data):
         sources.append((generator.get_state, generator.set_state))
     return sources

@@ -24,6 +24,7 @@ ON_CPU, ON_SIM = 1, 12  # as DLPack numbers them
 aten = torch.ops.aten
 _late: list[tuple[weakref.ref, Tensor]] = []  # copies that have not arrived: target, values
 _random = [torch.Generator().manual_seed(1).get_state()]  # the state of the device's generator
+_used = [0]  # bytes that were ever taken on the device
 _address = ctypes.pythonapi.PyCapsule_GetPointer
 _address.restype, _address.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
 
@@ -42,7 +43,11 @@ def _to_cpu(value: object) -> object:
 
 
 def _to_sim(value: object) -> object:
-    return _seen_on(value, ON_SIM) if isinstance(value, Tensor) and not _on_sim(value) else value
+    """Return the memory of a tensor as the device's; anything else as it is."""
+    if not isinstance(value, Tensor) or _on_sim(value):
+        return value
+    _used[0] += value.nbytes
+    return _seen_on(value, ON_SIM)
 
 
 def _on_sim(value: object) -> bool:
@@ -200,6 +205,7 @@ class Sim(type(torch)):
     current_device = staticmethod(lambda: 0)
     synchronize = staticmethod(lambda device=None: wait())
     get_device_name = staticmethod(lambda device=None: "Simulated accelerator")
+    max_memory_allocated = staticmethod(lambda device=None: _used[0])
     get_rng_state = staticmethod(lambda device=None: _random[0].clone())
     device = staticmethod(nullcontext)  # there is but one
     get_amp_supported_dtype = staticmethod(lambda: [torch.bfloat16])
@@ -219,6 +225,7 @@ class Sim(type(torch)):
 _storage_of_torch = torch.UntypedStorage.__new__
 torch.UntypedStorage.__new__ = staticmethod(_new_storage)
 register("sim", backend_module=Sim("sim"))
+torch.accelerator.synchronize = Sim.synchronize
 _fallback = torch.library.Library("_", "IMPL")
 _fallback.fallback(_run, "PrivateUse1")
 _own = torch.library.Library("aten", "IMPL", "PrivateUse1")

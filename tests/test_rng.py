@@ -367,7 +367,7 @@ def test_forgotten_loaders_are_refused_before_anything_is_set(kept, given):
 
 def test_a_gpu_stands_before_the_generators(monkeypatch):
     seen = []
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "get_device_module", lambda: torch.cuda)
     monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: ["gpu"])
     monkeypatch.setattr(torch.cuda, "set_rng_state_all", seen.append)
     data = shuffled()
