@@ -162,7 +162,7 @@ def _copy_from(source: Tensor, target: Tensor, non_blocking: bool = False) -> Te
 
 
 def _to_copy(source: Tensor, *, non_blocking: bool = False, **options: object) -> Tensor:
-    """Copy from or to the device. Without waiting, a copy to the CPU arrives when something waits."""
+    """Copy from or to the device. If it does not wait, a copy to the CPU arrives late."""
     device = torch.device(options.pop("device", None) or source.device)
     options = {name: value for name, value in options.items() if value is not None}
     options.pop("pin_memory", None)
