@@ -10,12 +10,24 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from numbers import Integral, Real
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 # %% ../nbs/00b_check.ipynb #831063a6
+def _at_least(who: str, least: float, **numbers: float) -> None:
+    """Refuse a number with which everything would pass: too small, not finite, or not a number.
+
+    Where `least` is an integer, the number must be one, too.
+    """
+    kind = Integral if isinstance(least, int) else Real
+    for name, number in numbers.items():
+        if not (isinstance(number, kind) and least <= number < math.inf):
+            raise ValueError(f"{who} expected {name} of {least} or more, finite, got {number!r}")
+
+
 def _first_difference(
     what: str,
     mine: Tensor,
@@ -31,13 +43,12 @@ def _first_difference(
         return f"{what}: {shapes}"
     if mine.dtype != reference.dtype:
         return f"{what}: yours is {mine.dtype}, the reference {reference.dtype}"
+    mine, reference = mine.cpu(), reference.cpu()  # a result may come from another device
     if torch.allclose(mine, reference, rtol, atol, equal_nan=True):
         return None
     gap = (mine.double() - reference.double()).abs()
     gap = gap.nan_to_num(nan=math.inf, posinf=math.inf)
-    at: tuple[int, ...] = ()
-    if gap.ndim:
-        at = tuple(map(int, torch.unravel_index(gap.argmax(), gap.shape)))
+    at = tuple(map(int, np.unravel_index(gap.argmax().item(), gap.shape)))
     yours, theirs = mine[at].item(), reference[at].item()
     return f"{what}: yours {yours:.6g}, reference {theirs:.6g} at {list(at)}"
 
@@ -97,6 +108,9 @@ def _compare(
     """Return the names of all that was compared in one call, and a line for each difference."""
     ours = _observe(mine, inputs, seed)
     theirs = _observe(reference, inputs, seed)
+    outputs = [value for name, value in theirs.items() if name.startswith("output")]
+    if not any(isinstance(value, Tensor) and value.numel() for value in outputs):
+        raise ValueError("same_as has nothing to compare: the reference returns no numbers")
     wrong = []
     for k in ours.keys() ^ theirs.keys():
         wrong.append(f"{k}: only {'yours' if k in ours else 'the reference'} has it")
@@ -141,9 +155,7 @@ def _prepare(mine: nn.Module, reference: nn.Module) -> None:
     ours = list(mine.state_dict())
     theirs = list(reference.state_dict())
     if ours != theirs:
-        raise AssertionError(
-            f"same_as: the state_dicts differ: yours holds {ours}, the reference {theirs}"
-        )
+        raise AssertionError(f"same_as: the state_dicts differ: yours {ours}, reference {theirs}")
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for p in reference.parameters():
@@ -184,7 +196,11 @@ def same_as(
 
     Raises:
         AssertionError: something differs; says what, in which mode, on which probe, and where.
+        ValueError: a number is out of range, or the reference returns no tensor with an element,
+            so that there is nothing to compare.
     """
+    _at_least("same_as", 0.0, rtol=rtol, atol=atol)
+    _at_least("same_as", 1, steps=steps)
     is_module = isinstance(reference, nn.Module)
     if is_module:
         mine, reference = copy.deepcopy(mine), copy.deepcopy(reference)
@@ -233,30 +249,36 @@ def gradient_check(
 
     Args:
         fn: function of the tensors, differentiable at them.
-        inputs: tensors; converted to float64.
+        inputs: tensors of finite numbers; converted to float64.
         directions: random directions tried for each input.
-        h: size of the step.
+        h: size of the step, at least 1e-12: smaller ones drown in rounding.
         tol: largest accepted error, relative to the larger of 1 and the value.
 
     Raises:
-        AssertionError: a gradient is wrong; says which input's.
+        AssertionError: a gradient is wrong, or not finite; says which input's.
+        ValueError: there is nothing to check, or a number is out of range.
     """
+    _at_least("gradient_check", 1, directions=directions)
+    _at_least("gradient_check", 1e-12, h=h)
+    _at_least("gradient_check", 0.0, tol=tol)
+    for value in inputs or [None]:
+        if not (isinstance(value, Tensor) and value.numel() and value.isfinite().all()):
+            raise ValueError(f"gradient_check expected tensors of finite values, got {value!r:.60}")
     generator = torch.Generator().manual_seed(0)
     inputs = [i.detach().double().requires_grad_() for i in inputs]
-    output = fn(*inputs)
-    cotangent = torch.randn(output.shape, generator=generator, dtype=torch.float64)
-    gradients = torch.autograd.grad(output, inputs, cotangent)
-    for k, gradient in enumerate(gradients):
+    y = fn(*inputs)
+    cotangent = torch.randn(y.shape, generator=generator, dtype=torch.float64).to(y.device)
+    gradients = torch.autograd.grad(y, inputs, cotangent)
+    for k, (x, gradient) in enumerate(zip(inputs, gradients, strict=True)):
         for _ in range(directions):
-            v = torch.randn(inputs[k].shape, generator=generator, dtype=torch.float64)
-            moved = list(inputs)
-            moved[k] = inputs[k] + h * v
-            ahead = fn(*moved)
-            moved[k] = inputs[k] - h * v
-            behind = fn(*moved)
+            v = torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x.device)
+            before, after = inputs[:k], inputs[k + 1 :]
+            ahead = fn(*before, x + h * v, *after)
+            behind = fn(*before, x - h * v, *after)
             measured = (cotangent * (ahead - behind) / (2 * h)).sum().item()
             promised = (gradient * v).sum().item()
-            if abs(measured - promised) > tol * max(1, abs(measured)):
+            slack = tol * max(1, abs(measured))
+            if math.isinf(slack) or not abs(measured - promised) <= slack:  # NaN is never <=
                 raise AssertionError(
                     f"gradient_check: input {k}: the function changes by {measured:.6g} along a "
                     f"direction, its gradient says {promised:.6g}"
@@ -278,14 +300,12 @@ def t_quantile(p: float, df: int) -> float:
     """
     if not 0.5 <= p < 1:
         raise ValueError(f"t_quantile expected a probability 0.5 <= p < 1, got {p}")
-    if df < 1:
-        raise ValueError(f"t_quantile expected at least 1 degree of freedom, got {df}")
+    _at_least("t_quantile", 1.0, df=df)
     theta = np.linspace(0, math.pi / 2, 100_001)
     density = np.cos(theta) ** (df - 1)
     steps = density[1:] + density[:-1]
     # Summed from the far end: exact where it is small.
-    tail = np.cumsum(steps[::-1])[::-1]
-    tail = np.append(tail, 0.0)
+    tail = np.append(np.cumsum(steps[::-1])[::-1], 0.0)
     angle = np.interp(p - 1, -tail / (2 * tail[0]), theta)
     return math.sqrt(df) * math.tan(angle)
 
@@ -327,7 +347,11 @@ class Spread:
         Args:
             other: another spread of the same quantity.
             floor: resolution of the quantity; smaller differences never count.
+
+        Raises:
+            ValueError: the floor is negative or not finite.
         """
+        _at_least("agrees", 0.0, floor=floor)
         gap = abs(self.mean - other.mean)
         if min(self.n, other.n) < 2:
             return gap <= floor
@@ -392,6 +416,14 @@ class Verdict:
     def __str__(self) -> str:
         return "\n".join(self.lines)
 
+
+class _Judge:
+    """What the four kinds of exercises share: called with an answer, they print their verdict."""
+
+    def __call__(self, answer: object) -> None:
+        """Print the verdict on an answer."""
+        print(self.judge(answer))
+
 # %% ../nbs/00b_check.ipynb #a25e3fb5
 def _show(value: object) -> str:
     """Return a value in one short line."""
@@ -414,12 +446,20 @@ def agree(a: object, b: object, tol: float = 1e-5) -> bool:
     Args:
         a: a result.
         b: another one.
-        tol: for floats and tensors. Sequences are compared item by item, errors by their type.
+        tol: for floats, arrays and tensors. Sequences are compared item by item, errors by their
+            type.
+
+    Raises:
+        ValueError: the tolerance is negative or not finite.
     """
+    _at_least("agree", 0.0, tol=tol)
+    a, b = (value.item() if isinstance(value, np.generic) else value for value in (a, b))
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         if a.shape != b.shape:
             return False
-        return torch.allclose(a.double(), b.double(), tol, tol, equal_nan=True)
+        return torch.allclose(a.cpu().double(), b.cpu().double(), tol, tol, equal_nan=True)
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+        return a.shape == b.shape and agree(a.tolist(), b.tolist(), tol)
     if isinstance(a, Exception) or isinstance(b, Exception):
         return type(a) is type(b)
     if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
@@ -435,24 +475,36 @@ def agree(a: object, b: object, tol: float = 1e-5) -> bool:
             return False
         if a == b or (a != a and b != b):  # equal (infinities too), or both NaN
             return True
-        return abs(a - b) <= tol * max(1, abs(b))
+        largest = max(abs(a), abs(b))
+        return largest < 1e308 and abs(a - b) <= tol * max(1, abs(b))  # no number is near infinity
     return type(a) is type(b) and a == b
 
 # %% ../nbs/00b_check.ipynb #c5895950
+def _random_sources() -> list:
+    """Return torch, and its module for the GPU where one is in use: what holds a random state."""
+    gpu = torch.get_device_module()  # torch.cpu where there is no GPU
+    in_use = getattr(gpu, "is_initialized", lambda: True)()
+    return [torch, gpu] if in_use and hasattr(gpu, "get_rng_state") else [torch]
+
+
 def _call(fn: Callable, case: tuple) -> tuple[object, tuple]:
     """Return the result of `fn` on a copy of the case, and the copy afterwards.
 
     The result may be the exception that it raised. The random numbers stay where they were.
     """
     arguments = copy.deepcopy(case)
+    states = [(source, source.get_rng_state()) for source in _random_sources()]
     try:
-        with torch.random.fork_rng(devices=()):
-            return fn(*arguments), arguments
+        return fn(*arguments), arguments
     except Exception as error:  # whatever the reader's function raises is an answer to be judged
         return error, arguments
+    finally:
+        for source, state in states:
+            source.set_rng_state(state)
 
 # %% ../nbs/00b_check.ipynb #28f7922e
-class Exercise:
+@dataclass(eq=False, repr=False)
+class Exercise(_Judge):
     """Checks a reader's function against a right one and names the mistake where it knows it.
 
     Args:
@@ -466,34 +518,29 @@ class Exercise:
         probe: called as `probe(fn, *case)` where calling the function itself would not show enough.
 
     Raises:
-        ValueError: a wrong variant agrees with the right one on every case, so the cases are
-            blind to it.
+        ValueError: the tolerance is out of range; `right` answers no case; or a wrong variant
+            agrees with the right one on every case, so the cases are blind to it.
     """
 
-    def __init__(
-        self,
-        name: str,
-        right: Callable[..., object],
-        cases: Sequence[tuple[object, ...]],
-        wrong: Mapping[str, Callable[..., object]],
-        read: str = "",
-        tol: float = 1e-5,
-        probe: Callable[..., object] | None = None,
-    ) -> None:
-        self.name = name
-        self.right = right
-        self.cases = list(cases)
-        self.wrong = dict(wrong)
-        self.read = read
-        self.tol = tol
-        self.probe = probe
-        self.expected = self._answers(right)
+    name: str
+    right: Callable
+    cases: Sequence[tuple[object, ...]]
+    wrong: Mapping[str, Callable]
+    read: str = ""
+    tol: float = 1e-5
+    probe: Callable | None = None
+
+    def __post_init__(self) -> None:
+        who = f"exercise {self.name}"
+        self.cases = list(self.cases)
+        _at_least(who, 0.0, tol=self.tol)
+        self.expected = self._answers(self.right)
+        if all(isinstance(answer, Exception) for answer in self.expected):
+            raise ValueError(f"{who}: the right function answers none of {len(self.cases)} cases")
         answers = {mistake: self._answers(fn) for mistake, fn in self.wrong.items()}
         blind = [mistake for mistake in answers if self._first_failure(answers[mistake]) is None]
         if blind:
-            raise ValueError(
-                f"exercise {name}: its cases cannot tell the right answer from: {'; '.join(blind)}"
-            )
+            raise ValueError(f"{who}: its cases cannot tell right from: {'; '.join(blind)}")
 
     def _calls(self, fn: Callable) -> list[tuple[object, tuple]]:
         called = fn if self.probe is None else partial(self.probe, fn)
@@ -508,7 +555,7 @@ class Exercise:
                 return at
         return None
 
-    def judge(self, fn: Callable[..., object]) -> Verdict:
+    def judge(self, fn: Callable) -> Verdict:
         """Return the verdict on a function."""
         answers = self._answers(fn)
         at = self._first_failure(answers)
@@ -533,10 +580,6 @@ class Exercise:
                 break
         return [*lines, f"  Read: {self.read}"] if self.read else lines
 
-    def __call__(self, fn: Callable[..., object]) -> None:
-        """Print the verdict on a function."""
-        print(self.judge(fn))
-
 # %% ../nbs/00b_check.ipynb #e7476dfc
 def _as_said(value: object) -> object:
     """Return an answer in its plainest form.
@@ -551,7 +594,8 @@ def _as_said(value: object) -> object:
     return value.strip().lower() if isinstance(value, str) else value
 
 
-class Prediction:
+@dataclass(eq=False, repr=False)
+class Prediction(_Judge):
     """Checks a predicted value, and answers the wrong ones it knows.
 
     Args:
@@ -562,29 +606,21 @@ class Prediction:
         tol: relative tolerance for numbers.
 
     Raises:
-        ValueError: a wrong value is within the tolerance of the right one.
+        ValueError: the tolerance is out of range, or a wrong value is within it of the right one.
     """
 
-    def __init__(
-        self,
-        name: str,
-        right: object,
-        wrong: Mapping[str, object],
-        because: str,
-        tol: float = 1e-3,
-    ) -> None:
-        self.name = name
-        self.right = right
-        self.wrong = dict(wrong)
-        self.because = because
-        self.tol = tol
-        said = _as_said(right)
-        taken = [m for m, value in self.wrong.items() if agree(_as_said(value), said, tol)]
+    name: str
+    right: object
+    wrong: Mapping[str, object]
+    because: str
+    tol: float = 1e-3
+
+    def __post_init__(self) -> None:
+        _at_least(f"exercise {self.name}", 0.0, tol=self.tol)
+        said = _as_said(self.right)
+        taken = [m for m, value in self.wrong.items() if agree(_as_said(value), said, self.tol)]
         if taken:
-            raise ValueError(
-                f"exercise {name}: this wrong answer is within the tolerance of the right one: "
-                f"{taken[0]}"
-            )
+            raise ValueError(f"exercise {self.name}: within the tolerance, yet wrong: {taken[0]}")
 
     def _reply(self, answer: object) -> str | None:
         for reply, value in self.wrong.items():
@@ -601,12 +637,9 @@ class Prediction:
             lines.append(f"  {reply}")
         return Verdict(False, lines)
 
-    def __call__(self, answer: object) -> None:
-        """Print the verdict on an answer."""
-        print(self.judge(answer))
-
 # %% ../nbs/00b_check.ipynb #5ea4c002
-class Search:
+@dataclass(eq=False, repr=False)
+class Search(_Judge):
     """Checks an answer of which there may be several, as an input that breaks given code.
 
     Args:
@@ -619,22 +652,15 @@ class Search:
         ValueError: an answer of `wrong` gets another reply.
     """
 
-    def __init__(
-        self,
-        name: str,
-        fault: Callable[[object], str | None],
-        wrong: Mapping[str, object],
-        because: str,
-    ) -> None:
-        self.name = name
-        self.fault = fault
-        self.wrong = dict(wrong)
-        self.because = because
-        astray = [reply for reply, answer in self.wrong.items() if fault(answer) != reply]
+    name: str
+    fault: Callable[[object], str | None]
+    wrong: Mapping[str, object]
+    because: str
+
+    def __post_init__(self) -> None:
+        astray = [reply for reply, answer in self.wrong.items() if self.fault(answer) != reply]
         if astray:
-            raise ValueError(
-                f"exercise {name}: the answer listed under this reply gets another one: {astray[0]}"
-            )
+            raise ValueError(f"exercise {self.name}: an answer gets another one than {astray[0]!r}")
 
     def judge(self, answer: object) -> Verdict:
         """Return the verdict on an answer."""
@@ -642,12 +668,9 @@ class Search:
             return Verdict(False, [f"{self.name}: not {_show(answer)}", f"  {reply}"])
         return Verdict(True, [f"{self.name}: correct. {self.because}"])
 
-    def __call__(self, answer: object) -> None:
-        """Print the verdict on an answer."""
-        print(self.judge(answer))
-
 # %% ../nbs/00b_check.ipynb #eefcc2a4
-class MutantHunt:
+@dataclass(eq=False, repr=False)
+class MutantHunt(_Judge):
     """Scores a reader's check by the wrong implementations it rejects.
 
     Args:
@@ -655,21 +678,23 @@ class MutantHunt:
         right: the correct implementation, which the check must accept.
         mutants: the sentence that describes a mistake, and an implementation that makes it.
         need: how many must be rejected; all by default.
+
+    Raises:
+        ValueError: there is no mutant, or `need` is not from 1 up to the number of mutants.
     """
 
-    def __init__(
-        self,
-        name: str,
-        right: Callable[..., object],
-        mutants: Mapping[str, Callable[..., object]],
-        need: int | None = None,
-    ) -> None:
-        self.name = name
-        self.right = right
-        self.mutants = dict(mutants)
-        self.need = len(mutants) if need is None else need
+    name: str
+    right: Callable
+    mutants: Mapping[str, Callable]
+    need: int | None = None
 
-    def _accepts(self, check: Callable[[Callable], bool], candidate: Callable) -> bool:
+    def __post_init__(self) -> None:
+        if self.need is None:
+            self.need = len(self.mutants)
+        _at_least(f"exercise {self.name}", 1, mutants=len(self.mutants), need=self.need)
+        _at_least(f"exercise {self.name}", self.need, mutants=len(self.mutants))
+
+    def _accepts(self, check: Callable, candidate: Callable) -> bool:
         """Whether a check returns True, or the same as a NumPy scalar or a one-element tensor.
 
         Returning anything else, or raising, rejects.
@@ -679,7 +704,7 @@ class MutantHunt:
         except Exception:  # a mutant may break the reader's check in any way
             return False
 
-    def judge(self, check: Callable[[Callable], bool]) -> Verdict:
+    def judge(self, check: Callable) -> Verdict:
         """Return the verdict on a check."""
         if not self._accepts(check, self.right):
             said = "your check rejects a correct implementation (it must return True for it)"
@@ -693,7 +718,3 @@ class MutantHunt:
         if len(alive) > 3:
             lines.append(f"  and {len(alive) - 3} more")
         return Verdict(False, lines)
-
-    def __call__(self, check: Callable[[Callable], bool]) -> None:
-        """Print the verdict on a check."""
-        print(self.judge(check))

@@ -27,6 +27,7 @@ from fromfound.files import (
     cache_dir,
     download,
     fault,
+    is_whole,
     unpack,
 )
 from .standin import NOTE, RECIPES, draw
@@ -288,7 +289,7 @@ def _ready(data: DataSet, folder: Path) -> Path:
     packed = [file for file in data.files if file.name.endswith((".zip", ".xz"))]
     key = hashlib.sha256("".join(file.sha256 for file in packed).encode()).hexdigest()[:12]
     unpacked = cache_dir() / "unpacked" / f"{data.name}-{key}"
-    if packed and unpacked.is_dir():
+    if packed and is_whole(unpacked):
         return unpacked
     for file in data.files:
         if wrong := fault(folder / file.name, file):
@@ -336,17 +337,14 @@ def fetch(name: str) -> Path:
         DataError: the data is nowhere to be found, or a file is damaged, or the system refuses to
             write the cache.
     """
-    if name not in DATASETS:
+    if name not in list(DATASETS):  # a list also compares names that no dictionary takes
         raise ValueError(f"fetch expected one of {', '.join(DATASETS)}; got {name!r}")
     data = DATASETS[name]
     asked = os.environ.get("FROMFOUND_DATA", "")
     if asked == "standin":
         return stand_in(name)
     if asked and not Path(asked).is_dir():
-        raise DataError(
-            f"FROMFOUND_DATA names {asked}, which is not a folder: name one that holds datasets, "
-            "or 'standin', or unset it"
-        )
+        raise DataError(f"FROMFOUND_DATA names {asked}, which is not a folder: change or unset it")
     places = [Path(asked) / name] if asked else []
     for folder in (*places, cache_dir() / name):
         if all((folder / file.name).is_file() for file in data.files):
@@ -371,10 +369,16 @@ _MARK = "STAND-IN.txt"
 
 
 def is_real(path: Path) -> bool:
-    """Whether the folder `path`, from `fetch`, holds real data.
+    """Whether a folder holds real data; a stand-in holds a file that says what it is.
 
-    A stand-in holds a file that says what it is.
+    Args:
+        path: the folder, from `fetch`.
+
+    Raises:
+        DataError: there is no such folder.
     """
+    if not Path(path).is_dir():
+        raise DataError(f"is_real expected the folder of a dataset, got {path}: fetch it first")
     return not (Path(path) / _MARK).exists()
 
 
@@ -396,7 +400,7 @@ def stand_in(name: str) -> Path:
     Raises:
         DataError: the dataset has no stand-in, or the system refuses to write the cache.
     """
-    if name not in RECIPES:
+    if name not in list(RECIPES):
         raise DataError(
             f"{name} has no stand-in (only {' and '.join(RECIPES)} have one): let FROMFOUND_DATA "
             f"name a folder that holds {name}/"
@@ -404,7 +408,7 @@ def stand_in(name: str) -> Path:
     code = Path(inspect.getfile(draw)).read_bytes()  # drawn again when the drawing changes
     edition = hashlib.sha256(code).hexdigest()[:12]
     target = cache_dir() / "standin" / f"{name}-{edition}"
-    if not target.is_dir():
+    if not is_whole(target):
         with building(target) as folder:
             for part, (images, labels) in zip(("train", "t10k"), draw(name), strict=True):
                 _write_idx(folder / f"{part}-images-idx3-ubyte.gz", images)
@@ -413,23 +417,20 @@ def stand_in(name: str) -> Path:
     return target
 
 # %% ../nbs/00a_data.ipynb #da4c4817
-def _read_idx(path: Path) -> torch.Tensor:
+def _read_idx(path: Path, dimensions: int) -> torch.Tensor:
     """Read an array of bytes from a gzipped idx file."""
     try:
         raw = gzip.decompress(path.read_bytes())
-        if raw[:3] != b"\0\0\x08":
-            raise DataError(
-                f"{path} is not an idx file of bytes: it starts with {raw[:4]!r}, expected 0, 0, 8"
-            )
-        shape = struct.unpack_from(f">{raw[3]}I", raw, 4)
-    except (EOFError, zlib.error, gzip.BadGzipFile, struct.error) as error:
-        raise DataError(f"{path} is damaged ({error}): replace or delete it") from error
+        if raw[:4] != bytes([0, 0, 8, dimensions]):
+            said = f"it starts with {raw[:4]!r}, expected 0, 0, 8, {dimensions}"
+            raise DataError(f"{path} is not an idx file of bytes: {said}")
+        shape = struct.unpack_from(f">{dimensions}I", raw, 4)
+    except (EOFError, zlib.error, OSError, struct.error) as error:
+        raise DataError(f"{path} is missing or damaged ({error}): replace it") from error
     start = 4 + 4 * len(shape)
-    if len(raw) - start != math.prod(shape):
-        raise DataError(
-            f"{path} holds {len(raw) - start:,} bytes, its header promises {math.prod(shape):,}: "
-            "replace it"
-        )
+    held, promised = len(raw) - start, math.prod(shape)
+    if held != promised:
+        raise DataError(f"{path} holds {held:,} bytes, its header says {promised:,}: replace it")
     return torch.from_numpy(np.frombuffer(raw, np.uint8, offset=start).reshape(shape).copy())
 
 # %% ../nbs/00a_data.ipynb #86f358bf
@@ -464,10 +465,8 @@ class ImageData:
 
     def __repr__(self) -> str:
         kind = "" if self.real else "STAND-IN for "
-        return (
-            f"{kind}{self.name}: {len(self.x_train):,} training and {len(self.x_test):,} test "
-            f"pictures, {len(self.classes)} classes"
-        )
+        parts = f"{len(self.x_train):,} training and {len(self.x_test):,} test pictures"
+        return f"{kind}{self.name}: {parts}, {len(self.classes)} classes"
 
 # %% ../nbs/00a_data.ipynb #384d8303
 def read_images(folder: Path, name: str = "mnist") -> ImageData:
@@ -482,12 +481,18 @@ def read_images(folder: Path, name: str = "mnist") -> ImageData:
         The images and labels.
 
     Raises:
-        DataError: a file is damaged or does not have this form.
+        ValueError: another name.
+        DataError: a file is missing, damaged or does not have this form.
     """
+    if name not in list(CLASSES):
+        raise ValueError(f"read_images expected one of {', '.join(CLASSES)}; got {name!r}")
     tensors = []
     for part in ("train", "t10k"):
-        tensors.append(_read_idx(folder / f"{part}-images-idx3-ubyte.gz").float().div_(255))
-        tensors.append(_read_idx(folder / f"{part}-labels-idx1-ubyte.gz").long())
+        x = _read_idx(Path(folder, f"{part}-images-idx3-ubyte.gz"), 3)
+        y = _read_idx(Path(folder, f"{part}-labels-idx1-ubyte.gz"), 1)
+        if len(x) != len(y):
+            raise DataError(f"{folder}: {part}-images has {len(x)}, {part}-labels has {len(y)}")
+        tensors += [x.float().div_(255), y.long()]
     return ImageData(name, *tensors, classes=CLASSES[name], real=is_real(folder))
 
 
@@ -506,6 +511,6 @@ def load_mnist(name: str = "mnist") -> ImageData:
 
     Source: LeCun1998
     """
-    if name not in CLASSES:
+    if name not in list(CLASSES):
         raise ValueError(f"load_mnist expected one of {', '.join(CLASSES)}; got {name!r}")
     return read_images(fetch(name), name)

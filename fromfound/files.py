@@ -2,10 +2,11 @@
 
 # %% auto #0
 __all__ = ['DataError', 'UnavailableError', 'UnreachableError', 'RemoteFile', 'fault', 'draft_of', 'abandoned', 'cache_dir',
-           'writing', 'building', 'write_whole', 'is_watched', 'download', 'unpack']
+           'writing', 'is_whole', 'building', 'write_whole', 'is_watched', 'download', 'unpack']
 
 # %% ../nbs/00_files.ipynb #68b4d4c7
 import hashlib
+import json
 import lzma
 import os
 import platform
@@ -89,7 +90,7 @@ def _is_running(process: int) -> bool:
 def abandoned(path: Path) -> list[Path]:
     """Return the drafts of `path` that processes of this machine left when they were killed."""
     start = draft_of(path).name.rsplit(".", 2)[0]
-    drafts = [file.name.rsplit(".", 2) for file in path.parent.iterdir()]
+    drafts = [file.name.rsplit(".", 2) for file in path.parent.glob(".*")]
     ours = [name for name in drafts if name[0] == start and name[1].isdigit()]
     return [path.with_name(".".join(name)) for name in ours if not _is_running(int(name[1]))]
 
@@ -121,9 +122,25 @@ def writing(folder: Path) -> Iterator[None]:
         ) from error
 
 
+def _list_of(folder: Path) -> Path:
+    """Return the file beside a folder that lists its files and their sizes."""
+    return folder.with_name(f"{folder.name}.json")
+
+
+def is_whole(folder: Path) -> bool:
+    """Say whether a folder that `building` made still has all its files, in their sizes."""
+    try:
+        sizes = json.loads(_list_of(folder).read_text(encoding="utf-8"))
+        return all((folder / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError):  # there is no list, or a file is gone
+        return False
+
+
 @contextmanager
 def building(target: Path) -> Iterator[Path]:
     """Make a temporary folder that becomes `target` if the block succeeds, and vanishes if not.
+
+    A list of its files stands beside it, for `is_whole`; a damaged folder of this name is replaced.
 
     Args:
         target: the finished folder; its parents are made.
@@ -142,6 +159,11 @@ def building(target: Path) -> Iterator[Path]:
         temporary.mkdir()
         try:
             yield temporary
+            files = [path for path in temporary.rglob("*") if path.is_file()]
+            sizes = {path.relative_to(temporary).as_posix(): path.stat().st_size for path in files}
+            _list_of(target).write_text(json.dumps(sizes), encoding="utf-8")
+            if target.is_dir() and not is_whole(target):
+                shutil.rmtree(target)
             try:
                 temporary.rename(target)
             except OSError:
@@ -313,8 +335,6 @@ def download(file: RemoteFile, folder: Path) -> None:
         raise UnavailableError(f"{file.name} has no address to download it from")
     for url in file.urls:
         try:
-            with writing(folder):
-                folder.mkdir(parents=True, exist_ok=True)
             with writing(folder), _claimed(part) as own:
                 _bring(url, own, file)
                 os.replace(own, folder / file.name)

@@ -7,6 +7,7 @@ __all__ = ['PALETTE', 'house_style', 'figure', 'Picture', 'show', 'label', 'show
 import io
 import math
 from collections.abc import Sequence
+from numbers import Real
 
 import matplotlib
 import numpy as np
@@ -66,6 +67,13 @@ def house_style() -> None:
     matplotlib.rcParams.update(_STYLE)
 
 # %% ../nbs/00c_plot.ipynb #c42f94ba
+def _check_inches(who: str, **sizes: float) -> None:
+    """Refuse a size that is not a number above 0, or not finite."""
+    for name, size in sizes.items():
+        if not (isinstance(size, Real) and 0 < size < math.inf):
+            raise ValueError(f"{who} expected {name} in inches, more than 0, got {size!r}")
+
+
 def figure(
     nrows: int = 1,
     ncols: int = 1,
@@ -85,7 +93,11 @@ def figure(
 
     Returns:
         The figure and its axes: one, or an array of them.
+
+    Raises:
+        ValueError: width or height is no size.
     """
+    _check_inches("figure", width=width, height=height)
     house_style()
     fig = Figure(figsize=(width, height), layout="constrained")
     return fig, fig.subplots(nrows, ncols, **subplots)
@@ -99,10 +111,13 @@ class Picture:
         kind: `"svg"` or `"png"`.
 
     Raises:
+        TypeError: `fig` is something else.
         ValueError: another kind.
     """
 
     def __init__(self, fig: Figure, kind: str = "svg") -> None:
+        if not isinstance(fig, Figure):
+            raise TypeError(f"show expected a figure, got {fig!r}")
         if kind not in ("svg", "png"):
             raise ValueError(f"show got kind={kind!r}; expected 'svg' (drawings) or 'png' (pixels)")
         self.fig, self.kind = fig, kind
@@ -171,6 +186,7 @@ def _pixels(image: torch.Tensor | np.ndarray) -> np.ndarray:
     if isinstance(image, torch.Tensor):
         array = image.detach().cpu().float().numpy()
     array = np.asarray(array)
+    shape = array.shape
     if array.ndim == 3 and array.shape[0] in (1, 3):
         array = np.moveaxis(array, 0, -1)
     if array.ndim == 3 and array.shape[-1] == 1:
@@ -179,7 +195,7 @@ def _pixels(image: torch.Tensor | np.ndarray) -> np.ndarray:
     if array.ndim != 2 and not colored:
         raise ValueError(
             "show_image expected an image of shape (H, W), (1, H, W) or (3, H, W), got "
-            f"{tuple(image.shape)}; show_images draws a batch"
+            f"{shape}; show_images draws a batch"
         )
     return array
 
@@ -187,6 +203,8 @@ def _pixels(image: torch.Tensor | np.ndarray) -> np.ndarray:
 def _draw(ax: Axes, image: torch.Tensor | np.ndarray, title: object) -> None:
     ax.imshow(_pixels(image), cmap="gray_r", interpolation="nearest")
     ax.set_axis_off()
+    if isinstance(title, torch.Tensor):
+        title = title.tolist()  # without its type and device
     if title is not None:
         ax.set_title(str(title), loc="center", fontsize=10, pad=4)
 
@@ -209,8 +227,9 @@ def show_image(
         The figure, as a notebook output.
 
     Raises:
-        ValueError: the shape is not that of an image.
+        ValueError: the shape is not that of an image, or the size is no size.
     """
+    _check_inches("show_image", size=size)
     fig, ax = figure(width=size, height=size)
     _draw(ax, image, title)
     return Picture(fig, "png")
@@ -235,8 +254,12 @@ def show_images(
         The figure, as a notebook output.
 
     Raises:
-        ValueError: there is no image, or there are not as many titles as images.
+        ValueError: there is no image, there are not as many titles as images, or `ncols` or `size`
+            is out of range.
     """
+    _check_inches("show_images", size=size)
+    if not isinstance(ncols, int) or ncols < 1:
+        raise ValueError(f"show_images expected ncols of 1 or more, got {ncols!r}")
     count = len(images)
     given = count if titles is None else len(titles)
     if count == 0 or given != count:

@@ -105,6 +105,18 @@ _MARK = re.compile(
 _CODE = re.compile(r"```.*?```|``.+?``|`[^`\n]+`", re.S)
 
 # %% ../nbs/00d_record.ipynb #feff4163
+def _stored(path: Path) -> dict:
+    """Read a notebook or a record; an error names the file."""
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        for cell in found["cells"] if Path(path).suffix == ".ipynb" else ():
+            "".join(cell["source"])
+        return found
+    except (ValueError, TypeError, KeyError) as error:
+        said = f"not a notebook or record ({type(error).__name__}: {error})"
+        raise ValueError(f"{path}: {said}: is it in the middle of a merge?") from error
+
+
 def stored_quotes(notebook: Path) -> dict[str, int | float | str | Spread]:
     """Return the values quoted in the stored outputs of one notebook, by name.
 
@@ -115,10 +127,10 @@ def stored_quotes(notebook: Path) -> dict[str, int | float | str | Spread]:
         The values. A spread is found under its name, and its mean as `name.mean`.
 
     Raises:
-        ValueError: two cells quote the same name.
+        ValueError: two cells quote the same name, or the file is not a notebook.
     """
     found: dict[str, int | float | str | Spread] = {}
-    for cell in json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"]:
+    for cell in _stored(notebook)["cells"]:
         for output in cell.get("outputs", ()):
             for name, value in output.get("data", {}).get(QUOTE_MIME, {}).items():
                 if name in found:
@@ -166,7 +178,7 @@ def fill_marks(text: str, values: Mapping[str, object], where: str) -> str:
 # %% ../nbs/00d_record.ipynb #e9135d83
 def _sync_notebook(path: Path, values: dict) -> str:
     """Return the text of a notebook whose Markdown cells state `values`."""
-    book = json.loads(path.read_text(encoding="utf-8"))
+    book = _stored(path)
     for cell in book["cells"]:
         if cell["cell_type"] == "markdown":
             text = fill_marks("".join(cell["source"]), values, path.name)
@@ -184,11 +196,17 @@ def sync(files: Iterable[Path], notebooks: Iterable[Path], check: bool = False) 
 
     Returns:
         One line for each file whose prose disagreed.
+
+    Raises:
+        ValueError: a file is not a notebook, or not text.
     """
     every = {f"{p.stem}.{k}": v for p in notebooks for k, v in stored_quotes(p).items()}
     stale = []
     for path in map(Path, files):
-        before = path.read_text(encoding="utf-8")
+        try:
+            before = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is not text in UTF-8: {error}") from error
         if path.suffix == ".ipynb":
             after = _sync_notebook(path, stored_quotes(path) | every)
         else:
@@ -200,7 +218,7 @@ def sync(files: Iterable[Path], notebooks: Iterable[Path], check: bool = False) 
             stale.append(f"{said}; run `make sync`")
         else:
             stale.append(f"{said}, rewritten")
-            path.write_text(after, encoding="utf-8")
+            write_whole(path, after.encode())
     return stale
 
 # %% ../nbs/00d_record.ipynb #923c5f46
@@ -538,11 +556,17 @@ def show_run(name: str) -> Run:
 
     Returns:
         The record.
+
+    Raises:
+        TypeError: the name is not a string.
+        ValueError: the record is damaged.
     """
+    if not isinstance(name, str):
+        raise TypeError(f"show_run expected a name such as 'norm.one_epoch', got {name!r}")
     path = _find_run(name)
     if path is None:
         return Run(name, None)
-    return Run(name, json.loads(path.read_text(encoding="utf-8")))
+    return Run(name, _stored(path))
 
 # %% ../nbs/00d_record.ipynb #69f2bc9f
 def main(arguments: list[str] | None = None) -> int:

@@ -3,6 +3,7 @@
 import copy
 import math
 import statistics
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -170,7 +171,6 @@ FUNCTIONS = [
     ),
     (lambda x: x.detach() * x, lambda x: x * x, [torch.randn(3)], False, "half a gradient"),
     (lambda x: (x * 1).detach(), lambda x: x * 1, [torch.randn(3)], False, "no gradient at all"),
-    (lambda x: x * 2, lambda x: x + x, [torch.randn(0, 3)], True, "zero-size"),
     (lambda x: x * 2, lambda x: x + x, [torch.randn(4, 3).half()], True, "half precision"),
     (
         nn.functional.dropout,
@@ -230,6 +230,35 @@ def test_same_as_on_functions(mine, reference, inputs, right, name):
             same_as(mine, reference, *inputs)
 
 
+def tripled(x):
+    return 3 * x
+
+
+@pytest.mark.parametrize(
+    "mine, inputs, options, says",
+    [
+        (tripled, [torch.ones(2)], {"steps": 0}, "same_as expected steps of 1 or more"),
+        (tripled, [torch.ones(2)], {"steps": 1.5}, "same_as expected steps of 1 or more"),
+        (tripled, [torch.ones(2)], {"rtol": math.inf}, "same_as expected rtol of 0.0 or more"),
+        (tripled, [torch.ones(2)], {"atol": math.nan}, "same_as expected atol of 0.0 or more"),
+        (tripled, [torch.ones(2)], {"atol": -1}, "same_as expected atol of 0.0 or more"),
+        (tripled, [torch.ones(2)], {"rtol": "1"}, "same_as expected rtol .* got '1'"),
+        (tripled, [torch.ones(0, 3)], {}, "nothing to compare"),
+        (lambda x: None, [torch.ones(2)], {}, "nothing to compare"),
+        (nn.BatchNorm1d(3), [torch.ones(0, 3)], {}, "nothing to compare"),
+    ],
+    ids=repr,
+)
+def test_same_as_refuses_what_would_pass_unseen(mine, inputs, options, says):
+    with pytest.raises(ValueError, match=says):
+        same_as(mine, mine, *inputs, **options)
+
+
+def test_same_as_says_where_a_single_number_differs():
+    with pytest.raises(AssertionError, match=r"yours 2, reference 3 at \[\]"):
+        same_as(lambda x: 2 * x.sum(), lambda x: 3 * x.sum(), torch.ones(1))
+
+
 def test_same_as_leaves_its_arguments_alone():
     mine, reference, x = nn.Linear(3, 2), nn.Linear(3, 2), torch.randn(4, 3)
     before = copy.deepcopy((mine.state_dict(), reference.state_dict(), x))
@@ -262,7 +291,104 @@ def test_gradient_check():
         gradient_check(lambda a, b: a + Doubled.apply(b), torch.randn(3), torch.randn(3))
 
 
+def with_gradient(backward):
+    """The square, with another gradient."""
+
+    class Square(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x * x
+
+        @staticmethod
+        def backward(ctx, g):
+            return backward(g)
+
+    return Square.apply
+
+
+@pytest.mark.parametrize(
+    "fn, x",
+    [
+        (torch.sqrt, torch.zeros(1)),
+        (torch.log, torch.tensor([-1.0])),
+        (with_gradient(lambda g: g * math.nan), torch.ones(3)),
+        (with_gradient(lambda g: g * math.inf), torch.ones(3)),
+        (lambda x: torch.where(x > 1, math.inf, x), torch.ones(1)),
+        (lambda x: x * torch.tensor([2.0, math.nan]), torch.ones(2)),
+    ],
+)
+def test_gradient_check_refuses_a_gradient_that_is_no_number(fn, x):
+    with pytest.raises(AssertionError, match="gradient_check: input 0"):
+        gradient_check(fn, x)
+
+
+@pytest.mark.parametrize(
+    "inputs, options",
+    [
+        ([], {}),
+        ([torch.ones(0, 3)], {}),
+        ([torch.ones(2), torch.tensor([1.0, math.nan])], {}),
+        ([torch.tensor([math.inf])], {}),
+        ([3.0], {}),
+        ([torch.ones(2)], {"directions": 0}),
+        ([torch.ones(2)], {"directions": -1}),
+        ([torch.ones(2)], {"directions": 2.5}),
+        ([torch.ones(2)], {"h": 0}),
+        ([torch.ones(2)], {"h": -1e-6}),
+        ([torch.ones(2)], {"h": math.nan}),
+        ([torch.ones(2)], {"h": "1"}),
+        ([torch.ones(2)], {"tol": math.inf}),
+        ([torch.ones(2)], {"tol": math.nan}),
+        ([torch.ones(2)], {"tol": -1}),
+    ],
+    ids=repr,
+)
+def test_gradient_check_refuses_what_would_pass_unseen(inputs, options):
+    with pytest.raises(ValueError, match="gradient_check expected"):
+        gradient_check(lambda *xs: sum(2 * x for x in xs), *inputs, **options)
+
+
+accelerator = pytest.mark.skipif(
+    torch.get_device_module() is torch.cpu, reason="needs an accelerator"
+)
+
+
+@accelerator
+def test_results_may_come_from_an_accelerator():
+    device = torch.get_device_module().__name__.removeprefix("torch.")
+    x = torch.arange(3.0)
+    gradient_check(torch.sin, x.to(device))
+    same_as(lambda x: x.to(device), lambda x: x * 1, x)
+    assert agree(x.to(device), x)
+    moves = Exercise("9.9", lambda x: x * 1, [(x,)], {"you add": lambda x: x + 1})
+    assert moves.judge(lambda x: x.to(device)).passed
+    assert "you add" in str(moves.judge(lambda x: x.to(device) + 1))
+    gpu = torch.get_device_module()
+    gpu.manual_seed_all(0)
+    before = gpu.get_rng_state()
+    moves.judge(lambda x: torch.randn(3, device=device))
+    assert torch.equal(gpu.get_rng_state(), before)
+
+
 AGREE = [
+    (math.inf, 5.0, False),
+    (5.0, math.inf, False),
+    (-math.inf, math.inf, False),
+    (math.inf, math.inf, True),
+    (math.inf, 10**400, False),
+    (10**400, 1.0, False),
+    (10**400, 10**400, True),
+    (1e307, 1e307 * (1 + 1e-7), True),
+    (np.ones(3), np.ones(3) + 1e-7, True),
+    (np.ones(3), np.array([1.0, 1.0, 2.0]), False),
+    (np.ones(3), np.ones((3, 1)), False),
+    (np.ones(0), np.ones(0), True),
+    (np.array([math.inf, math.nan]), np.array([math.inf, math.nan]), True),
+    (np.array([math.inf]), np.array([1.0]), False),
+    (np.array(["a"]), np.array(["a"]), True),
+    (np.ones(3), [1.0, 1.0, 1.0], False),
+    (np.float32(1), np.float32(1 + 1e-6), True),
+    (np.float32(1), 1.0, True),
     (1.0, 1.0 + 1e-7, True),
     (1.0, 1.1, False),
     (True, 1, False),
@@ -290,6 +416,44 @@ def test_agree(a, b, right):
 
 def total(xs):
     return sum(xs)
+
+
+@pytest.mark.parametrize("tol", [math.inf, math.nan, -1, "1", None], ids=repr)
+def test_a_tolerance_with_which_everything_passes_is_refused(tol):
+    for call in (
+        lambda: agree(1.0, 2.0, tol),
+        lambda: Exercise("9.1", total, [([1],)], {}, tol=tol),
+        lambda: Prediction("9.5", 1, {}, because="", tol=tol),
+        lambda: spread([1.0, 2.0]).agrees(spread([8.0, 9.0]), floor=tol),
+    ):
+        with pytest.raises(ValueError, match="expected (tol|floor) of 0.0 or more, finite, got"):
+            call()
+
+
+@pytest.mark.parametrize(
+    "right, cases", [(total, []), (None, [([1],)]), (lambda: 1, [([1],), ([2],)])]
+)
+def test_an_exercise_without_a_right_answer_is_refused(right, cases):
+    with pytest.raises(ValueError, match=f"9.1: the right function answers none of {len(cases)}"):
+        Exercise("9.1", right, cases, {})
+
+
+def test_an_infinite_answer_is_matched_by_that_alone():
+    limit = Exercise("9.1", lambda: math.inf, [()], {"you stop at a number": lambda: 5.0})
+    assert limit.judge(lambda: math.inf).passed
+    assert not limit.judge(lambda: -math.inf).passed
+    assert not Prediction("9.5", math.inf, {}, because="").judge(5).passed
+
+
+def test_an_exercise_may_return_arrays():
+    ones = Exercise("9.1", np.ones, [(3,)], {"you count": np.arange})
+    assert ones.judge(lambda n: np.full(n, 1.0)).passed
+    assert "you count" in str(ones.judge(lambda n: np.arange(n)))
+
+
+def test_cases_may_come_from_a_generator():
+    once = Exercise("9.1", total, (([n],) for n in (1, 2)), {"nothing": lambda xs: 0})
+    assert not once.judge(lambda xs: 0).passed
 
 
 SUM = Exercise(
@@ -377,6 +541,19 @@ def test_an_exercise_leaves_random_numbers_alone():
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.parametrize("in_use", [True, False])
+def test_an_exercise_puts_back_the_random_state_of_a_gpu_in_use(monkeypatch, in_use):
+    state = [0]
+    gpu = SimpleNamespace(
+        is_initialized=lambda: in_use,
+        get_rng_state=lambda: list(state),
+        set_rng_state=lambda kept: state.__setitem__(slice(None), kept),
+    )
+    monkeypatch.setattr(torch, "get_device_module", lambda: gpu)
+    Exercise("9.13", lambda n: state.append(n), [(1,)], {}).judge(lambda n: 1 / 0)
+    assert state == ([0] if in_use else [0, 1])
+
+
 def test_a_probe_sees_a_changed_input():
     double = Exercise(
         "9.11",
@@ -394,7 +571,7 @@ def test_a_probe_sees_a_changed_input():
 
 
 def test_blind_exercises_cannot_be_built():
-    with pytest.raises(ValueError, match="cannot tell"):
+    with pytest.raises(ValueError, match="cannot tell right from: you take the last"):
         Exercise("9.3", total, [([2],)], wrong={"you take the last": lambda xs: xs[-1]})
     with pytest.raises(ValueError, match="within the tolerance"):
         Prediction("9.4", 1.0, {"almost": 1.0001}, because="")
@@ -477,6 +654,12 @@ def test_mutant_hunt_needs_all_or_as_many_as_it_says(need, passed):
     ] * (not passed)
 
 
+@pytest.mark.parametrize("mutants, need", [(0, None), (0, 0), (2, 0), (2, -1), (2, 3), (2, 1.5)])
+def test_mutant_hunt_refuses_what_every_check_passes_or_none(mutants, need):
+    with pytest.raises(ValueError, match="9.6 expected (mutants|need) of"):
+        MutantHunt("9.6", total, {f"copy {k}": total for k in range(mutants)}, need)
+
+
 def test_search_replies_and_accepts_any_right_answer():
     find = Search(
         "9.7", lambda n: "that is odd" if n % 2 else None, {"that is odd": 3}, "two divides it"
@@ -546,7 +729,19 @@ def test_t_quantile_inverts_the_distribution(p, df):
     assert (1 - inside) / 2 == pytest.approx(1 - p, rel=1e-3)
 
 
-@pytest.mark.parametrize("p, df", [(0.4, 3), (1.0, 3), (0.9, 0), (0.9, 0.5)])
+@pytest.mark.parametrize(
+    "p, df",
+    [
+        (0.4, 3),
+        (1.0, 3),
+        (0.9, 0),
+        (0.9, 0.5),
+        (0.9, math.nan),
+        (math.nan, 3),
+        (0.9, math.inf),
+        (0.9, "3"),
+    ],
+)
 def test_t_quantile_refuses(p, df):
     with pytest.raises(ValueError, match="t_quantile expected"):
         t_quantile(p, df)

@@ -3,6 +3,8 @@
 import gzip
 import hashlib
 import re
+import shutil
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -145,19 +147,19 @@ def test_cache_that_is_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 # --- idx files ------------------------------------------------------------------------------------
 
-IDX = bytes([0, 0, 8, 1, 0, 0, 0, 5, 1, 2, 3, 4, 5])
+IDX = bytes([0, 0, 8, 3, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 5, 1, 2, 3, 4, 5])
 
 
 @pytest.mark.parametrize(
     "content, says",
     [
-        (gzip.compress(IDX)[:-10], "is damaged"),
-        (IDX, "is damaged"),
-        (b"", "is not an idx file|is damaged"),
+        (gzip.compress(IDX)[:-10], "is missing or damaged"),
+        (IDX, "is missing or damaged"),
+        (b"", "is not an idx file|is missing or damaged"),
         (gzip.compress(b"<html>"), "is not an idx file of bytes: it starts with b'<htm'"),
-        (gzip.compress(IDX[:6]), "is damaged"),
-        (gzip.compress(IDX[:-1]), "holds 4 bytes, its header promises 5"),
-        (gzip.compress(IDX + b"6"), "holds 6 bytes, its header promises 5"),
+        (gzip.compress(IDX[:6]), "is missing or damaged"),
+        (gzip.compress(IDX[:-1]), "holds 4 bytes, its header says 5"),
+        (gzip.compress(IDX + b"6"), "holds 6 bytes, its header says 5"),
     ],
     ids=[
         "cut short",
@@ -174,6 +176,62 @@ def test_damaged_idx(tmp_path: Path, content: bytes, says: str) -> None:
     path.write_bytes(content)
     with pytest.raises(DataError, match=rf"train-images-idx3-ubyte\.gz ({says})"):
         read_images(tmp_path)
+
+
+IMAGES = bytes([0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 1, 7, 8])  # two of 1 by 1
+LABELS = bytes([0, 0, 8, 1, 0, 0, 0, 2, 4, 5])
+
+
+def write_four(folder: Path, images: bytes = IMAGES, labels: bytes = LABELS) -> None:
+    """Write a small dataset, in which only the test part may be wrong."""
+    parts = {"train-images-idx3": IMAGES, "train-labels-idx1": LABELS}
+    parts |= {"t10k-images-idx3": images, "t10k-labels-idx1": labels}
+    for name, content in parts.items():
+        (folder / f"{name}-ubyte.gz").write_bytes(gzip.compress(content))
+
+
+@pytest.mark.parametrize(
+    "images, labels, says",
+    [
+        (IMAGES, bytes([0, 0, 8, 1, 0, 0, 0, 1, 4]), "t10k-images has 2, t10k-labels has 1"),
+        (LABELS, LABELS, r"t10k-images-idx3-ubyte\.gz is not .*x01', expected 0, 0, 8, 3"),
+        (IMAGES, IMAGES, r"t10k-labels-idx1-ubyte\.gz is not .*x03', expected 0, 0, 8, 1"),
+        (IMAGES[:3], LABELS, r"t10k-images-idx3-ubyte\.gz is not an idx file"),
+        (bytes([0, 0, 8, 65]) + bytes(260), LABELS, r"ubyte\.gz is not an idx file"),
+        (bytes([0, 0, 8, 255]) + bytes(1020), LABELS, r"ubyte\.gz is not an idx file"),
+    ],
+)
+def test_images_and_labels_that_are_something_else(
+    tmp_path: Path, images: bytes, labels: bytes, says: str
+) -> None:
+    write_four(tmp_path, images, labels)
+    with pytest.raises(DataError, match=says):
+        read_images(tmp_path)
+
+
+def test_images_are_read_from_a_folder_named_by_a_string(tmp_path: Path) -> None:
+    write_four(tmp_path)
+    small = read_images(str(tmp_path))
+    assert small.x_test.flatten().tolist() == pytest.approx([7 / 255, 8 / 255])
+    assert small.y_test.tolist() == [4, 5]
+    (tmp_path / "t10k-labels-idx1-ubyte.gz").unlink()
+    with pytest.raises(DataError, match=r"t10k-labels-idx1-ubyte\.gz is missing"):
+        read_images(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["nope", ["mnist"], None])
+def test_names_that_are_none_are_refused(tmp_path: Path, name: object) -> None:
+    write_four(tmp_path)
+    for call in (fetch, load_mnist, lambda name: read_images(tmp_path, name)):
+        with pytest.raises(ValueError, match="expected one of .*mnist, .*; got"):
+            call(name)
+    with pytest.raises(DataError, match="has no stand-in"):
+        stand_in(name)
+
+
+def test_a_folder_that_is_not_there_is_not_real(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="is_real expected the folder .*nowhere"):
+        is_real(tmp_path / "nowhere")
 
 
 # --- the registry ---------------------------------------------------------------------------------
@@ -266,6 +324,45 @@ def test_stand_in_gives_way_to_the_real_set(
     register(monkeypatch, server.file("good"), name="mnist")
     assert fetch("mnist") != pretend
     assert is_real(fetch("mnist"))
+
+
+def test_a_stand_in_with_a_file_gone_is_drawn_again(small: None) -> None:
+    folder = stand_in("mnist")
+    before, made = names(folder), folder.stat().st_ino
+    assert stand_in("mnist").stat().st_ino == made, "a whole one is left alone"
+    for spoil in (Path.unlink, lambda path: path.write_bytes(b"half")):
+        spoil(folder / "t10k-labels-idx1-ubyte.gz")
+        assert stand_in("mnist") == folder
+        assert names(folder) == before
+        assert len(read_images(folder).y_test) == 100
+
+
+def test_an_unpacked_archive_with_a_file_gone_is_unpacked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "toy").mkdir()
+    archive = tmp_path / "toy" / "two.zip"
+    with zipfile.ZipFile(archive, "w") as pack:
+        pack.writestr("a/one.txt", "one")
+        pack.writestr("a/two.txt", "two")
+    content = archive.read_bytes()
+    register(monkeypatch, RemoteFile("two.zip", len(content), sha256(content)))
+    monkeypatch.setenv("FROMFOUND_DATA", str(tmp_path))
+    folder = fetch("toy")
+    made = folder.stat().st_ino
+    (folder / ".DS_Store").touch()
+    assert fetch("toy").stat().st_ino == made, "what a file browser adds is no damage"
+    for spoil in (
+        (folder / "a" / "two.txt").unlink,
+        lambda: (folder / "a" / "two.txt").write_text("tw"),
+        lambda: shutil.rmtree(folder / "a"),
+        folder.with_name(f"{folder.name}.json").unlink,  # as of an earlier version
+        lambda: folder.with_name(f"{folder.name}.json").write_text("{"),
+    ):
+        spoil()
+        assert fetch("toy") == folder
+        assert names(folder) == ["a", "a/one.txt", "a/two.txt"]
+        assert (folder / "a" / "two.txt").read_text() == "two"
 
 
 def test_half_drawn_stand_in_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

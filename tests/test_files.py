@@ -357,11 +357,24 @@ def test_disk_refuses(
 
 
 def test_a_folder_that_another_process_has_built_stays(tmp_path: Path) -> None:
+    with files.building(tmp_path / "cats") as slow:
+        (slow / "tom").write_text("meow")
+        with files.building(tmp_path / "cats") as fast:
+            (fast / "tom").write_text("purr")
+    assert names(tmp_path) == ["cats", "cats.json", "cats/tom"]
+    assert (tmp_path / "cats" / "tom").read_text() == "purr"
+
+
+def test_a_damaged_folder_is_replaced(tmp_path: Path) -> None:
+    assert not files.is_whole(tmp_path / "cats")
+    (tmp_path / "cats").mkdir()
+    (tmp_path / "cats" / "old").touch()
     with files.building(tmp_path / "cats") as folder:
-        (folder / "mine").touch()
-        (tmp_path / "cats").mkdir()
-        (tmp_path / "cats" / "theirs").touch()
-    assert names(tmp_path) == ["cats", "cats/theirs"]
+        (folder / "tom").write_text("meow")
+    assert names(tmp_path) == ["cats", "cats.json", "cats/tom"]
+    assert files.is_whole(tmp_path / "cats")
+    (tmp_path / "cats" / "tom").write_text("")
+    assert not files.is_whole(tmp_path / "cats")
 
 
 def test_a_file_in_the_place_of_a_folder(tmp_path: Path) -> None:
@@ -371,7 +384,7 @@ def test_a_file_in_the_place_of_a_folder(tmp_path: Path) -> None:
         files.building(tmp_path / "cats"),
     ):
         pass
-    assert names(tmp_path) == ["cats"]
+    assert (tmp_path / "cats").read_text() == "meow"
 
 
 def test_a_file_is_written_whole_or_stays_as_it_was(
@@ -428,7 +441,7 @@ def test_drafts_of_killed_processes_are_removed_and_links_followed(tmp_path: Pat
         pass
     assert (tmp_path / "link").is_symlink()
     assert path.read_bytes() == b"all"
-    assert names(tmp_path / "disk") == ["cats", "notes"]
+    assert names(tmp_path / "disk") == ["cats", "cats.json", "notes"]
 
 
 # --- archives -------------------------------------------------------------------------------------

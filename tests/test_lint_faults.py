@@ -508,6 +508,18 @@ FAULTS: list[tuple[str, str, Plant, list[str]]] = [
         add(("c", "#| echo: false\nx = 1")),
         ["unknown directive '#| echo: false'", "closed list"],
     ),
+    (
+        "cleared_outputs",
+        "imported",
+        add(("c", "from IPython.display import clear_output as wipe\nwipe()")),
+        ["`clear_output`", "draw once at the end"],
+    ),
+    (
+        "cleared_outputs",
+        "an attribute",
+        add(("c", "import IPython.display as d\nd.clear_output(wait=True)")),
+        ["`clear_output`"],
+    ),
     ("directives", "below", add(("c", "x = 1\n#| hide")), ["below the top", "first lines"]),
     ("directives", "spaced", add(("c", "# | hide\nx = 1")), ["#| name"]),
     (

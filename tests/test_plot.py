@@ -1,5 +1,6 @@
 """Figures are stored once, reproducibly, and refuse what is no image."""
 
+import math
 import subprocess
 import sys
 from itertools import combinations
@@ -60,6 +61,43 @@ def test_no_grid(images, titles):
 def test_grid_has_one_image_each():
     picture = show_images(torch.rand(11, 1, 8, 8), titles=range(11), ncols=4)
     assert sum(bool(ax.images) for ax in picture.fig.axes) == 11
+
+
+@pytest.mark.parametrize("size", ["1", None, 0, -1, math.nan, math.inf])
+def test_a_size_that_is_none(size):
+    image = torch.rand(8, 8)
+    for name, call in {
+        "show_image expected size": lambda: show_image(image, size=size),
+        "show_images expected size": lambda: show_images([image], size=size),
+        "figure expected width": lambda: figure(width=size),
+        "figure expected height": lambda: figure(height=size),
+    }.items():
+        with pytest.raises(ValueError, match=f"{name} in inches, more than 0, got"):
+            call()
+
+
+@pytest.mark.parametrize("ncols", [0, -1, 2.5, "8"])
+def test_columns_that_are_none(ncols):
+    with pytest.raises(ValueError, match="show_images expected ncols of 1 or more"):
+        show_images(torch.rand(3, 8, 8), ncols=ncols)
+
+
+def test_titles_may_be_tensors():
+    titles = torch.tensor([7, 2])
+    axes = show_images(torch.rand(2, 8, 8), titles=titles).fig.axes
+    assert [ax.get_title() for ax in axes] == ["7", "2"]
+    assert show_image(torch.rand(8, 8), titles.float()).fig.axes[0].get_title() == "[7.0, 2.0]"
+
+
+@pytest.mark.parametrize("image", [None, [1, 2], "cat"])
+def test_what_is_no_image_is_refused_by_its_shape(image):
+    with pytest.raises(ValueError, match="expected an image of shape"):
+        show_image(image)
+
+
+def test_show_refuses_what_is_no_figure():
+    with pytest.raises(TypeError, match="show expected a figure, got None"):
+        show(None)
 
 
 def test_unknown_kind():

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from fromfound.check import ALARM
 from book import env
+from book.reader import runs
 from book.reader.contents import contents
 from book.reader.notebooks import QUOTE, notebooks, read
 from tests.press import chapters, colab, lint_cells, lint_prose, lint_reading, lint_tools
@@ -611,13 +613,41 @@ def test_stamp_follows_the_pins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         env.stamp_of("run")
 
 
+def test_notebooks_have_one_reader() -> None:
+    """It names the notebook that is broken, and what runs and checks chapters goes through it."""
+    for file in (chapters.ROOT / "tests" / "press").glob("*.py"):
+        said = f"{file.name} reads a notebook by itself: use node_of of book/reader/notebooks.py"
+        assert "nbformat.read(" not in file.read_text(encoding="utf-8"), said
+
+
+@pytest.mark.parametrize("read_them", [runs.costs, runs.runs])
+def test_a_broken_record_is_named(tmp_path: Path, read_them: Callable) -> None:
+    folder = tmp_path / "book" / "runs"
+    folder.mkdir(parents=True)
+    for name in ("chapters.json", "norm.one_epoch.json"):
+        (folder / name).write_text("<<<<<<< HEAD")
+    with pytest.raises(ValueError, match=r"\.json: not JSON .*merge\?"):
+        read_them(tmp_path)
+
+
+@pytest.mark.slow
+def test_the_plugin_names_a_broken_notebook(tmp_path: Path) -> None:
+    path = tmp_path / "nbs" / "01_matmul.ipynb"
+    path.parent.mkdir()
+    path.write_text('{\n<<<<<<< HEAD\n "cells": []}')
+    assert "01_matmul.ipynb: not a notebook" in run_chapters(tmp_path, "standin")["output"]
+
+
+WORKFLOWS = sorted((chapters.ROOT / ".github" / "workflows").glob("*.yml"))
+
+
 def test_workflows_go_through_the_makefile() -> None:
     targets = set(
         re.findall(r"^(\w+):", (chapters.ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
     )
     commands = [
         step["run"]
-        for path in (chapters.ROOT / ".github" / "workflows").glob("*.yml")
+        for path in WORKFLOWS
         for job in yaml.safe_load(path.read_text(encoding="utf-8"))["jobs"].values()
         for step in job["steps"]
         if "run" in step
@@ -625,6 +655,35 @@ def test_workflows_go_through_the_makefile() -> None:
     assert len(commands) >= 4
     assert {command.split()[0] for command in commands} == {"make"}
     assert {command.split()[1] for command in commands} <= targets
+
+
+# Its commit could not be looked up when the others were pinned; it runs alone in its job.
+UNPINNED = ["pypa/gh-action-pypi-publish@release/v1"]
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_workflows_trust_little(path: Path) -> None:
+    """Actions are named by commit and version; what runs our code has no right to publish."""
+    said = path.read_text(encoding="utf-8")
+    workflow = yaml.safe_load(said)
+    assert workflow["permissions"] == {"contents": "read"}
+    for used in re.findall(r"uses: (.*)", said):
+        assert used in UNPINNED or re.fullmatch(r"[\w/-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", used), (
+            used
+        )
+    for name, job in workflow["jobs"].items():
+        rights = job.get("permissions", {"contents": "read"})
+        runs_code = any("run" in step or "checkout" in step["uses"] for step in job["steps"])
+        assert not (runs_code and "write" in rights.values()), f"{name} may publish, and runs code"
+        for step in job["steps"]:
+            if "checkout" in step.get("uses", ""):
+                assert step["with"]["persist-credentials"] is False, f"{name} keeps a token"
+
+
+def test_pinned_actions_are_kept_up_to_date() -> None:
+    said = (chapters.ROOT / ".github" / "dependabot.yml").read_text(encoding="utf-8")
+    kinds = [update["package-ecosystem"] for update in yaml.safe_load(said)["updates"]]
+    assert "github-actions" in kinds
 
 
 def test_readme_names_every_command() -> None:

@@ -3,6 +3,7 @@
 import builtins
 import json
 import math
+import os
 import re
 import signal
 from concurrent.futures import ThreadPoolExecutor
@@ -142,6 +143,74 @@ def test_sync_writes_a_notebook_as_nbdev_does(tmp_path):
     )
     sync([chapter], [chapter])
     assert chapter.read_text(encoding="utf-8") == expected.replace("1%<", "50.0%<")
+
+
+BROKEN = {
+    "a conflict": b'{\n<<<<<<< HEAD\n "cells": []}',
+    "no cells": b"{}",
+    "a list": b"[]",
+    "cells that are a number": b'{"cells": 3}',
+    "a cell that is a number": b'{"cells": [3]}',
+    "a cell without source": b'{"cells": [{"cell_type": "markdown"}]}',
+    "another code page": b'{"cells": [], "metadata": "\xe9"}',
+    "empty": b"",
+}
+
+
+@pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN)
+def test_a_broken_notebook_is_named(tmp_path, monkeypatch, capsys, content):
+    whole = notebook(tmp_path / "02_b.ipynb", "")
+    path = tmp_path / "nbs" / "01_a.ipynb"
+    path.parent.mkdir()
+    path.write_bytes(content)
+    for call in (
+        lambda: stored_quotes(path),
+        lambda: sync([path], []),
+        lambda: sync([whole], [whole, path]),
+        lambda: reader.read(path),
+    ):
+        with pytest.raises(
+            ValueError, match=r"01_a\.ipynb( is not text|: not a notebook .*merge\?)"
+        ):
+            call()
+    monkeypatch.chdir(tmp_path)
+    assert main(["sync"]) == 1
+    assert re.match(r"nbs.01_a\.ipynb: not a notebook", capsys.readouterr().out)
+
+
+def test_a_page_that_is_not_text_is_named(tmp_path):
+    (tmp_path / "intro.md").write_bytes(b"\xe9")
+    with pytest.raises(ValueError, match=r"intro\.md is not text in UTF-8"):
+        sync([tmp_path / "intro.md"], [])
+
+
+def test_a_notebook_is_rewritten_whole_or_not_at_all(tmp_path, monkeypatch):
+    chapter = notebook(tmp_path / "01_a.ipynb", "It is <!-- v x -->1<!-- /v -->.", x=0.5)
+    before = chapter.read_text()
+
+    def killed(*paths):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        sync([chapter], [chapter])
+    assert chapter.read_text() == before
+    assert list(tmp_path.iterdir()) == [chapter]
+
+
+@pytest.mark.parametrize("name", [3, None, ["norm.one_epoch"]])
+def test_show_run_refuses_what_is_no_name(name):
+    with pytest.raises(TypeError, match="show_run expected a name such as 'norm.one_epoch'"):
+        show_run(name)
+
+
+def test_a_damaged_record_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "book" / "runs" / "a.b.json"
+    path.parent.mkdir(parents=True)
+    path.write_text('{"figures": ')
+    with pytest.raises(ValueError, match=r"a\.b\.json: not a notebook or record"):
+        show_run("a.b")
 
 
 def test_a_name_quoted_twice_is_an_error(tmp_path):

@@ -157,9 +157,27 @@ def order(stem: str) -> tuple[int, str, str]:
     return (int(number[1]), number[2], stem) if number else (999, "", stem)
 
 
+def node_of(path: Path) -> nbformat.NotebookNode:
+    """One notebook as nbformat reads it, for a caller that changes it.
+
+    Raises:
+        ValueError: it is not a notebook; says which file.
+    """
+    try:
+        node = nbformat.reader.reads(path.read_text(encoding="utf-8"))
+        for cell in node.cells:
+            cell.cell_type.strip(), cell.source.strip()
+        return node
+    except OSError:
+        raise
+    except Exception as error:  # a broken notebook makes its reader raise anything
+        said = f"not a notebook ({type(error).__name__}: {str(error)[:200]})"
+        raise ValueError(f"{path}: {said}: is it in the middle of a merge?") from error
+
+
 @lru_cache(maxsize=256)
 def _read(path: Path, file: str, stamp: tuple[int, int]) -> Notebook:
-    node = nbformat.reader.reads(path.read_text(encoding="utf-8"))
+    node = node_of(path)
     cells = tuple(
         Cell(file, i, c.cell_type, c.get("id", ""), c.source, tuple(c.get("outputs", ())))
         for i, c in enumerate(node.cells, 1)

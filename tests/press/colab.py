@@ -15,7 +15,7 @@ import nbformat
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
 from book import env
-from book.reader.notebooks import notebooks
+from book.reader.notebooks import node_of, notebooks
 from book.reader.settings import settings
 from tests.press.chapters import ROOT, name_of, runs_elsewhere
 from tests.press.execute import execute
@@ -62,7 +62,7 @@ def run(path: Path, python: Path, wheel: Path, folder: Path) -> str | None:
     place = Path(tempfile.mkdtemp(dir=folder))
     variables = runs_elsewhere(dict(os.environ, CI="true"))
     variables |= register_kernel(python, folder)
-    notebook = with_wheel(nbformat.read(path, as_version=4), wheel)
+    notebook = with_wheel(node_of(path), wheel)
     # nbclient looks for kernels where this process does.
     os.environ["JUPYTER_PATH"] = variables["JUPYTER_PATH"]
     try:

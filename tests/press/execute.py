@@ -13,7 +13,7 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
-from book.reader.notebooks import directives, read
+from book.reader.notebooks import directives, node_of, read
 from book.reader.runs import COSTS, costs
 from tests.press.chapters import (
     NOTEBOOKS,
@@ -152,7 +152,7 @@ def rewrite(path: Path) -> None:
             "says which), then run this again"
         )
     print(name)
-    notebook = nbformat.read(path, as_version=4)
+    notebook = node_of(path)
     try:
         seconds, mib = execute(notebook, path.parent)
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:

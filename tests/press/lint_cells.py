@@ -459,6 +459,23 @@ def directives(root: Path) -> list[Finding]:
     return found
 
 
+def cleared_outputs(root: Path) -> list[Finding]:
+    """No cell calls `clear_output`.
+
+    What runs a cell to store its outputs obeys it, what compares them later does not: the two
+    never agree.
+    """
+    found = []
+    for cell in (c for n in notebooks(root) for c in n.code if c.tree):
+        nodes = list(ast.walk(cell.tree))
+        used = {getattr(n, "id", None) or getattr(n, "attr", None) for n in nodes}
+        used |= {a.name for n in nodes if isinstance(n, ast.ImportFrom) for a in n.names}
+        if "clear_output" in used:
+            cure = "print less, or draw once at the end: its stored outputs can't be compared"
+            found.append(cell.finding("it uses `clear_output`", cure))
+    return found
+
+
 def default_exp(root: Path) -> list[Finding]:
     """One module a notebook, one notebook a module; what exports has a module to export to."""
     found, seen = [], {}
@@ -575,6 +592,7 @@ RULES = (
     cell_source,
     kinds_of_numbers,
     directives,
+    cleared_outputs,
     default_exp,
     colab_cell,
     figures,

@@ -16,12 +16,12 @@ from importlib.metadata import version
 from pathlib import Path
 from queue import Empty
 
-import nbformat
 import pytest
 from nbval.kernel import CURRENT_ENV_KERNEL_NAME, RunningKernel
 from nbval.plugin import IPyNbCell, IPyNbFile, NbCellError
 from nbval.plugin import pytest_addoption as add_nbval_options
 
+from book.reader.notebooks import node_of
 from tests.press.chapters import BUDGET_MIB, BUDGET_SECONDS, fingerprint, mode, peak_mib
 from tests.press.compare import RELATIVE, Rules, compare_part, is_timed, parts_of, rules_of
 from tests.press.turns import Turns
@@ -131,7 +131,7 @@ class Chapter(IPyNbFile):
 
         Their numbers count all cells of the notebook, from 1.
         """
-        notebook = nbformat.read(self.path, as_version=4)
+        notebook = node_of(self.path)
         name = (
             self.path.relative_to(self.config.rootpath)
             .with_suffix("")

@@ -18,7 +18,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from book.reader.contents import contents
 from book.reader.modules import modules
-from book.reader.notebooks import order
+from book.reader.notebooks import order, read
 from book.reader.settings import settings
 from tests.press.chapters import NOTEBOOKS, ROOT
 from tests.press.lint_cells import COLAB_CELL
@@ -275,7 +275,7 @@ def make_experiments(name: str) -> None:
         why = "it is there already" if page.exists() else f"nbs/{chapter.name} does not exist"
         raise SystemExit(f"make new: no page for the experiments of {name}: {why}")
     digits, letter, stem = re.fullmatch(r"(\d\d)([a-z]?)_(\w+)", name).groups()
-    first = nbformat.read(chapter, as_version=4).cells[0].source
+    first = read(chapter).cells[0].source
     title = first.splitlines()[0].removeprefix("# ")
     write(page, experiment_cells(name, stem, f"{int(digits)}{letter}", title))
 
