@@ -124,6 +124,8 @@ def draw_graph(
 class Variable:
     """A tensor that knows how it was computed, so that gradients find their way back.
 
+    `==` asks whether two names stand for one Variable, and `bool` is always True: compare `.data`.
+
     Args:
         data: a tensor, a number, or what `torch.as_tensor` takes.
         requires_grad: whether `backward` should leave a gradient here.
@@ -141,6 +143,7 @@ class Variable:
     """
 
     _created = itertools.count()
+    __array_ufunc__ = None  # NumPy leaves np.ones(3) * v to __rmul__
 
     def __init__(self, data: object, requires_grad: bool = False) -> None:
         if isinstance(data, Variable):
@@ -223,11 +226,14 @@ class Variable:
 
     def _first_gradient(self, gradient: Tensor | None) -> Tensor:
         if not self.requires_grad:
-            raise RuntimeError("backward expected a Variable with requires_grad=True, got none")
+            raise RuntimeError(
+                "backward expected a Variable with requires_grad=True, got none"
+            )
         if gradient is None and self.data.numel() == 1:
             return torch.ones_like(self.data)
-        if gradient is None or gradient.shape != self.shape:
-            got = "none" if gradient is None else tuple(gradient.shape)
+        if not isinstance(gradient, Tensor) or gradient.shape != self.shape:
+            no_tensor = "none" if gradient is None else f"no tensor but {gradient!r:.40}"
+            got = tuple(gradient.shape) if isinstance(gradient, Tensor) else no_tensor
             raise RuntimeError(
                 f"backward of a Variable of shape {tuple(self.shape)} expected a gradient of "
                 f"that shape, got {got}: give one, or reduce to a number, as with .mean()"
@@ -382,7 +388,7 @@ class Variable:
         return recorded(out, (self, lambda g: g.transpose(dim0, dim1)))
 
     def __getitem__(self, index: object) -> "Variable":
-        count, shape = self.data.numel(), self.shape
+        count, shape, index = self.data.numel(), self.shape, _value(index)
         places = torch.arange(count, device=self.data.device).reshape(shape)[index].flatten()
 
         def pullback(g: Tensor) -> Tensor:
@@ -418,10 +424,10 @@ def recorded(result: Tensor, *operands: tuple[object, _Pullback]) -> Variable:
 
 
 def _value(x: object) -> object:
-    """The plain tensor or number in an operand."""
+    """The plain tensor or number in an operand; of a NumPy array, a tensor."""
     if isinstance(x, Variable):
         return x.data
-    return x.detach() if isinstance(x, Tensor) else x
+    return torch.as_tensor(x).detach() if isinstance(x, Tensor) or getattr(x, "ndim", 0) else x
 
 
 def _drop(kept: Tensor, dim: _Dims, keepdim: bool) -> Tensor:

@@ -2,8 +2,8 @@
 
 # %% auto #0
 __all__ = ['EVENTS', 'CancelException', 'CancelStepException', 'CancelBatchException', 'CancelEpochException',
-           'CancelFitException', 'Callback', 'as_list', 'bind_callbacks', 'make_optimizer', 'Recorder', 'ProgressBar',
-           'show_training_loop']
+           'CancelFitException', 'Callback', 'as_list', 'check_numbers', 'bind_callbacks', 'make_optimizer', 'Recorder',
+           'ProgressBar', 'show_training_loop']
 
 # %% ../nbs/04b_callback.ipynb #f8ad40c1
 import math
@@ -87,13 +87,13 @@ class Callback:
         learn: the `Learner`; None until the callback is bound to one.
         order: callbacks are called in ascending order; equal ones as they were listed.
         exclusive: settings that no other callback may change, such as "lr"; one or several.
-        state_attrs: the names of the attributes that a `Checkpoint` saves.
+        state_attrs: the names of the attributes that a `Checkpoint` saves; one or several.
     """
 
     learn: "Learner" = None  # type: ignore[assignment]
     order: float = 0
     exclusive: str | tuple[str, ...] = ()
-    state_attrs: tuple[str, ...] = ()
+    state_attrs: str | tuple[str, ...] = ()
 
     def __setattr__(self, name: str, value: object) -> None:
         self._check_name(name)
@@ -112,7 +112,8 @@ class Callback:
 
     def state_dict(self) -> dict[str, object]:
         """Return what a checkpoint saves, so that a resumed fit goes on as if never stopped."""
-        return {name: getattr(self, name) for name in self.state_attrs}
+        names = [self.state_attrs] if isinstance(self.state_attrs, str) else self.state_attrs
+        return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: dict[str, object]) -> None:
         """Take back what `state_dict` returned.
@@ -143,6 +144,23 @@ def as_list(things: Iterable[Any], name: str) -> list[Any]:
                 f"write {thing.__name__}()"
             )
     return things
+
+
+def check_numbers(name: str, wanted: str, fits: Callable[[Any], bool], *values: object) -> None:
+    """Refuse values that are not numbers, or not such as are wanted.
+
+    Args:
+        name: what was called.
+        wanted: what numbers are expected, in words.
+        fits: whether a number is one of them.
+        values: what was passed.
+
+    Raises:
+        ValueError: a value is of another kind.
+    """
+    for value in values:
+        if not isinstance(value, (Real, Tensor)) or not fits(value):
+            raise ValueError(f"{name} expected {wanted}, got {value!r}")
 
 
 def bind_callbacks(cbs: Iterable[Callback], learn: "Learner") -> list[Callback]:
@@ -195,13 +213,14 @@ def make_optimizer(
     Raises:
         TypeError: callbacks stand in the place of the learning rate, an optimizer in the place of
             its class, or the optimizer needs a closure.
-        ValueError: it holds parameters that are neither.
+        ValueError: it holds parameters that are neither, or the learning rate is not finite.
     """
     if not isinstance(lr, (Real, Tensor)) or isinstance(lr, bool):
         raise TypeError(
             f"fit expected a learning rate as its second argument, got a {type(lr).__name__}: "
             "write fit(n_epochs, cbs=[...])"
         )
+    check_numbers("fit", "a finite learning rate", math.isfinite, lr)
     if not callable(opt_func):
         raise TypeError(
             "opt_func expected a function of parameters and lr=, got "
@@ -279,9 +298,15 @@ class Recorder(Callback):
         return "\n".join("  ".join(map(str.rjust, line, widths)) for line in lines)
 
     def plot(self) -> "Picture":
-        """Draw learning rate and momentum above the training and validation loss."""
+        """Draw learning rate and momentum above the training and validation loss.
+
+        Raises:
+            ValueError: no fit has begun.
+        """
         from fromfound.plot import PALETTE, figure, show
 
+        if not hasattr(self, "losses"):
+            raise ValueError("Recorder has nothing to draw yet: call fit first")
         fig, _ = figure(3, 1, height=5, sharex=True, height_ratios=[1, 1, 2])
         curves = {"learning rate": self.lrs, "momentum": self.moms, "loss": self.losses}
         for ax, (name, values) in zip(fig.axes, curves.items(), strict=True):

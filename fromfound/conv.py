@@ -5,6 +5,7 @@ __all__ = ['Size', 'im2col', 'conv2d', 'Conv2d', 'max_pool2d', 'adaptive_avg_poo
 
 # %% ../nbs/05c_conv.ipynb #24738f9a
 from collections.abc import Sequence
+from numbers import Integral
 
 import torch
 from torch import Tensor, nn
@@ -19,12 +20,6 @@ def _places(
 ) -> int:
     """Return how many places a kernel has along one direction."""
     reach = dilation * (kernel - 1) + 1
-    if min(kernel, stride, dilation) < 1 or padding < 0:
-        raise RuntimeError(
-            "expected kernel, stride and dilation of 1 or more and padding of 0 "
-            f"or more, got kernel {kernel}, stride {stride}, padding {padding}, "
-            f"dilation {dilation}"
-        )
     if reach > size + 2 * padding:
         raise RuntimeError(
             "Kernel size can't be greater than actual input size: it reaches "
@@ -35,13 +30,24 @@ def _places(
 
 # %% ../nbs/05c_conv.ipynb #bc70c7c8
 Size = int | Sequence[int]  # one number, or one for height and one for width
+_WHOLE = Integral, torch.SymInt  # NumPy's count, too, and sizes that a tracer carries along
 
 
-def _pair(value: Size) -> tuple[int, int]:
-    """Return the numbers for height and width."""
-    if isinstance(value, int):
-        return value, value
-    return value[0], value[1]
+def _pair(
+    name: str,
+    argument: str,
+    value: Size,
+    least: int = 1,
+) -> tuple[int, int]:
+    """Return the numbers for height and width; the names are for the error."""
+    pair = tuple(value) if isinstance(value, Sequence) else (value,)
+    whole = all(isinstance(number, _WHOLE) for number in pair)
+    if len(pair) not in (1, 2) or not whole or min(pair) < least:
+        raise RuntimeError(
+            f"{name} expected {argument} as one whole number of {least} or more, or as two, for "
+            f"height and width, got {argument} {value!r}"
+        )
+    return pair[0], pair[-1]
 
 
 def im2col(
@@ -64,15 +70,18 @@ def im2col(
         (N, C * kernel height * kernel width, number of places).
 
     Raises:
-        RuntimeError: the kernel does not fit into the image, or a size is not positive.
+        RuntimeError: the input is not images, the kernel does not fit into them, or an option is
+            not one number or two.
 
     Source: torch.nn.functional.unfold
     """
+    if input.ndim != 4:
+        raise RuntimeError(f"im2col expected images (N, C, H, W), got {tuple(input.shape)}")
     n, c, h, w = input.shape
-    kh, kw = _pair(kernel_size)
-    dh, dw = _pair(dilation)
-    ph, pw = _pair(padding)
-    sh, sw = _pair(stride)
+    kh, kw = _pair("im2col", "kernel_size", kernel_size)
+    dh, dw = _pair("im2col", "dilation", dilation)
+    ph, pw = _pair("im2col", "padding", padding, 0)
+    sh, sw = _pair("im2col", "stride", stride)
     places = _places(h, kh, sh, ph, dh) * _places(w, kw, sw, pw, dw)
     x = nn.functional.pad(input, (pw, pw, ph, ph))
     down = x.unfold(2, dh * (kh - 1) + 1, sh)  # (N, C, H', W + 2p, reach)
@@ -106,23 +115,28 @@ def conv2d(
         (N, output channels, H', W').
 
     Raises:
-        RuntimeError: shapes that do not fit together.
+        RuntimeError: shapes or dtypes that do not fit together, or an option that is not one
+            number or two.
 
     Source: torch.nn.functional.conv2d
     """
     if input.ndim == 3:
         return conv2d(input[None], weight, bias, stride, padding, dilation, groups)[0]
     _check_conv2d(input, weight, bias, groups)
-    kernel_size = weight.shape[2:]
+    kernel_size = _pair("conv2d", "kernel size", weight.shape[2:])
+    stride = _pair("conv2d", "stride", stride)
+    padding = _pair("conv2d", "padding", padding, 0)
+    dilation = _pair("conv2d", "dilation", dilation)
     columns = im2col(input, kernel_size, dilation, padding, stride)
     columns = columns.unflatten(1, (groups, -1))  # (N, groups, C/groups·h·w, places)
     rows = weight.flatten(1).unflatten(0, (groups, -1))  # (groups, O/groups, C/groups·h·w)
-    options = _pair(stride), _pair(padding), _pair(dilation)
-    directions = zip(input.shape[2:], kernel_size, *options, strict=True)
+    directions = zip(input.shape[2:], kernel_size, stride, padding, dilation, strict=True)
     size = [_places(*direction) for direction in directions]
     out = rows @ columns
-    out = out.reshape(len(input), len(weight), *size)
-    return out if bias is None else out + bias[:, None, None]
+    out = out.reshape(input.shape[0], weight.shape[0], *size)  # len() would fix the batch size
+    if bias is None:
+        return out
+    return out + bias.to(out.dtype)[:, None, None]  # autocast: the product has 16 bits
 
 
 def _check_conv2d(
@@ -151,6 +165,10 @@ def _check_conv2d(
             f"conv2d expected a bias of shape ({kernels},), one for each kernel, "
             f"got {tuple(bias.shape)}"
         )
+    if bias is not None and bias.dtype != weight.dtype:
+        raise RuntimeError(
+            f"conv2d expected a bias of dtype {weight.dtype}, as the kernels, got {bias.dtype}"
+        )
 
 # %% ../nbs/05c_conv.ipynb #6944a86d
 class Conv2d(nn.Module):
@@ -169,7 +187,8 @@ class Conv2d(nn.Module):
         bias: whether each kernel has one.
 
     Raises:
-        ValueError: `groups` does not divide both numbers of channels.
+        ValueError: the numbers of channels are not whole, or `groups` does not divide both.
+        RuntimeError: a size is not one number or two.
 
     Source: torch.nn.Conv2d
     """
@@ -186,16 +205,19 @@ class Conv2d(nn.Module):
         bias: bool = True,
     ) -> None:
         super().__init__()
-        if groups < 1 or in_channels % groups or out_channels % groups:
+        numbers = in_channels, out_channels, groups
+        whole = all(isinstance(number, int) and number >= 1 for number in numbers)
+        if not whole or in_channels % groups or out_channels % groups:
             raise ValueError(
-                f"Conv2d got {in_channels} channels in, {out_channels} out and "
-                f"groups={groups}; expected groups to divide both"
+                f"Conv2d got {in_channels!r} channels in, {out_channels!r} out and "
+                f"groups={groups!r}; expected whole numbers, and groups to divide both"
             )
-        self.stride = stride
-        self.padding = padding
-        self.dilation = dilation
+        self.stride = _pair("Conv2d", "stride", stride)
+        self.padding = _pair("Conv2d", "padding", padding, 0)
+        self.dilation = _pair("Conv2d", "dilation", dilation)
         self.groups = groups
-        shape = out_channels, in_channels // groups, *_pair(kernel_size)
+        kernel_size = _pair("Conv2d", "kernel_size", kernel_size)
+        shape = out_channels, in_channels // groups, *kernel_size
         self.weight = nn.Parameter(torch.empty(shape))
         self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
         self.reset_parameters()
@@ -238,12 +260,16 @@ def max_pool2d(
         (N, C, H', W').
 
     Raises:
-        RuntimeError: not such images, or a padding of more than half of the kernel.
+        RuntimeError: not such images, a padding of more than half of the kernel, or an option that
+            is not one number or two.
 
     Source: torch.nn.functional.max_pool2d
     """
-    kh, kw = _pair(kernel_size)
-    ph, pw = _pair(padding)
+    kh, kw = _pair("max_pool2d", "kernel_size", kernel_size)
+    if stride is None:
+        stride = kernel_size
+    sh, sw = _pair("max_pool2d", "stride", stride)
+    ph, pw = _pair("max_pool2d", "padding", padding, 0)
     if input.ndim != 4 or not input.is_floating_point():
         raise RuntimeError(
             "max_pool2d expected images (N, C, H, W) of floating-point numbers, "
@@ -254,11 +280,10 @@ def max_pool2d(
             f"max_pool2d got padding {padding} for a kernel of {kernel_size}: "
             "pad should be at most half of kernel size"
         )
-    stride = _pair(kernel_size if stride is None else stride)
     x = nn.functional.pad(input, (pw, pw, ph, ph), value=-torch.inf)
-    rows = _places(x.shape[2], kh, stride[0], 0, 1)
-    columns = _places(x.shape[3], kw, stride[1], 0, 1)
-    windows = im2col(x, (kh, kw), stride=stride)
+    rows = _places(x.shape[2], kh, sh, 0, 1)
+    columns = _places(x.shape[3], kw, sw, 0, 1)
+    windows = im2col(x, (kh, kw), stride=(sh, sw))
     windows = windows.unflatten(1, (input.shape[1], kh * kw))  # (N, C, kh·kw, places)
     largest = windows.max(dim=2).values
     return largest.unflatten(2, (rows, columns))
@@ -275,28 +300,32 @@ def adaptive_avg_pool2d(input: Tensor, output_size: int | None | Sequence[int | 
         (N, C, windows down, windows across).
 
     Raises:
-        RuntimeError: the input is not images, or is empty, or a number of windows is below 1.
+        RuntimeError: the input is not images of floating-point numbers, or is empty, or the
+            numbers of windows are not two whole ones of 1 or more.
 
     Source: torch.nn.functional.adaptive_avg_pool2d
     """
-    if input.ndim not in (3, 4) or 0 in input.shape[-3:]:
+    images = input.ndim in (3, 4) and input.is_floating_point()
+    if not images or 0 in input.shape[-3:]:
         raise RuntimeError(
-            "adaptive_avg_pool2d expected images (N, C, H, W) or (C, H, W) that "
-            f"are not empty, got {tuple(input.shape)}"
+            "adaptive_avg_pool2d expected images (N, C, H, W) or (C, H, W) of floating-point "
+            f"numbers that are not empty, got {tuple(input.shape)} of {input.dtype}"
         )
     wanted = output_size if isinstance(output_size, Sequence) else (output_size, output_size)
-    down, across = wanted
-    down = input.shape[-2] if down is None else down
-    across = input.shape[-1] if across is None else across
-    if min(down, across) < 1:
+    sizes = zip(wanted, input.shape[-2:], strict=False)
+    windows = [size if number is None else number for number, size in sizes]
+    whole = all(isinstance(number, _WHOLE) for number in windows)
+    if len(wanted) != 2 or not whole or min(windows) < 1:
         raise RuntimeError(
-            f"adaptive_avg_pool2d expected 1 window or more in each direction, got {output_size}"
+            "adaptive_avg_pool2d expected 1 window or more in each direction, as a whole number, "
+            f"two, or None for the size of the input, got {output_size!r}"
         )
+    down, across = windows
     # 16 bits are too few to add many terms.
     wide = input.to(torch.promote_types(input.dtype, torch.float32))
     means = _pool_last(wide, across)
     means = _pool_last(means.mT, down).mT
-    return means.to(input.dtype)
+    return means.to(input.dtype).contiguous()  # so that .view() takes it, as torch's
 
 
 def _pool_last(x: Tensor, windows: int) -> Tensor:

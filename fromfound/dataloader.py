@@ -18,6 +18,7 @@ import traceback
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from multiprocessing.connection import Connection
+from numbers import Integral, Real
 
 import numpy as np
 import torch
@@ -39,8 +40,7 @@ class Dataset:
     def __getitem__(self, index: int) -> object:
         """Return one sample."""
         raise NotImplementedError(
-            f"{type(self).__name__} has no __getitem__: define __getitem__(index), which returns "
-            "one sample, and __len__()"
+            f"{type(self).__name__} has no __getitem__: define __getitem__(index) and __len__()"
         )
 
 
@@ -71,6 +71,9 @@ class TensorDataset(Dataset):
 
     def __getitem__(self, index: int | slice | list[int] | Tensor) -> tuple[Tensor, ...]:
         """Return one sample, or several as one tuple of tensors."""
+        places = {t.device for t in self.tensors}
+        if isinstance(index, list) and index and len(places) == 1 and not self.tensors[0].is_cpu:
+            index = torch.tensor(index, device=places.pop())  # one copy, not one for each tensor
         return tuple(t[index] for t in self.tensors)
 
 # %% ../nbs/04a_dataloader.ipynb #72254d35
@@ -98,6 +101,11 @@ def _draw_seed(generator: Generator | None) -> int:
     return int(torch.empty((), dtype=torch.int64).random_(generator=generator))
 
 
+def _check_generator(name: str, generator: object) -> None:
+    if not isinstance(generator, Generator | None):
+        raise TypeError(f"{name} expected a torch.Generator, got {generator!r:.60}")
+
+
 class RandomSampler:
     """The numbers of all samples in random order, another one each time.
 
@@ -109,7 +117,7 @@ class RandomSampler:
             torch's global one.
 
     Raises:
-        TypeError: `replacement` is not a boolean.
+        TypeError: `replacement` is not a boolean, or `generator` not a generator.
         ValueError: there is nothing to draw.
 
     Source: torch.utils.data.RandomSampler
@@ -126,10 +134,9 @@ class RandomSampler:
             raise TypeError(
                 f"RandomSampler: replacement should be a boolean value, but got {replacement=}"
             )
-        self.data_source = data_source
-        self.replacement = replacement
-        self._num_samples = num_samples
-        self.generator = generator
+        _check_generator("RandomSampler", generator)
+        self.data_source, self.replacement = data_source, replacement
+        self._num_samples, self.generator = num_samples, generator
         if not isinstance(self.num_samples, int) or self.num_samples <= 0:
             raise ValueError(
                 "RandomSampler: num_samples should be a positive integer value, but got "
@@ -145,9 +152,7 @@ class RandomSampler:
         return self.num_samples
 
     def __iter__(self) -> Iterator[int]:
-        generator = self.generator
-        if generator is None:
-            generator = Generator().manual_seed(_draw_seed(None))
+        generator = self.generator or Generator().manual_seed(_draw_seed(None))
         n = len(self.data_source)
         chunk = 32 if self.replacement else n
         full, rest = divmod(len(self), chunk)
@@ -179,12 +184,8 @@ class BatchSampler:
                 f"BatchSampler: batch_size should be a positive integer value, got {batch_size=}"
             )
         if not isinstance(drop_last, bool):
-            raise ValueError(
-                f"BatchSampler: drop_last should be a boolean value, but got {drop_last=}"
-            )
-        self.sampler = sampler
-        self.batch_size = batch_size
-        self.drop_last = drop_last
+            raise ValueError(f"BatchSampler: drop_last should be a boolean value, got {drop_last=}")
+        self.sampler, self.batch_size, self.drop_last = sampler, batch_size, drop_last
 
     def __len__(self) -> int:
         full, rest = divmod(len(self.sampler), self.batch_size)
@@ -208,13 +209,7 @@ def _stack(tensors: Sequence[Tensor]) -> Tensor:
         if alike and (size := first.nbytes * len(tensors)) >= _LARGE:
             storage = torch.UntypedStorage._new_shared(size)
             out = first.new_empty(0).set_(storage, 0, (len(tensors), *first.shape))
-    try:
-        return torch.stack(tuple(tensors), out=out)
-    except RuntimeError as error:
-        raise RuntimeError(
-            f"collate: {error}: give all samples one shape and one device, or pad them in a "
-            "collate_fn of your own"
-        ) from None
+    return torch.stack(tuple(tensors), out=out)
 
 
 def _like(example: Mapping | Sequence, parts: dict | list) -> object:
@@ -225,6 +220,32 @@ def _like(example: Mapping | Sequence, parts: dict | list) -> object:
         return type(example)(parts)
     except TypeError:
         return parts
+
+
+def _join(batch: Sequence[object]) -> object:
+    if len(batch) == 0:
+        raise IndexError("the batch is empty")
+    first = batch[0]
+    if isinstance(first, Tensor):
+        return _stack(batch)
+    if isinstance(first, np.ndarray) and first.dtype.kind not in "OSU":
+        return _stack([torch.as_tensor(array) for array in batch])
+    if isinstance(first, float):
+        return torch.tensor(batch, dtype=torch.float64)
+    if isinstance(first, (int, np.number, np.bool_)):
+        return torch.as_tensor(batch)
+    if isinstance(first, (str, bytes)):
+        return batch
+    if isinstance(first, Mapping):
+        return _like(first, {key: _join([sample[key] for sample in batch]) for key in first})
+    if not isinstance(first, Sequence):
+        wanted = "batch must contain tensors, numpy arrays, numbers, dicts or lists"
+        raise TypeError(f"{wanted}; found {type(first)}")
+    lengths = [len(sample) for sample in batch]
+    if len(set(lengths)) > 1:
+        wanted = "each element in list of batch should be of equal size"
+        raise RuntimeError(f"{wanted}, got lengths {lengths}")
+    return _like(first, [_join(column) for column in zip(*batch, strict=True)])
 
 
 def collate(batch: Sequence[object]) -> object:
@@ -239,36 +260,19 @@ def collate(batch: Sequence[object]) -> object:
         a list.
 
     Raises:
+        IndexError: there is no sample.
+        KeyError: a key is missing.
         RuntimeError: shapes or lengths differ.
-        TypeError: a type that cannot be put together.
+        TypeError: a type that cannot be put together, or several.
 
     Source: torch.utils.data.default_collate
     """
-    first = batch[0]
-    if isinstance(first, Tensor):
-        return _stack(batch)
-    if isinstance(first, np.ndarray) and first.dtype.kind not in "OSU":
-        return _stack([torch.as_tensor(array) for array in batch])
-    if isinstance(first, float):
-        return torch.tensor(batch, dtype=torch.float64)
-    if isinstance(first, (int, np.number, np.bool_)):
-        return torch.as_tensor(batch)
-    if isinstance(first, (str, bytes)):
-        return batch
-    if isinstance(first, Mapping):
-        return _like(first, {key: collate([sample[key] for sample in batch]) for key in first})
-    if not isinstance(first, Sequence):
-        raise TypeError(
-            "collate: batch must contain tensors, numpy arrays, numbers, dicts or lists; found "
-            f"{type(first)}: convert it in the dataset, or give a collate_fn of your own"
-        )
-    lengths = [len(sample) for sample in batch]
-    if len(set(lengths)) > 1:
-        raise RuntimeError(
-            "collate: each element in list of batch should be of equal size, got lengths "
-            f"{lengths}: pad them in a collate_fn of your own"
-        )
-    return _like(first, [collate(column) for column in zip(*batch, strict=True)])
+    try:
+        return _join(batch)
+    except (AttributeError, LookupError, RuntimeError, TypeError) as error:
+        advice = "give all samples one type, shape, device and set of keys, or write a collate_fn"
+        error.args = (f"collate: {error}: {advice}",)
+        raise
 
 # %% ../nbs/04a_dataloader.ipynb #e0d7b815
 def _fetch(dataset: Dataset, collate_fn: Callable, batched: bool, wanted: object) -> object:
@@ -316,12 +320,9 @@ class _Failure:
     """An error of a worker, in a form that can be sent: its type, and its traceback as text."""
 
     def __init__(self, error: Exception, worker: int) -> None:
-        lines = traceback.format_exception(error)
-        self.text = (
-            f"Caught {type(error).__name__} in DataLoader worker process {worker}.\n"
-            f"Original {''.join(lines)}"
-        )
-        self.kind = type(error)
+        self.kind, told = type(error), "".join(traceback.format_exception(error))
+        caught = f"Caught {self.kind.__name__} in DataLoader worker process {worker}"
+        self.text = f"{caught}.\nOriginal {told}"
         try:
             pickle.dumps(self.kind)
         except Exception:  # a class inside a function, say: it cannot be found from elsewhere
@@ -361,9 +362,9 @@ def _listen(pipe: Connection, requests: queue.SimpleQueue, parent: int) -> None:
     os._exit(0)
 
 
-def _work(pipe: Connection, job: _Job, worker: int, seed: int) -> None:
+def _work(pipe: Connection, job: _Job, worker: int, seed: int, parent: int | None) -> None:
     """Live the life of a worker: take a request, send the batch."""
-    parent, requests, failure = os.getppid(), queue.SimpleQueue(), None
+    parent, requests, failure = parent or os.getppid(), queue.SimpleQueue(), None
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the main process acts on it
     threading.Thread(target=_listen, args=(pipe, requests, parent), daemon=True).start()
     torch.set_num_threads(1)
@@ -416,14 +417,15 @@ class _Workers:
         context = loader.multiprocessing_context or multiprocessing.get_context()
         batched, count = loader.batch_sampler is not None, loader.num_workers
         job = _Job(loader.dataset, loader.collate_fn, batched, loader.worker_init_fn, count)
-        self.members = []
-        self.owner = os.getpid()
-        self.timeout = loader.timeout or None
+        self.members, self.owner, self.timeout = [], os.getpid(), loader.timeout or None
+        # A fork may begin after the death of its parent; that of the others is not always this one.
+        parent = self.owner if context.get_start_method() == "fork" else None
         self.asked = self.received = self.epoch = 0
         self.close = weakref.finalize(self, _stop, self.owner, self.members)
         for worker in range(count):
             ours, other = context.Pipe()
-            process = context.Process(target=_work, args=(other, job, worker, seed), daemon=True)
+            args = other, job, worker, seed, parent
+            process = context.Process(target=_work, args=args, daemon=True)
             process.start()
             self.members.append((ours, process))
             other.close()  # so that the pipe closes when the worker dies
@@ -493,11 +495,16 @@ class _Workers:
 # %% ../nbs/04a_dataloader.ipynb #ceb12b05
 def _check_order(dataset, batch_size, shuffle, sampler, batch_sampler, drop_last) -> None:
     """Refuse options that contradict each other."""
-    if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__"):
+    unnumbered = isinstance(dataset, Mapping) and 0 not in dataset and sampler is batch_sampler
+    streamed = isinstance(dataset, (IterableDataset, type)) or not hasattr(dataset, "__getitem__")
+    if unnumbered or streamed:
         raise TypeError(
-            "DataLoader expected a dataset with __getitem__ and __len__, got "
-            f"{type(dataset).__name__}: for streams use torch.utils.data.DataLoader"
+            "DataLoader expected a dataset with __getitem__ and __len__, for numbers from 0, got "
+            f"{dataset!r:.60}: for streams use torch.utils.data.DataLoader"
         )
+    for one in (sampler, batch_sampler):
+        if not isinstance(one, Iterable | None):
+            raise TypeError(f"DataLoader expected a sampler that can be iterated, got {one!r:.60}")
     if sampler is not None and shuffle:
         raise ValueError("DataLoader: sampler option is mutually exclusive with shuffle")
     others = batch_size != 1 or shuffle or sampler is not None or drop_last
@@ -507,21 +514,21 @@ def _check_order(dataset, batch_size, shuffle, sampler, batch_sampler, drop_last
             "sampler, and drop_last: it decides all of them"
         )
     if batch_size is None and drop_last:
-        raise ValueError(
-            "DataLoader: batch_size=None option disables auto-batching, so drop_last has no meaning"
-        )
+        raise ValueError("DataLoader: batch_size=None option disables auto-batching and drop_last")
 
 
-def _check_workers(num_workers, timeout, prefetch_factor, persistent_workers, context) -> None:
+def _check_workers(num_workers, timeout, ahead, persistent_workers, context) -> None:
     """Refuse options that no worker can follow."""
-    for name, value in (("num_workers", num_workers), ("timeout", timeout)):
-        if value < 0:
-            raise ValueError(f"DataLoader: {name} option should be non-negative, got {value}")
-    if prefetch_factor is not None and prefetch_factor < 1:
-        raise ValueError(
-            f"DataLoader: prefetch_factor option should be positive, got {prefetch_factor}"
-        )
-    if num_workers == 0 and (context or prefetch_factor or persistent_workers or timeout):
+    for name, value, kind in (("num_workers", num_workers, Integral), ("timeout", timeout, Real)):
+        if not isinstance(value, kind) or not 0 <= value < float("inf"):
+            wanted = f"non-negative {'number' if kind is Real else 'integer'}"
+            raise ValueError(f"DataLoader: {name} option should be {wanted}, got {value!r}")
+    if ahead is not None and (type(ahead) is not int or ahead < 1):
+        raise ValueError(f"DataLoader: prefetch_factor option should be positive, got {ahead!r}")
+    methods = multiprocessing.get_all_start_methods()
+    if context not in (None, *methods) and not hasattr(context, "Process"):
+        raise ValueError(f"DataLoader: multiprocessing_context {context!r} is none of {methods}")
+    if num_workers == 0 and (context or ahead or persistent_workers or timeout):
         raise ValueError(
             "DataLoader: multiprocessing_context, prefetch_factor, persistent_workers and timeout "
             "are for worker processes, and there are none: give num_workers > 0 as well"
@@ -549,11 +556,15 @@ class DataLoader:
             None.
         generator: source of the order and of the workers' seeds; torch's global one if None.
         prefetch_factor: batches that each worker is asked for in advance, 2 by default.
-        persistent_workers: keep the processes for the next epoch.
+        persistent_workers: keep the processes for the next epoch. Only their first epoch draws a
+            seed for them, as in PyTorch. So a fit that is resumed in a new process goes on with
+            another order and other random numbers than one that was never stopped.
 
     Raises:
-        TypeError: the dataset cannot be asked for a sample by number, as an IterableDataset.
-        ValueError: options contradict each other, or one that is fixed was set later.
+        TypeError: the dataset cannot be asked for a sample by number, as an IterableDataset; a
+            sampler cannot be iterated; or the generator is none.
+        ValueError: options contradict each other, a number is out of range, or an option that is
+            fixed was set later.
 
     Source: torch.utils.data.DataLoader
     """
@@ -582,6 +593,7 @@ class DataLoader:
         _check_order(dataset, batch_size, shuffle, sampler, batch_sampler, drop_last)
         context = multiprocessing_context
         _check_workers(num_workers, timeout, prefetch_factor, persistent_workers, context)
+        _check_generator("DataLoader", generator)
         if sampler is None:
             sampler = RandomSampler(dataset, generator=generator) if shuffle else None
         self.dataset = dataset
@@ -589,21 +601,18 @@ class DataLoader:
         self.batch_size = batch_size if batch_sampler is None else None
         if self.batch_size is not None:
             batch_sampler = BatchSampler(self.sampler, batch_size, drop_last)
-        self.batch_sampler = batch_sampler
-        self.drop_last = drop_last
-        self.num_workers = num_workers
+        self.batch_sampler, self.drop_last = batch_sampler, drop_last
+        self.num_workers, self.timeout = num_workers, timeout
         self.collate_fn = collate_fn or (default_convert if batch_sampler is None else collate)
-        self.timeout = timeout
-        self.worker_init_fn = worker_init_fn
         if isinstance(context, str):
             context = multiprocessing.get_context(context)
         self.multiprocessing_context = context
-        self.generator = generator
-        self.prefetch_factor = prefetch_factor or 2
-        self.persistent_workers = persistent_workers
+        self.worker_init_fn, self.generator = worker_init_fn, generator
+        # The last ones: from now on, some are fixed.
+        self.prefetch_factor, self.persistent_workers = prefetch_factor or 2, persistent_workers
 
     def __setattr__(self, name: str, value: object) -> None:
-        if name in self._fixed.split() and name in vars(self):
+        if name in [*self._fixed.split(), "shuffle"] and "persistent_workers" in vars(self):
             raise ValueError(
                 f"DataLoader: {name} attribute should not be set after DataLoader is initialized: "
                 "make a new loader"

@@ -7,8 +7,8 @@ __all__ = ['load_exported', 'export_model', 'TensorBoard']
 import copy
 import io
 import logging
+import math
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -17,7 +17,9 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
+from .files import write_whole
 from .learner import Callback
+from .module import to_device
 
 # %% ../nbs/05b_export.ipynb #dd0cf5cd
 @contextmanager
@@ -48,7 +50,8 @@ def _traced(model: nn.Module, inputs: tuple[Tensor, ...]) -> torch.export.Export
         raise ValueError(
             f"export_model cannot trace {type(model).__name__} for batches of any size "
             f"({_why(error)}): if it runs on the example, its forward decides by the values of a "
-            "tensor or by the batch size (also `len(x)`: write `x.shape[0]`)"
+            "tensor or by the batch size (also `len(x)`: write `x.shape[0]`), or uses a tensor on "
+            "another device (make it a buffer)"
         ) from error
     for graph in program.graph_module.modules():
         if isinstance(graph, torch.fx.GraphModule):
@@ -112,14 +115,14 @@ def _checked_path(name: str, path: str | Path) -> Path:
 def load_exported(path: str | Path) -> Callable[..., Tensor | tuple[Tensor, ...]]:
     """Read what `export_model` wrote; nothing of the model's code is needed.
 
-    Read only files that you trust: pickles in them are refused, but PyTorch's reader evaluates
-    the formulas for sizes in the graph.
+    A .pt2 is a program: reading and calling one can run any code, because PyTorch evaluates text in
+    it. Pickles are refused, which does not make it safe. Read only files that you trust.
 
     Args:
         path: a file that ends in .pt2 or .onnx.
 
     Returns:
-        A function of a batch of inputs, on the CPU.
+        A function of a batch of inputs. It computes on the CPU, and brings its inputs there.
 
     Raises:
         ValueError: the file is cut off, or has another ending.
@@ -131,10 +134,15 @@ def load_exported(path: str | Path) -> Callable[..., Tensor | tuple[Tensor, ...]
     path = _checked_path("load_exported", path)
     if not path.exists():
         raise FileNotFoundError(f"load_exported found no {path.name} in {path.parent}")
+    return _read(path, path.read_bytes())
+
+
+def _read(path: Path, data: bytes) -> Callable[..., Tensor | tuple[Tensor, ...]]:
+    """Return the function that the content of a file is."""
     weights_only = {"TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1"}  # else it runs a pickle in the file
     try:
         with _quiet(), patch.dict(os.environ, weights_only):
-            return _read_onnx(path) if path.suffix == ".onnx" else torch.export.load(path).module()
+            return _read_onnx(data) if path.suffix == ".onnx" else _read_pt2(data)
     except ImportError:
         raise
     except Exception as error:  # the readers of broken files raise whatever they stumble over
@@ -142,6 +150,24 @@ def load_exported(path: str | Path) -> Callable[..., Tensor | tuple[Tensor, ...]
             f"load_exported cannot read {path.name}: it is cut off, of another kind, or holds "
             f"more than tensors and a graph; export the model again ({_why(error)})"
         ) from error
+
+
+def _read_pt2(data: bytes) -> nn.Module:
+    module = torch.export.load(io.BytesIO(data)).module()
+    module.register_forward_pre_hook(_join_weights)
+    return module
+
+
+def _join_weights(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Return the inputs on the device of the weights, the CPU unless the module was moved."""
+    device = next((tensor.device for tensor in module.state_dict().values()), None)
+    return inputs if device is None else to_device(inputs, device)
+
+
+def _pt2(program: torch.export.ExportedProgram) -> bytes:
+    file = io.BytesIO()  # memory: on a full disk, PyTorch's writer would end the whole process
+    torch.export.save(program, file)
+    return file.getvalue()
 
 # %% ../nbs/05b_export.ipynb #2fdbe6fc
 def _as_inputs(example: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -189,9 +215,10 @@ def export_model(
     Raises:
         TypeError: `model` is not a torch.nn.Module, or the example holds something else than
             tensors.
-        ValueError: the example has no rows, the model cannot be traced, the file disagrees with
-            it, or the name has another ending.
+        ValueError: the example has no rows, a tolerance is negative or not finite, the model cannot
+            be traced, the file disagrees with it, or the name has another ending.
         ImportError: ONNX is asked for and not installed.
+        OSError: the system refuses to write, as on a full disk.
 
     Source: torch.export.export
     """
@@ -199,24 +226,24 @@ def export_model(
     if not isinstance(model, nn.Module):
         got = type(model).__name__
         raise TypeError(f"export_model expected as model a torch.nn.Module, got a {got}")
+    if not (0 <= rtol < math.inf and 0 <= atol < math.inf):
+        raise ValueError(
+            f"export_model expected tolerances of 0 or more, got rtol={rtol}, atol={atol}: with "
+            "others nothing would be compared"
+        )
     inputs, model = _as_inputs(example), copy.deepcopy(model).cpu().eval()
     program = _traced(model, inputs)
+    data = _onnx(program) if path.suffix == ".onnx" else _pt2(program)
+    if why := _differs(model, _read(path, data), inputs, rtol, atol):
+        raise ValueError(f"export_model: {path.name} is not written: {why}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".draft-", dir=path.parent) as folder:  # same disk
-        draft = Path(folder) / path.name
-        write = _write_onnx if path.suffix == ".onnx" else torch.export.save
-        write(program, draft)
-        if why := _differs(model, load_exported(draft), inputs, rtol, atol):
-            raise ValueError(f"export_model: {path.name} is not written: {why}")
-        with open(draft, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(draft, path)
+    write_whole(path, data)
 
 # %% ../nbs/05b_export.ipynb #88281a3d
 _EXTRA = "pip install 'fromfound[export]'"
 
 
-def _write_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
+def _onnx(program: torch.export.ExportedProgram) -> bytes:
     try:
         import onnx  # noqa: F401  torch.onnx needs both
         import onnxscript  # noqa: F401
@@ -231,16 +258,17 @@ def _write_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
             "export model.float()"
         )
     with _quiet():
-        torch.onnx.export(program, (), path, dynamo=True, external_data=False, verbose=False)
+        written = torch.onnx.export(program, (), dynamo=True, verbose=False)
+    return written.model_proto.SerializeToString()
 
 
-def _read_onnx(path: Path) -> Callable[..., Tensor | tuple[Tensor, ...]]:
+def _read_onnx(data: bytes) -> Callable[..., Tensor | tuple[Tensor, ...]]:
     """Return a function that runs the file with ONNX's slow reference implementation."""
     try:
         from onnx.reference import ReferenceEvaluator
     except ImportError as error:
         raise ImportError(f"reading ONNX needs the package onnx ({error}): {_EXTRA}") from error
-    session = ReferenceEvaluator(str(path))
+    session = ReferenceEvaluator(data)
     if not session.output_names:  # an empty file is a valid model of nothing
         raise ValueError("it has no outputs")
 

@@ -75,7 +75,7 @@ def draft_of(path: Path) -> Path:
 
 
 def _is_running(process: int) -> bool:
-    """Say whether a process of this machine is there; on Windows nobody can ask, so it is."""
+    """Say whether a process of this machine is there; on Windows it always is."""
     if os.name == "nt":
         return True
     try:
@@ -83,7 +83,7 @@ def _is_running(process: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        pass  # somebody else's
+        pass  # another user's
     return True
 
 

@@ -72,7 +72,7 @@ class Hook:
         value: what fn returned last; None before.
 
     Raises:
-        TypeError: `module` is not a module, or `fn` not a function.
+        TypeError: `module` is not a torch.nn.Module, or `fn` not a function.
 
     Source: torch.nn.Module.register_forward_hook
     """
@@ -80,8 +80,8 @@ class Hook:
     def __init__(self, module: nn.Module, fn: HookFunction, *, backward: bool = False) -> None:
         if not isinstance(module, nn.Module) or not callable(fn):
             raise TypeError(
-                "Hook expected a module and a function of (module, inputs, output), "
-                f"got {type(module).__name__} and {type(fn).__name__}"
+                "Hook expected a torch.nn.Module and a function of (module, inputs, output), "
+                f"got {type(module)} and {type(fn)}"
             )
         self.module, self.fn = module, fn
         self.value: Any = None
@@ -92,11 +92,8 @@ class Hook:
             if hook is not None and module is hook.module:  # a copied module takes `called` along
                 hook.value = hook.fn(module, given, result)
 
-        if backward:
-            handle = module.register_full_backward_hook(called)
-        else:
-            handle = module.register_forward_hook(called)
-        self._release = weakref.finalize(self, handle.remove)
+        register = module.register_full_backward_hook if backward else module.register_forward_hook
+        self._release = weakref.finalize(self, register(called).remove)
         self._release.atexit = False
 
     def remove(self) -> None:
@@ -119,13 +116,16 @@ class Hooks(list[Hook]):
         backward: as for `Hook`.
 
     Raises:
-        TypeError: as `Hook`; the hooks that were there already are removed.
+        TypeError: as `Hook`; the hooks that were there already are removed. Also for a single
+            module that is no container.
     """
 
     def __init__(
         self, modules: Iterable[nn.Module], fn: HookFunction, *, backward: bool = False
     ) -> None:
         super().__init__()
+        if not isinstance(modules, Iterable):
+            raise TypeError(f"Hooks expected a list, got {type(modules)}: write [module] for one")
         try:
             self.extend(Hook(module, fn, backward=backward) for module in modules)
         except Exception:
@@ -144,6 +144,12 @@ class Hooks(list[Hook]):
         self.remove()
 
 # %% ../nbs/06_hooks.ipynb #df13b7f4
+def _check_module(name: str, model: object) -> None:
+    """Refuse what torch's hooks cannot listen to, as a model of chapter 3."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"{name} expected a model that is a torch.nn.Module, got {type(model)}")
+
+
 def _first_tensor(output: object) -> Tensor | None:
     """Return a module's output, or the first part of it that is a tensor, however deep."""
     return next((part for part in tree_leaves(output) if isinstance(part, Tensor)), None)
@@ -197,9 +203,12 @@ class ActivationStats(Callback):
             is called several times in a step, the last call.
 
     Raises:
-        ValueError: `every` or `bins` is not a whole number of 1 or more, `zero_threshold` is
-            negative, or `range` does not rise. In fit: the model is compiled, a layer is not
-            part of it, or an output has no dimension `channel_dim`.
+        TypeError: `modules` holds something else than layers or types. In fit: the model is not a
+            torch.nn.Module.
+        ValueError: `every` or `bins` is not a whole number of 1 or more, `channel_dim` not a whole
+            one, `zero_threshold` is negative or not finite, or `range` does not rise. In fit: the
+            model is compiled, a layer is not part of it, or an output has no dimension
+            `channel_dim`.
         RuntimeError: in fit, an epoch in which no layer was called; in a plot, no records.
     """
 
@@ -215,20 +224,22 @@ class ActivationStats(Callback):
         range: tuple[float, float] = (-5.0, 5.0),
         channel_dim: int = 1,
     ) -> None:
-        whole = isinstance(every, int) and isinstance(bins, int)
+        whole = all(isinstance(number, int) for number in (every, bins, channel_dim))
         if not whole or min(every, bins) < 1:
             raise ValueError(
-                f"ActivationStats got every={every}, bins={bins}; expected whole "
-                "numbers of 1 or more"
+                f"ActivationStats got every={every}, bins={bins}, channel_dim={channel_dim}; "
+                "expected whole numbers, the first two of 1 or more"
             )
-        if zero_threshold < 0 or len(range) != 2 or not range[0] < range[1]:
+        if not 0 <= zero_threshold < math.inf or len(range) != 2 or not range[0] < range[1]:
             raise ValueError(
-                f"ActivationStats got zero_threshold={zero_threshold}, "
-                f"range={range}; expected a threshold of 0 or more, and the lower "
-                "end of the range before the higher one"
+                f"ActivationStats got zero_threshold={zero_threshold}, range={range}; expected a "
+                "threshold of 0 or more, and the lower end of the range before the higher one"
             )
-        if not (modules is None or isinstance(modules, (type, tuple, nn.Module))):
-            modules = list(modules)
+        if modules is not None:
+            one = isinstance(modules, (type, nn.Module, str)) or not isinstance(modules, Iterable)
+            modules = (modules,) if one else tuple(modules)
+        if not all(isinstance(module, (type, nn.Module)) for module in modules or ()):
+            raise TypeError(f"ActivationStats expected layers or types, got {modules!r:.60}")
         self.modules, self.every, self.bins, self.range = modules, every, bins, range
         self.zero_threshold, self.channel_dim = zero_threshold, channel_dim
         self.steps: list[int] = []
@@ -237,13 +248,13 @@ class ActivationStats(Callback):
 
     def before_fit(self) -> None:
         """Look up the layers."""
+        _check_module("ActivationStats", self.learn.model)
         known = {module: name for name, module in self.learn.model.named_modules()}
         for module in known:
             if hasattr(module, "_orig_mod") or module._compiled_call_impl is not None:
                 raise ValueError(
-                    "ActivationStats cannot listen to a compiled model, whose layers "
-                    "are no longer called one by one: give the Learner the model as "
-                    "it is, and compile it for the runs after"
+                    "ActivationStats cannot listen to a compiled model, whose layers are no longer "
+                    "called one by one: give the Learner the model as it is, and compile it after"
                 )
         self.layers = dict.fromkeys(self._chosen(known))  # each once, in order
         self.names = [f"{known[m]} {type(m).__name__}".strip() for m in self.layers]
@@ -254,16 +265,14 @@ class ActivationStats(Callback):
 
     def _chosen(self, known: dict[nn.Module, str]) -> list[nn.Module]:
         """The layers that the callback was given, among those of the model."""
-        types = self.modules if isinstance(self.modules, tuple) else (self.modules,)
+        types = self.modules or ()
         by_type = bool(types) and all(isinstance(t, type) for t in types)
         if by_type:
             layers = [m for m in known if isinstance(m, types)]
         elif self.modules is None:
             layers = [m for m, name in known.items() if _is_leaf(m, name)]
-        elif isinstance(self.modules, nn.Module):
-            layers = [self.modules]
         else:
-            layers = list(self.modules)
+            layers = list(types)
         for layer in layers:
             if layer not in known:
                 raise ValueError(
@@ -272,9 +281,7 @@ class ActivationStats(Callback):
                 )
         if not layers:
             wanted = " or ".join(t.__name__ for t in types) if by_type else "layer in the list"
-            raise ValueError(
-                f"ActivationStats found no layers to look at: the model has no {wanted}"
-            )
+            raise ValueError(f"ActivationStats has no layers to look at: the model has no {wanted}")
         return layers
 
     # --- what happens in a step ---
@@ -293,8 +300,8 @@ class ActivationStats(Callback):
         if x.ndim > 1 and not -x.ndim <= self.channel_dim < x.ndim:
             raise ValueError(
                 f"ActivationStats got channel_dim={self.channel_dim}, and a "
-                f"{type(module).__name__} puts out {tuple(x.shape)}: give a "
-                "dimension that all the layers have, or other layers"
+                f"{type(module).__name__} puts out {tuple(x.shape)}: give a dimension that all the "
+                "layers have, or other layers"
             )
         row = self._statistics(x.detach().float())
         self.latest[module] = row
@@ -336,8 +343,8 @@ class ActivationStats(Callback):
         elif self.missed:
             raise RuntimeError(
                 "ActivationStats saw none of its layers called in the whole epoch "
-                f"({', '.join(self.names[:3])} ...): are they in use, and is the "
-                "model not compiled?"
+                f"({', '.join(self.names[:3])} ...): are they in use, and is the model not "
+                "compiled?"
             )
         self.missed = False
 
@@ -346,8 +353,8 @@ class ActivationStats(Callback):
     def _records(self) -> Tensor:
         if not self.steps:
             raise RuntimeError(
-                "ActivationStats has recorded nothing yet: give it to a Learner, "
-                "as learn.fit(1, cbs=[stats]), and look at it after an epoch"
+                "ActivationStats has recorded nothing yet: give it to a Learner, as "
+                "learn.fit(1, cbs=[stats]), and look at it after an epoch"
             )
         return self.history
 
@@ -497,7 +504,7 @@ def _costs(counted: SummaryRow | Summary) -> tuple[str, str, str]:
     return f"{counted.params:,}", f"{megaflop:.2f}", f"{mebibytes:.2f}"
 
 
-def model_summary(model: nn.Module, *inputs: object) -> Summary:
+def model_summary(model: nn.Module, *inputs: object, **options: object) -> Summary:
     """Run a model once: shape, parameters, operations and memory of each call of a layer.
 
     Parameters of a shared layer count once. A container has a row if it computes or keeps
@@ -512,18 +519,22 @@ def model_summary(model: nn.Module, *inputs: object) -> Summary:
     Args:
         model: runs in the mode in which it is.
         inputs: a batch, as for calling the model.
+        options: keyword arguments for the model.
+
+    Raises:
+        TypeError: `model` is not a torch.nn.Module.
 
     Source: torch.utils.flop_counter.FlopCounterMode
     """
-    tensors = [*model.parameters(), *model.buffers()]
-    if any(nn.parameter.is_lazy(tensor) for tensor in tensors):
-        _give_shapes(model, inputs)
+    _check_module("model_summary", model)
+    if any(map(nn.parameter.is_lazy, [*model.parameters(), *model.buffers()])):
+        _give_shapes(model, inputs, options)
     with (
         preserve_state(model, DataBunch([])),
         torch.enable_grad(),
-        _Profiler(model, inputs) as profiler,
+        _Profiler(model, (inputs, options)) as profiler,
     ):
-        output = model(*inputs)  # as long as it is held, what it needs is there
+        output = model(*inputs, **options)  # as long as it is held, what it needs is there
         profiler.count_kept()
     del output
     params = list(model.parameters())
@@ -536,13 +547,13 @@ def model_summary(model: nn.Module, *inputs: object) -> Summary:
     )
 
 
-def _give_shapes(model: nn.Module, inputs: tuple) -> None:
+def _give_shapes(model: nn.Module, inputs: tuple, options: dict) -> None:
     """Run lazy layers once, so that they have their shapes; leave modes and random states alone."""
     with ExitStack() as stack, torch.no_grad():
         stack.callback(set_rng_states, get_rng_states())
         for module in model.modules():
             stack.callback(setattr, module, "training", module.training)
-        model.eval()(*inputs)
+        model.eval()(*inputs, **options)
 
 
 def _more_formulas() -> dict[object, Callable[..., int]]:

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from .hooks import Hooks
+from .conv import Conv2d
+from .hooks import Hooks, _check_module
 
 # %% ../nbs/06a_init.ipynb #8d5dd420
 def fan_in_and_fan_out(tensor: Tensor) -> tuple[int, int]:
@@ -39,11 +40,8 @@ def fan_in_and_fan_out(tensor: Tensor) -> tuple[int, int]:
 
 
 _CONVOLUTIONS = [f"conv{kind}{d}d" for kind in ("", "_transpose") for d in (1, 2, 3)]
-_GAINS = dict.fromkeys(["linear", "sigmoid", *_CONVOLUTIONS], 1) | {
-    "tanh": 5 / 3,
-    "relu": math.sqrt(2),
-    "selu": 3 / 4,
-}
+_ONES = dict.fromkeys(["linear", "sigmoid", *_CONVOLUTIONS], 1)
+_GAINS = _ONES | {"tanh": 5 / 3, "relu": math.sqrt(2), "selu": 3 / 4}
 
 
 def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
@@ -63,7 +61,7 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
         if isinstance(slope, bool) or not isinstance(slope, (int, float)):
             raise ValueError(f"negative_slope {param} not a valid number")
         return math.sqrt(2.0 / (1 + slope**2))
-    if nonlinearity not in _GAINS:
+    if nonlinearity not in list(_GAINS):  # a list takes what has no hash, too
         raise ValueError(
             f"Unsupported nonlinearity {nonlinearity}; expected leaky_relu or one of "
             f"{', '.join(_GAINS)}: gain_for finds the gain of any function"
@@ -98,7 +96,7 @@ def _kaiming_(
     if 0 in tensor.shape:
         warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=3)
         return tensor
-    if mode.lower() not in ("fan_in", "fan_out"):
+    if str(mode).lower() not in ("fan_in", "fan_out"):
         raise ValueError(f"Mode {mode} not supported, please use one of ['fan_in', 'fan_out']")
     fan_in, fan_out = fan_in_and_fan_out(tensor)
     fan = fan_in if mode.lower() == "fan_in" else fan_out
@@ -215,7 +213,7 @@ def gain_for(activation: Callable[[Tensor], Tensor]) -> float:
 
     Args:
         activation: a function of a tensor, element by element, or a module that is one; it is
-            called with float64.
+            called with float64 on the CPU.
 
     Raises:
         ValueError: it mixes the elements, gives zero everywhere, or numbers that are not finite.
@@ -281,8 +279,7 @@ def orthogonal_(
     """
     if tensor.ndim < 2:
         raise ValueError(
-            "Only tensors with 2 or more dimensions are supported: orthogonal_ got the shape "
-            f"{tuple(tensor.shape)}"
+            f"Only tensors with 2 or more dimensions fit: orthogonal_ got {tuple(tensor.shape)}"
         )
     if tensor.numel() == 0:
         return tensor
@@ -321,7 +318,7 @@ class SELU(nn.Module):
         return _SCALE * torch.where(input > 0, input, below)
 
 # %% ../nbs/06a_init.ipynb #7a019eb1
-_LAYERS = (nn.Linear, _ConvNd)
+_LAYERS = (nn.Linear, _ConvNd, Conv2d)  # of torch's convolutions, all; and the book's own
 
 
 def _output_statistics(
@@ -372,11 +369,17 @@ def _called_layers(model: nn.Module, xb: Tensor) -> dict[nn.Module, str]:
 def _make_orthogonal(layer: nn.Module, generator: torch.Generator | None) -> None:
     """Give a layer orthogonal weights and a bias of zero."""
     dtype = torch.promote_types(layer.weight.dtype, torch.float32)  # there is no QR in 16 bits
-    layer.weight.copy_(
-        orthogonal_(torch.empty_like(layer.weight, dtype=dtype), generator=generator)
-    )
+    wide = torch.empty_like(layer.weight, dtype=dtype)
+    layer.weight.copy_(orthogonal_(wide, generator=generator))
     if layer.bias is not None:
         layer.bias.zero_()
+
+
+def _check_lsuv(model: nn.Module, tol: float) -> None:
+    """Refuse what is no model, and a tolerance that nothing or everything meets."""
+    _check_module("lsuv_", model)
+    if not 0 < tol < math.inf:
+        raise ValueError(f"lsuv_ expected a tol above 0, as 0.02, got {tol}")
 
 
 @torch.no_grad()
@@ -400,7 +403,7 @@ def lsuv_(
     Args:
         model: called as model(xb).
         xb: a batch, on the model's device.
-        tol: how far from 1 a standard deviation may be.
+        tol: how far from 1 a standard deviation may be; above 0.
         max_steps: divisions tried for each layer.
         shift: whether to take the mean of the output off the bias, where there is one.
         generator: of the orthogonal weights, on the model's device.
@@ -409,12 +412,14 @@ def lsuv_(
         The standard deviation of each layer's output, by its name.
 
     Raises:
-        ValueError: no layer is called, one is not called in every pass, or the output of one does
-            not vary.
+        TypeError: `model` is not a torch.nn.Module.
+        ValueError: no layer is called, one is not called in every pass, the output of one does not
+            vary, or `tol` is not above 0 or not finite.
         RuntimeError: a standard deviation stays away from 1, or with `shift` a mean from 0.
 
     Source: Mishkin2016 algorithm 1
     """
+    _check_lsuv(model, tol)
     trial = copy.deepcopy(model).eval()
     layers = _called_layers(trial, xb)
     if not layers:
@@ -443,8 +448,7 @@ def lsuv_(
             raise RuntimeError(
                 f"lsuv_ could not bring layer {name!r} to {wanted} of 1: it has mean {mean:g} and "
                 f"standard deviation {std:g}. Is it called more than once (the last call counts), "
-                "does it share its parameters with another layer, or compute them from others? "
-                "More steps (max_steps) help where it is near"
+                "does it share or compute its parameters? Where it is near, raise max_steps"
             )
     model.load_state_dict(trial.state_dict())
     return {name: std for name, (_, std) in zip(layers.values(), found, strict=True)}
@@ -522,11 +526,13 @@ def fixup_(
         The number of blocks; one that is called several times counts once.
 
     Raises:
+        TypeError: `model` is not a torch.nn.Module.
         ValueError: there are no blocks, no classifier, two layers with one weight, or a transposed
             convolution.
 
     Source: Zhang2019Fixup §3
     """
+    _check_module("fixup_", model)
     modules = list(model.modules())
     blocks = [m for m in modules if isinstance(m, FixupBlock)]
     inside = [layer for block in blocks for layer in block.layers]
@@ -538,8 +544,7 @@ def fixup_(
     if not blocks or classifier not in outside:
         raise ValueError(
             f"fixup_ found {len(blocks)} blocks and no classifier in {type(model).__name__}; "
-            "expected FixupBlocks and, defined behind them, an nn.Linear: if it is elsewhere, say "
-            "classifier="
+            "expected FixupBlocks and an nn.Linear behind them: if elsewhere, say classifier="
         )
     layers = [*outside, *inside]
     shared = len({id(layer.weight) for layer in layers}) < len(layers)

@@ -43,6 +43,20 @@ def _about(x: object) -> str:
     return type(x).__name__
 
 
+def _check_parts(model: Any, data: Any, functions: list[Any]) -> None:
+    """Refuse what is no model, gives no batches, or cannot be called."""
+    if isinstance(model, type) or not hasattr(model, "parameters"):
+        raise TypeError(f"Learner expected a model with parameters, got {model!r:.60}")
+    if not isinstance(data, (DataBunch, Iterable)) and not hasattr(data, "__getitem__"):
+        raise TypeError(f"Learner expected a DataBunch or a loader, got {data!r:.60}")
+    for function in functions:
+        if not callable(function) and not hasattr(function, "update"):
+            raise TypeError(
+                "Learner expected functions as loss_func and metrics, "
+                f"got {function!r:.60}: give the function itself, not its name"
+            )
+
+
 def _join(batches: Iterable[Any], what: str) -> Tensor:
     """Put the tensors of all batches one behind the other."""
     batches = list(batches)
@@ -112,11 +126,9 @@ class Learner:
         cbs: Iterable[Callback] = (),
         default_cbs: bool = True,
     ) -> None:
-        if isinstance(model, type) or not hasattr(model, "parameters"):
-            raise TypeError(f"Learner expected a model with parameters, got {model!r:.60}")
-        if not isinstance(data, (DataBunch, Iterable)) and not hasattr(data, "__getitem__"):
-            raise TypeError(f"Learner expected a DataBunch or a loader, got {data!r:.60}")
         as_list([loss_func], "loss_func")  # refuses a class
+        metrics = as_list(metrics, "metrics")
+        _check_parts(model, data, [loss_func, *metrics])
         self.model = model
         self.data = data if isinstance(data, DataBunch) else DataBunch(data)
         self.loss_func = loss_func
@@ -124,13 +136,6 @@ class Learner:
         self.lr = lr
         self.train_loss = Metric(self._loss_of_batch, "train_loss")
         self.valid_loss = Metric(self._loss_of_batch, "valid_loss")
-        metrics = as_list(metrics, "metrics")
-        for function in [loss_func, *(m for m in metrics if not hasattr(m, "update"))]:
-            if not callable(function):
-                raise TypeError(
-                    "Learner expected functions as loss_func and metrics, "
-                    f"got {function!r:.60}: give the function itself, not its name"
-                )
         self.metrics = [m if hasattr(m, "update") else Metric(m) for m in metrics]
         names = ["train_loss", "valid_loss", *map(_name, self.metrics)]
         if len(set(names)) < len(names):
@@ -195,11 +200,7 @@ class Learner:
                 "CancelFitException and fit afterwards, or fit a Learner of its own"
             )
         lr = self.lr if lr is None else lr
-        params = list(self.model.parameters())
-        loss_params = getattr(self.loss_func, "parameters", list)()  # a loss may learn as well
-        opt = make_optimizer(self.opt_func, params, lr, loss_params)
-        held = {id(p) for group in opt.param_groups for p in group.get("params", ())}
-        self._not_held = [p for p in params if id(p) not in held]
+        opt = self._new_optimizer(lr)
         own_cbs = self.cbs
         self._set_callbacks([*own_cbs, *as_list(cbs, "cbs")])
         self.opt = opt
@@ -224,6 +225,15 @@ class Learner:
             finally:
                 self._fitting = False
                 self._set_callbacks(own_cbs)
+
+    def _new_optimizer(self, lr: float) -> torch.optim.Optimizer:
+        """Make an optimizer, and note which parameters of the model it does not hold."""
+        params = list(self.model.parameters())
+        loss_params = getattr(self.loss_func, "parameters", list)()  # a loss may learn as well
+        opt = make_optimizer(self.opt_func, params, lr, loss_params)
+        held = {id(p) for group in opt.param_groups for p in group.get("params", ())}
+        self._not_held = [p for p in params if id(p) not in held]
+        return opt
 
     def _one_epoch(self) -> None:
         self.complete = False

@@ -538,11 +538,7 @@ _PLAIN = (str, int, float, type(None))  # a bool is an int
 
 
 def _describe(x: object, path: str, tensors: dict[str, Tensor]) -> object:
-    """Return `x` in a form that JSON can hold; its tensors go to `tensors`, by path.
-
-    Raises:
-        TypeError: something in it is of another type than the listed ones.
-    """
+    """Return `x` in a form that JSON can hold; its tensors go to `tensors`, by path."""
     if isinstance(x, Tensor):
         while path in tensors:  # {"a.b": t, "a": {"b": t}} has two
             path += "'"
@@ -599,7 +595,7 @@ def _unpack(data: bytes) -> object:
     size = int.from_bytes(data[:8], "little")
     notes = json.loads(data[8 : 8 + size]).get("__metadata__", {})
     tensors = safetensors.torch.load(data)
-    if not {"structure", "sha256"} & set(notes):  # somebody else's
+    if not {"structure", "sha256"} & set(notes):  # written by another program
         return tensors
     if notes["sha256"] != _checksum(data):
         raise ValueError("its checksum is wrong, so it has changed since it was written")

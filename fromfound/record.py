@@ -265,7 +265,7 @@ def experiment(
         ValueError: a bound does not have its form.
     """
     if isinstance(data, str):
-        raise TypeError(f"experiment expected a tuple of names, got {data!r}: write data=({data!r},)")
+        raise TypeError(f"experiment expected names in a tuple, got {data!r}: data=({data!r},)")
     for name, bound in (marks or {}).items():
         if not re.fullmatch(r"(>=|<=) -?[\d.e-]+", bound):
             raise ValueError(

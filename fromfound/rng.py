@@ -5,7 +5,7 @@ __all__ = ['find_generators', 'get_rng_states', 'set_rng_states', 'preserve_stat
 
 # %% ../nbs/03a_rng.ipynb #dbc46e15
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -39,8 +39,14 @@ def find_generators(data: object) -> list[torch.Generator]:
             valid_dl and test_dl, of which each may be None or missing.
 
     Raises:
-        TypeError: what hangs from a loader has no end.
+        TypeError: `data` is a string, a class or a dictionary; or what hangs from a loader has no
+            end.
     """
+    if isinstance(data, (str, type, Mapping)):
+        raise TypeError(
+            f"find_generators expected a loader, or a list of them, got {data!r:.60}: of a "
+            "dictionary give list(loaders.values()), of a class an object"
+        )
     if hasattr(data, "train_dl"):
         data = [getattr(data, name, None) for name in ("train_dl", "valid_dl", "test_dl")]
     places: dict[int, object] = {}
@@ -59,17 +65,33 @@ def _set_numpy_state(state: list) -> None:
     np.random.set_state(tuple(state))
 
 
+def _gpu_source() -> list[tuple[Callable, Callable]]:
+    """Return how to read and to set the states of all GPUs, or nothing where there is none."""
+    gpu = torch.cuda if torch.cuda.is_available() else None
+    gpu = torch.mps if torch.backends.mps.is_available() else gpu
+    if hasattr(torch, "accelerator") and torch.accelerator.is_available():  # torch 2.6 and later
+        gpu = torch.get_device_module(torch.accelerator.current_accelerator())
+    if gpu is None:
+        return []
+    if not hasattr(gpu, "get_rng_state_all"):  # of mps there is only one
+        return [(gpu.get_rng_state, gpu.set_rng_state)]
+
+    def put(states: list) -> None:
+        if len(states) != gpu.device_count():
+            raise ValueError(f"{len(states)} states for {gpu.device_count()} GPUs")
+        gpu.set_rng_state_all(states)
+
+    return [(gpu.get_rng_state_all, put)]
+
+
 def _sources(data: object) -> list[tuple[Callable, Callable]]:
     """Return for everything that draws a function that reads its state, and one that sets it."""
     sources = [
         (random.getstate, random.setstate),
         (_numpy_state, _set_numpy_state),
         (torch.get_rng_state, torch.set_rng_state),
+        *_gpu_source(),
     ]
-    if torch.cuda.is_available():
-        sources.append((torch.cuda.get_rng_state_all, torch.cuda.set_rng_state_all))
-    if torch.backends.mps.is_available():
-        sources.append((torch.mps.get_rng_state, torch.mps.set_rng_state))
     for generator in find_generators(data):
         sources.append((generator.get_state, generator.set_state))
     return sources
@@ -89,23 +111,36 @@ def get_rng_states(data: object = None) -> list[Any]:
 
 
 def set_rng_states(states: list[Any], data: object = None) -> None:
-    """Go back to where `get_rng_states` was called.
+    """Go back to where `get_rng_states` was called, with all states or with none.
 
     Args:
         states: what it returned.
         data: the same loaders, or others built in the same way.
 
     Raises:
-        ValueError: there are more states than sources, or fewer.
+        TypeError: the states are not a list.
+        ValueError: there are more states than sources, or fewer, or one of them cannot be set.
     """
+    if not isinstance(states, (list, tuple)):
+        raise TypeError(f"set_rng_states expected a list of states, got {states!r:.60}")
     sources = _sources(data)
     if len(states) != len(sources):
         raise ValueError(
             f"set_rng_states got {len(states)} states for {len(sources)} sources: give the same "
             "loaders as to get_rng_states, on a machine with the same kind of device"
         )
-    for (_, put), state in zip(sources, states, strict=True):
-        put(state)
+    before, done = [read() for read, _ in sources], 0
+    try:
+        for (_, put), state in zip(sources, states, strict=True):
+            put(state)
+            done += 1
+    except Exception as error:
+        for (_, put), state in zip(sources, before, strict=True):
+            put(state)
+        raise ValueError(
+            f"set_rng_states changed nothing, as state {done + 1} does not fit ({error}): it is "
+            "damaged, or comes from other loaders or another machine"
+        ) from error
 
 # %% ../nbs/03a_rng.ipynb #cdaabe48
 def _keep(model: nn.Module) -> Callable[[], None]:

@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from .callback import check_numbers
 from .learner import Callback, CancelFitException, DataBunch, Learner
 from .module import save
 from .rng import preserve_state
@@ -49,8 +50,7 @@ def schedule(value: Callable[[float], float]) -> Schedule:
             return torch.tensor(values, dtype=dtype, device=pos.device).reshape(pos.shape)
         if not 0 <= pos <= 1:
             raise ValueError(
-                f"schedule expected a position from 0 to 1, got {pos}: it is the fraction of "
-                "the steps that is done"
+                f"schedule expected a position from 0 to 1, the fraction of steps done, got {pos}"
             )
         return value(pos)
 
@@ -69,6 +69,7 @@ def sched_lin(start: float, end: float) -> Schedule:
 
     Source: torch.optim.lr_scheduler.LinearLR
     """
+    check_numbers("sched_lin", "finite numbers", math.isfinite, start, end)
     return schedule(lambda pos: _between(start, end, pos))
 
 
@@ -77,6 +78,7 @@ def sched_cos(start: float, end: float) -> Schedule:
 
     Source: Loshchilov2017SGDR §3, eq. 5
     """
+    check_numbers("sched_cos", "finite numbers", math.isfinite, start, end)
     return schedule(lambda pos: _between(start, end, (1 - math.cos(math.pi * pos)) / 2))
 
 
@@ -89,12 +91,12 @@ def sched_poly(start: float, end: float, power: float = 2.0) -> Schedule:
         power: above 0; 1 is a straight line.
 
     Raises:
-        ValueError: the power is not above 0.
+        ValueError: the power is not above 0, or start or end is not a finite number.
 
     Source: torch.optim.lr_scheduler.PolynomialLR
     """
-    if not power > 0:
-        raise ValueError(f"sched_poly expected a power above 0, got {power}")
+    check_numbers("sched_poly", "finite numbers", math.isfinite, start, end)
+    check_numbers("sched_poly", "a power above 0", lambda x: x > 0, power)
     return schedule(lambda pos: _between(start, end, 1 - (1 - pos) ** power))
 
 
@@ -109,12 +111,13 @@ def sched_exp(start: float, end: float) -> Schedule:
         The schedule.
 
     Raises:
-        ValueError: start or end is not above 0.
+        ValueError: start or end is not a finite number above 0.
 
     Source: torch.optim.lr_scheduler.ExponentialLR
     """
-    if not (start > 0 and end > 0):
-        raise ValueError(f"sched_exp expected a start and an end above 0, got {start} and {end}")
+    check_numbers(
+        "sched_exp", "finite numbers above 0", lambda x: 0 < x < math.inf, start, end
+    )
 
     @schedule
     def at(pos: float) -> float:
@@ -133,23 +136,32 @@ def combine_scheds(fractions: Sequence[float], schedules: Sequence[Schedule]) ->
         schedules: one for each phase, which sees positions from 0 to 1 of its own.
 
     Raises:
-        ValueError: the numbers of fractions and schedules differ, a fraction is not above 0 or
-            too small for a step, or they do not sum to 1.
+        TypeError: a schedule is not a function.
+        ValueError: the numbers of fractions and schedules differ, a fraction is not a number above
+            0 or too small for a step, or they do not sum to 1.
     """
-    name, total = "combine_scheds", math.fsum(fractions)
     if len(fractions) != len(schedules) or not fractions:
         raise ValueError(
-            f"{name} expected a fraction for each schedule, and at least one, got "
+            f"combine_scheds expected a fraction for each schedule, and at least one, got "
             f"{len(fractions)} fractions for {len(schedules)} schedules"
         )
-    if not all(f > 0 for f in fractions):
-        raise ValueError(f"{name} got {list(fractions)}; expected fractions above 0")
-    if not math.isclose(total, 1, abs_tol=1e-6):
-        raise ValueError(f"{name} got fractions that sum to {total:g}; expected 1")
+    if not all(map(callable, schedules)):
+        raise TypeError(
+            f"combine_scheds expected schedules as sched_lin makes, got {schedules}"
+        )
+    check_numbers(
+        "combine_scheds", "fractions above 0", lambda x: x > 0, *fractions
+    )
+    if not math.isclose(total := math.fsum(fractions), 1, abs_tol=1e-6):
+        raise ValueError(
+            f"combine_scheds got fractions that sum to {total:g}; expected 1"
+        )
     sums = accumulate(Fraction(f).limit_denominator(10**9) for f in fractions)  # 0.1 + 0.2 is 0.3
     bounds = [0.0, *map(float, sums)][:-1] + [1.0]
     if any(start >= end for start, end in pairwise(bounds)):
-        raise ValueError(f"{name}: one of {list(fractions)} is too short to be reached")
+        raise ValueError(
+            f"combine_scheds: one of {list(fractions)} is too short to be reached"
+        )
 
     @schedule
     def at(pos: float) -> float:
@@ -190,20 +202,20 @@ class ParamScheduler(Callback):
         scale: whether a schedule is a factor on what its group has at the beginning of the fit.
 
     Raises:
-        TypeError: a schedule is not a function.
+        TypeError: the name is not a string, or a schedule not a function.
         ValueError: (in fit) the optimizer has no such setting, or another number of groups than
-            there are schedules; a value is negative or not a number; the length of the loader
-            is unknown or wrong; or a resumed fit has another length.
+            there are schedules; a value is negative, not a number, or a momentum above 1; the
+            length of the loader is unknown or wrong; or a resumed fit has another length.
     """
 
     def __init__(
         self, name: str, sched: Schedule | Sequence[Schedule | None], *, scale: bool = False
     ) -> None:
         for one in sched if isinstance(sched, Sequence) else [sched]:
-            if one is not None and not callable(one):
+            if not isinstance(name, str) or not (one is None or callable(one)):
                 raise TypeError(
                     f"ParamScheduler({name!r}) expected a function of the position, or a list of "
-                    f"them, got {sched!r}: write sched_lin(0.1, 0), for example"
+                    f"them, after a name, got {sched!r}: write 'lr', sched_lin(0.1, 0), for example"
                 )
         self.name, self.sched, self.scale, self.exclusive = name, sched, scale, name
 
@@ -230,29 +242,31 @@ class ParamScheduler(Callback):
 
     def position(self) -> float:
         """Return the fraction of the training steps that is done."""
-        learn, name = self.learn, type(self).__name__
-        if learn.n_batches is None:
-            raise ValueError(f"{name} needs the length of an epoch: give the loader a __len__")
-        if learn.step >= learn.n_batches:
+        learn, n, name = self.learn, self.learn.n_batches, type(self).__name__
+        if n is None:
             raise ValueError(
-                f"{name}: the loader yielded more than {learn.n_batches} batches: fix its __len__"
+                f"{name} needs the length of an epoch: give the loader a __len__"
             )
-        return (learn.epoch * learn.n_batches + learn.step) / (learn.n_epochs * learn.n_batches)
+        if learn.step >= n:
+            raise ValueError(
+                f"{name}: the loader yielded more than {n} batches: fix its __len__"
+            )
+        return (learn.epoch * n + learn.step) / (learn.n_epochs * n)
 
     def before_batch(self) -> None:
         """Set the value for the step to come."""
         if not self.learn.training:
             return
-        pos = self.position()
+        pos, most = self.position(), 1 if self.name == "momentum" else math.inf
+        wanted = f"{self.name} of 0 or more, at most {most}, at position {pos:.2g}"
         groups = self.learn.opt.param_groups
         for group, sched, initial in zip(groups, self.scheds, self.initial, strict=False):
             if sched is None:
                 continue
             value = sched(pos) * (initial if self.scale else 1)
-            if not value >= 0:
-                raise ValueError(
-                    f"ParamScheduler expected {self.name} of 0 or more, got {value} at {pos:.2g}"
-                )
+            check_numbers(
+                "ParamScheduler", wanted, lambda x: 0 <= x <= most, value
+            )
             _change(group, self.name, value)
 
     def state_dict(self) -> dict[str, object]:
@@ -277,6 +291,7 @@ class TorchScheduler(Callback):
         interval: "step" or "epoch": after which of them it is stepped.
 
     Raises:
+        TypeError: `make` is not a function.
         ValueError: `interval` is neither; or (in fit) ReduceLROnPlateau is to be stepped per step,
             or has no validation loader; or another callback moves momentum, too.
     """
@@ -285,7 +300,13 @@ class TorchScheduler(Callback):
 
     def __init__(self, make: Callable[[torch.optim.Optimizer], object], *, interval: str) -> None:
         if interval not in ("step", "epoch"):
-            raise ValueError(f"TorchScheduler got {interval=}; expected 'step' or 'epoch'")
+            raise ValueError(
+                f"TorchScheduler got {interval=}; expected 'step' or 'epoch'"
+            )
+        if not callable(make):
+            raise TypeError(
+                f"TorchScheduler expected a function that makes one, got {make!r:.40}"
+            )
         self.make, self.interval = make, interval
 
     def before_fit(self) -> None:
@@ -295,8 +316,7 @@ class TorchScheduler(Callback):
         self.on_loss = isinstance(self.scheduler, plateau)
         if self.on_loss and (self.interval == "step" or self.learn.data.valid_dl is None):
             raise ValueError(
-                "TorchScheduler: ReduceLROnPlateau looks at the validation loss; it needs "
-                "interval='epoch' and a validation loader"
+                "TorchScheduler: ReduceLROnPlateau needs interval='epoch' and a validation loss"
             )
         for cb in self.learn.cbs if getattr(self.scheduler, "cycle_momentum", False) else ():
             if "momentum" in cb.exclusive:
@@ -353,22 +373,33 @@ def one_cycle(
         Callbacks, for `fit(..., cbs=one_cycle(0.1))`.
 
     Raises:
-        ValueError: pct_start is not between 0 and 1.
+        ValueError: pct_start is not between 0 and 1, a learning rate is negative, a factor not
+            above 0, a momentum not from 0 to 1, or one of them not a number.
 
     Source: torch.optim.lr_scheduler.OneCycleLR
     """
-    if not 0 < pct_start < 1:
-        raise ValueError(f"one_cycle got {pct_start=}; expected a fraction above 0 and below 1")
+    check_numbers(
+        "one_cycle", "pct_start above 0 and below 1", lambda x: 0 < x < 1, pct_start
+    )
+    check_numbers(
+        "one_cycle", "factors above 0", lambda x: x > 0, div_factor, final_div_factor
+    )
+    check_numbers(
+        "one_cycle", "momenta 0 to 1", lambda m: 0 <= m <= 1, base_momentum, max_momentum
+    )
 
     def there_and_back(start: float, middle: float, end: float) -> Schedule:
         pieces = [sched_cos(start, middle), sched_cos(middle, end)]
         return combine_scheds([pct_start, 1 - pct_start], pieces)
 
     def cycle(top: float) -> Schedule:
+        check_numbers(
+            "one_cycle", "max_lr of 0 or more", lambda x: 0 <= x < math.inf, top
+        )
         first = top / div_factor
         return there_and_back(first, top, first / final_div_factor)
 
-    several = isinstance(max_lr, Sequence)
+    several = isinstance(max_lr, Sequence) and not isinstance(max_lr, str)
     cbs = [ParamScheduler("lr", [cycle(lr) for lr in max_lr] if several else cycle(max_lr))]
     if cycle_momentum:
         momentum = there_and_back(max_momentum, base_momentum, max_momentum)
@@ -381,10 +412,10 @@ class LRFinder(ParamScheduler):
 
     Args:
         min_lr: first learning rate, of all parameter groups.
-        max_lr: last learning rate.
+        max_lr: last learning rate, a larger one.
         steps: how many, at most; 2 or more.
-        early_stop_threshold: the test ends when the averaged loss exceeds this many times its
-            lowest value; where that is negative, lies threshold - 1 times its size above it.
+        early_stop_threshold: above 1. The test ends when the averaged loss exceeds this many times
+            its lowest value; where that is negative, lies threshold - 1 times its size above it.
 
     Attributes:
         lrs: learning rate of each step.
@@ -392,7 +423,7 @@ class LRFinder(ParamScheduler):
         averages: averaged loss after each step.
 
     Raises:
-        ValueError: steps is below 2; or it is given to fit as a callback.
+        ValueError: an option is out of range; or it is given to fit as a callback.
 
     Source: Smith2017CLR §3.3
     """
@@ -405,11 +436,18 @@ class LRFinder(ParamScheduler):
         steps: int = 100,
         early_stop_threshold: float = 4.0,
     ) -> None:
-        if steps < 2:
-            raise ValueError(f"LRFinder expected 2 steps or more, one for each end, got {steps}")
         super().__init__("lr", sched_exp(min_lr, max_lr))
+        check_numbers(
+            "LRFinder", f"max_lr above {min_lr}", lambda x: x > min_lr, max_lr
+        )
+        check_numbers(
+            "LRFinder", "whole steps above 1", lambda x: type(x) is int and x > 1, steps
+        )
+        check_numbers(
+            "LRFinder", "a threshold above 1", lambda x: x > 1, early_stop_threshold
+        )
         self.steps, self.early_stop_threshold = steps, early_stop_threshold
-        self.lrs, self.losses, self.averages, self.learner = [], [], [], None
+        self.lrs, self.losses, self.averages, self.learner, self.ended = [], [], [], None, False
 
     def run(self, learn: Learner, cbs: Sequence[Callback] = ()) -> "LRFinder":
         """Run the test on a learner's model and training data; the learner stays as it is.
@@ -418,7 +456,7 @@ class LRFinder(ParamScheduler):
             learn: its callbacks take no part.
             cbs: callbacks of which copies do, as gradient clipping.
         """
-        self.lrs, self.losses, self.averages, self.raw = [], [], [], 0.0
+        self.lrs, self.losses, self.averages, self.raw, self.ended = [], [], [], 0.0, False
         data, cbs = DataBunch(learn.data.train_dl), [self, *map(copy.copy, cbs)]
         options = {"lr": learn.lr, "cbs": cbs, "default_cbs": False}
         self.learner = Learner(learn.model, data, learn.loss_func, learn.opt_func, **options)
@@ -448,7 +486,8 @@ class LRFinder(ParamScheduler):
         self.averages.append(self.raw / (1 - 0.9 ** len(self.losses)))
         low = min(self.averages)
         room = (self.early_stop_threshold - 1) * abs(low)
-        if not self.averages[-1] - low <= room or len(self.lrs) == self.steps:
+        self.ended = not self.averages[-1] - low <= room or len(self.lrs) == self.steps
+        if self.ended:
             raise CancelFitException
 
     @property
@@ -456,14 +495,15 @@ class LRFinder(ParamScheduler):
         """Half of the learning rate at which the averaged loss was lowest.
 
         Raises:
-            ValueError: there is none: not run yet, no finite loss, or lowest at an end of the test.
+            ValueError: there is none: not run yet, no finite loss, lowest at an end of the test,
+                or the test was cut off, as by Ctrl-C.
         """
-        if not self.averages:
-            raise ValueError("LRFinder has nothing to suggest yet: call run(learn) first")
         finite = [value for value in self.averages if math.isfinite(value)]
         at = self.averages.index(min(finite)) if finite else 0
         reason = ""
-        if not finite:
+        if not self.ended:
+            reason = f"{len(self.lrs)} of {self.steps} steps were done: call run(learn)"
+        elif not finite:
             reason = f"the first loss is {self.losses[0]}: look at the data and the model"
         elif at == len(self.averages) - 1:
             reason = f"the loss was lowest at the end, {self.lrs[at]:.2g}: raise max_lr"
@@ -474,16 +514,21 @@ class LRFinder(ParamScheduler):
         return self.lrs[at] / 2
 
     def plot(self) -> object:
-        """Draw the averaged loss against the learning rate, with the suggestion if there is one."""
+        """Draw the averaged loss against the learning rate, with the suggestion if there is one.
+
+        Raises:
+            ValueError: it was not run yet.
+        """
         from fromfound.plot import PALETTE, figure, label, show
 
+        if not self.averages:
+            raise ValueError("LRFinder has nothing to draw yet: call run(learn) first")
         fig, ax = figure(height=3.2)
         finite = [value for value in self.averages if math.isfinite(value)] or [1.0]
-        low = min(finite)
+        low, bottom = min(finite), min(0, 1.05 * min(finite))
         top = max(finite[0], low + abs(low)) + 0.05 * abs(finite[0]) + 1e-9
         ax.plot(self.lrs, self.averages, color=PALETTE["blue"])
-        ax.set(xscale="log", xlabel="learning rate", ylabel="averaged loss")
-        ax.set_ylim(min(0, 1.05 * low), top)
+        ax.set(xscale="log", xlabel="learning rate", ylabel="averaged loss", ylim=(bottom, top))
         with suppress(ValueError):
             best = self.suggestion
             ax.axvline(best, color=PALETTE["orange"], lw=1.2)
@@ -507,8 +552,8 @@ class SGDR(ParamScheduler):
         snapshots: state dictionaries on the CPU; with a folder, the paths of the files.
 
     Raises:
-        ValueError: cycle_len or cycle_mult is not a whole number above 0; or (in fit) the last
-            cycle would be cut off.
+        ValueError: cycle_len or cycle_mult is not a whole number above 0, or a learning rate is
+            not a finite number; or (in fit) the last cycle would be cut off.
 
     Source: Loshchilov2017SGDR §3, eq. 5
     """
@@ -527,13 +572,13 @@ class SGDR(ParamScheduler):
         folder: str | Path | None = None,
         scale: bool = False,
     ) -> None:
-        for name, count in (("cycle_len", cycle_len), ("cycle_mult", cycle_mult)):
-            if not isinstance(count, int) or count < 1:
-                raise ValueError(f"SGDR got {name}={count}; expected whole numbers above 0")
+        lengths = cycle_len, cycle_mult
+        check_numbers(
+            "SGDR", "whole numbers above 0", lambda x: type(x) is int and x > 0, *lengths
+        )
         self.cycle = sched_cos(max_lr, min_lr)
         super().__init__("lr", self.cycle, scale=scale)
-        self.cycle_len, self.cycle_mult, self.folder = cycle_len, cycle_mult, folder
-        self.snapshots = []
+        self.cycle_len, self.cycle_mult, self.folder, self.snapshots = *lengths, folder, []
 
     def before_fit(self) -> None:
         """Join as many cycles as the fit has room for."""
@@ -547,8 +592,7 @@ class SGDR(ParamScheduler):
                 f"{', '.join(map(str, self.ends))} epochs: fit for one of these"
             )
         if lengths:
-            cycles = [self.cycle] * len(lengths)
-            self.sched = combine_scheds([length / n for length in lengths], cycles)
+            self.sched = combine_scheds([k / n for k in lengths], [self.cycle] * len(lengths))
         super().before_fit()
 
     def after_epoch(self) -> None:

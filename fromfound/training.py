@@ -6,6 +6,7 @@ __all__ = ['log_softmax', 'nll_loss', 'cross_entropy', 'mse_loss', 'accuracy', '
 # %% ../nbs/04_training.ipynb #61410fd4
 import math
 from collections.abc import Callable, Iterable, Iterator
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -34,7 +35,7 @@ def log_softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Te
 
     Source: torch.nn.functional.log_softmax
     """
-    scores = input if dtype is None else input.to(dtype)
+    scores = input if dtype is None else input.to(dtype=dtype)
     dims = max(input.ndim, 1)
     if not isinstance(dim, int) or isinstance(dim, bool):
         raise TypeError(
@@ -58,8 +59,10 @@ def log_softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Te
     return (shifted - shifted.exp().sum(dim, keepdim=True).log()).to(scores.dtype)
 
 # %% ../nbs/04_training.ipynb #b5ec0ff0
-def _class_dim(name: str, input: Tensor, weight: Tensor | None = None) -> int:
-    """Return the dimension of the classes; refuse scores and weights that do not fit."""
+def _class_dim(
+    name: str, input: Tensor, weight: Tensor | None = None, ignore_index: int = -100
+) -> int:
+    """Return the dimension of the classes; refuse scores and options that do not fit."""
     if not isinstance(input, Tensor) or input.ndim == 0 or not input.is_floating_point():
         got = f"{tuple(input.shape)} of {input.dtype}" if isinstance(input, Tensor) else repr(input)
         raise TypeError(
@@ -69,9 +72,11 @@ def _class_dim(name: str, input: Tensor, weight: Tensor | None = None) -> int:
     dim = min(1, input.ndim - 1)
     classes = input.shape[dim]
     if classes == 0:
-        raise ValueError(
-            f"{name} expected scores for one class at least, got shape {tuple(input.shape)}"
-        )
+        raise ValueError(f"{name} expected one class at least, got shape {tuple(input.shape)}")
+    if not isinstance(ignore_index, Integral):
+        raise TypeError(f"{name} expected ignore_index as a class index, got {ignore_index!r}")
+    if weight is not None and getattr(weight, "device", None) != input.device:
+        raise TypeError(f"{name} expected weight as a tensor on {input.device}, got {weight!r:.60}")
     if weight is not None and weight.shape != (classes,):
         raise ValueError(
             f"{name} expected weight of shape ({classes},), one for each class, "
@@ -176,12 +181,12 @@ def nll_loss(
 
     Raises:
         ValueError: a shape does not fit, or the reduction is unknown.
-        TypeError: a dtype does not fit.
+        TypeError: a dtype or a device does not fit, or an argument is of another kind.
         IndexError: a target is not a class (on a GPU the device's own error).
 
     Source: torch.nn.functional.nll_loss
     """
-    _class_dim("nll_loss", input, weight)
+    _class_dim("nll_loss", input, weight, ignore_index)
     loss = _of_classes("nll_loss", _wide(input), target, weight, ignore_index, reduction)
     return _narrow(loss, input.dtype)
 
@@ -214,7 +219,7 @@ def cross_entropy(
 
     Source: torch.nn.functional.cross_entropy
     """
-    dim = _class_dim("cross_entropy", input, weight)
+    dim = _class_dim("cross_entropy", input, weight, ignore_index)
     log_p = log_softmax(_wide(input), dim)
     if not isinstance(target, Tensor) or not (
         target.is_floating_point() and target.shape == input.shape
@@ -246,10 +251,15 @@ def mse_loss(input: Tensor, target: Tensor, *, reduction: str = "mean") -> Tenso
     Raises:
         ValueError: the shapes differ, where PyTorch would warn and broadcast; or the reduction is
             unknown.
-        TypeError: a dtype is not floating.
+        TypeError: something else than tensors came, or a dtype is not floating.
 
     Source: torch.nn.functional.mse_loss
     """
+    if not (isinstance(input, Tensor) and isinstance(target, Tensor)):
+        raise TypeError(
+            f"mse_loss expected tensors, got a {type(input).__name__} and a "
+            f"{type(target).__name__}: of several outputs pick one"
+        )
     if input.shape != target.shape:
         raise ValueError(
             f"mse_loss expected input and target of equal shapes, got {tuple(input.shape)} and "
@@ -296,7 +306,7 @@ class DataBunch:
         c: number of classes.
 
     Raises:
-        TypeError: a loader can be read only once.
+        TypeError: a loader can be read only once, or not at all.
     """
 
     def __init__(
@@ -306,11 +316,13 @@ class DataBunch:
         test_dl: Iterable[Any] | None = None,
         c: int | None = None,
     ) -> None:
-        if any(isinstance(dl, Iterator) for dl in (train_dl, valid_dl, test_dl)):
-            raise TypeError(
-                "DataBunch expected loaders that give their batches again in every epoch, got an "
-                "iterator, which gives them once: make it a list or a DataLoader"
-            )
+        for dl in (train_dl, valid_dl, test_dl):
+            readable = dl is None or hasattr(dl, "__iter__") or hasattr(dl, "__getitem__")
+            if isinstance(dl, type | Iterator) or not readable:
+                raise TypeError(
+                    "DataBunch expected loaders that give their batches again in every epoch, got "
+                    f"{dl!r:.60}: give a list or a DataLoader (an iterator gives them once)"
+                )
         self.train_dl = train_dl
         self.valid_dl = valid_dl
         self.test_dl = test_dl
@@ -327,13 +339,17 @@ class Metric:
         name: in the table; the function's by default.
 
     Raises:
-        ValueError: `fn` returned more than one number.
-        TypeError: the target does not tell how many samples there are.
+        ValueError: `fn` returned more than one number, or the name is "epoch".
+        TypeError: `fn` is not a function, or the target does not tell how many samples there are.
     """
 
     def __init__(self, fn: Callable[[Tensor, Tensor], Tensor], name: str | None = None) -> None:
+        if not callable(fn):
+            raise TypeError(f"Metric expected a function of predictions and targets, got {fn!r}")
         self.fn = fn
         self.name = name or getattr(fn, "__name__", type(fn).__name__)
+        if self.name == "epoch":
+            raise ValueError("Metric expected another name than 'epoch', which numbers the epochs")
         self.reset()
 
     def reset(self) -> None:
@@ -376,7 +392,9 @@ class Metric:
     def floats(self) -> list[float]:
         """Return the mean of each batch; new ones are fetched from the device in one piece."""
         if self.values:
-            self.read = self.read + torch.stack(self.values).tolist()
+            several = len({value.device for value in self.values}) > 1
+            values = [value.cpu() for value in self.values] if several else self.values
+            self.read = self.read + torch.stack(values).tolist()
             self.values = []
         return self.read
 

@@ -9,6 +9,7 @@ import gc
 import math
 from operator import methodcaller
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -295,6 +296,56 @@ def test_plain_tensors_in_products(pair: tuple) -> None:
     x, y = (random(*s) for s in pair)
     compare(lambda v: v @ y, lambda t: t @ y, x)
     compare(lambda v: x @ v, lambda t: x @ t, y)
+
+
+OPERATIONS = {
+    "add": lambda a, b: a + b,
+    "sub": lambda a, b: a - b,
+    "mul": lambda a, b: a * b,
+    "truediv": lambda a, b: a / b,
+}
+
+
+@pytest.mark.parametrize("swap", [False, True])
+@pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
+def test_numpy_arrays_are_plain_numbers_on_either_side(operation, swap: bool) -> None:
+    x, y = random(3), random(2, 3).numpy()
+    v, w = Variable(x, requires_grad=True), x.clone().requires_grad_()
+    pair, reference = (v, y), (w, torch.from_numpy(y))
+    got = operation(*(pair[::-1] if swap else pair))
+    expected = operation(*(reference[::-1] if swap else reference))
+    assert isinstance(got, Variable)
+    assert torch.allclose(got.data, expected)
+    cotangent = random(2, 3)
+    got.backward(cotangent)
+    expected.backward(cotangent)
+    assert torch.allclose(v.grad, w.grad)
+
+
+def test_what_numpy_cannot_leave_is_refused() -> None:
+    v = Variable(torch.ones(3))
+    for wrong in (lambda: np.exp(v), lambda: np.ones((3, 3)) @ v, lambda: v @ np.ones(3)):
+        with pytest.raises(TypeError):
+            wrong()
+
+
+def test_a_variable_as_an_index() -> None:
+    v = Variable(torch.arange(3.0), requires_grad=True)
+    v[Variable(torch.tensor([2, 0, 2]))].backward(torch.tensor([1.0, 2.0, 4.0]))
+    assert v.grad.tolist() == [2, 0, 5]
+
+
+@pytest.mark.parametrize(
+    "gradient",
+    [[1.0, 1.0, 1.0], 1.0, np.ones(3), Variable(torch.ones(3))],
+    ids=lambda gradient: type(gradient).__name__,
+)
+def test_a_gradient_is_a_tensor(gradient: object) -> None:
+    for data in (torch.ones(3), torch.tensor(1.0)):
+        v = Variable(data, requires_grad=True)
+        with pytest.raises(RuntimeError, match="expected a gradient of that shape, got no tensor"):
+            v.backward(gradient)
+        assert v.grad is None
 
 
 def test_numpy_scalars_are_numbers() -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import tqdm
@@ -22,6 +23,7 @@ from fromfound.callback import (
     CancelStepException,
     ProgressBar,
     Recorder,
+    check_numbers,
     make_optimizer,
     show_training_loop,
 )
@@ -405,6 +407,41 @@ def test_an_optimizer_of_another_model_is_refused():
 def test_a_learning_rate_that_is_no_number_is_refused(lr):
     with pytest.raises(TypeError, match="fit expected a learning rate as its second argument"):
         make_optimizer(torch.optim.SGD, net().parameters(), lr)
+
+
+@pytest.mark.parametrize("lr", [math.nan, math.inf, torch.tensor(math.nan)])
+def test_a_learning_rate_that_is_not_finite_is_refused(lr):
+    with pytest.raises(ValueError, match="fit expected a finite learning rate, got"):
+        make_optimizer(torch.optim.SGD, net().parameters(), lr)
+
+
+@pytest.mark.parametrize("value", ["1", None, [1], 1j, math.nan, 0, -1.0, torch.tensor(-1)])
+def test_numbers_are_checked(value):
+    for good in (1, 0.5, math.inf, np.float32(2), np.int64(3), torch.tensor(0.1)):
+        check_numbers("f", "a number above 0", lambda x: x > 0, good, 1)
+        with pytest.raises(ValueError, match="^f expected a number above 0, got "):
+            check_numbers("f", "a number above 0", lambda x: x > 0, good, value)
+
+
+def test_one_name_needs_no_comma(tmp_path):
+    class Seen(Callback):
+        state_attrs = "seen"
+
+        def before_fit(self):
+            self.seen = 0
+
+        def after_batch(self):
+            self.seen += 1
+
+    for n_epochs in (1, 2):
+        seen = Seen()
+        learner(cbs=[seen, Checkpoint(tmp_path / "run")]).fit(n_epochs)
+        assert seen.state_dict() == {"seen": n_epochs * len(BATCHES)}
+
+
+def test_there_is_nothing_to_draw_before_a_fit():
+    with pytest.raises(ValueError, match="Recorder has nothing to draw yet: call fit first"):
+        Recorder().plot()
 
 
 def test_the_loop_is_shown_with_its_callbacks(capsys):

@@ -247,7 +247,6 @@ def tripled(x):
         (lambda x: None, [torch.ones(2)], {}, "nothing to compare"),
         (nn.BatchNorm1d(3), [torch.ones(0, 3)], {}, "nothing to compare"),
     ],
-    ids=repr,
 )
 def test_same_as_refuses_what_would_pass_unseen(mine, inputs, options, says):
     with pytest.raises(ValueError, match=says):

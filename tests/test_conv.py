@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from fromfound.conv import Conv2d, adaptive_avg_pool2d, conv2d, im2col, max_pool2d, simple_cnn
+from fromfound.export import export_model, load_exported
 
 
 @pytest.fixture(autouse=True)
@@ -137,6 +138,13 @@ def test_im2col_is_unfold(n, c, kernel, stride, padding, dilation):
         (((2, 4, 5, 5), (4, 4, 3, 3), None, 1, 0, 3), "greater than actual input size"),
         (((2, 4, 5, 5), (4, 4, 3, 3), None, 0), "stride 0"),
         (((2, 4, 5, 5), (4, 4, 3, 3), None, 1, -1), "padding -1"),
+        (
+            ((2, 4, 5, 5), (4, 4, 3, 3), None, (1, 1, 1)),
+            r"one whole number .*got stride \(1, 1, 1\)",
+        ),
+        (((2, 4, 5, 5), (4, 4, 3, 3), None, 1, ()), r"conv2d expected padding .*got padding \(\)"),
+        (((2, 4, 5, 5), (4, 4, 3, 3), None, 1, 0, 0), "conv2d expected dilation .*got dilation 0"),
+        (((2, 4, 5, 5), (4, 4, 0, 3)), "conv2d expected kernel size as one whole number of 1"),
         (((2, 4, 5, 5), (4, 4, 3, 3), (3,)), r"bias of shape \(4,\)"),
         (((2, 4, 5), (4, 4, 3)), "expected images"),
         (((5, 5), (4, 4, 3, 3)), "expected images"),
@@ -153,6 +161,72 @@ def test_conv2d_refuses_what_torch_refuses(arguments, message):
         F.conv2d(*tensors)
     with pytest.raises(RuntimeError, match=message):
         conv2d(*tensors)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.int64, torch.complex64], ids=str)
+def test_a_bias_of_another_dtype_is_refused(dtype):
+    tensors = torch.randn(2, 3, 5, 5), torch.randn(4, 3, 3, 3), torch.ones(4, dtype=dtype)
+    with pytest.raises(RuntimeError):
+        F.conv2d(*tensors)
+    with pytest.raises(
+        RuntimeError, match="bias of dtype torch.float32, as the kernels, got torch."
+    ):
+        conv2d(*tensors)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_autocast_gives_torchs_dtype(bias):
+    x, layer = torch.randn(2, 3, 5, 5), nn.Conv2d(3, 4, 3, bias=bias)
+    with torch.autocast("cpu", torch.bfloat16):
+        ours, theirs = conv2d(x, layer.weight, layer.bias), layer(x)
+    assert ours.dtype == theirs.dtype == torch.bfloat16
+    torch.testing.assert_close(ours, theirs, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("size", [(2,), [2], (2, 1), torch.Size([2, 1])], ids=str)
+def test_one_number_may_come_alone_or_in_a_list(size):
+    x, w = torch.randn(2, 3, 9, 9), torch.randn(4, 3, 3, 3)
+    for option in ("stride", "padding", "dilation"):
+        ours, theirs = (f(x, w, **{option: size}) for f in (conv2d, F.conv2d))
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+        two = size[0], size[-1]  # unfold takes two only
+        assert torch.equal(im2col(x, 3, **{option: size}), F.unfold(x, 3, **{option: two}))
+    assert torch.equal(max_pool2d(x, size, size), F.max_pool2d(x, size, size))
+    layer, theirs = (kind(3, 4, (3, 3), size, size, size) for kind in (Conv2d, nn.Conv2d))
+    assert layer.stride == layer.padding == layer.dilation == (size[0], size[-1])
+    theirs.load_state_dict(layer.state_dict())
+    assert layer(x).shape == theirs(x).shape
+
+
+NO_SIZES = [(), (1, 2, 3), "3", "same", None, 1.5, (1, None), (2, "1"), -1, (1, -1)]
+
+
+@pytest.mark.parametrize("wrong", NO_SIZES, ids=str)
+@pytest.mark.parametrize(
+    "call, names",
+    [
+        (lambda v: Conv2d(3, 4, v), "Conv2d expected kernel_size"),
+        (lambda v: Conv2d(3, 4, 3, stride=v), "Conv2d expected stride"),
+        (lambda v: Conv2d(3, 4, 3, padding=v), "Conv2d expected padding"),
+        (lambda v: Conv2d(3, 4, 3, dilation=v), "Conv2d expected dilation"),
+        (lambda v: im2col(torch.zeros(1, 1, 4, 4), v), "im2col expected kernel_size"),
+        (lambda v: im2col(torch.zeros(1, 1, 4, 4), 2, v), "im2col expected dilation"),
+        (lambda v: im2col(torch.zeros(1, 1, 4, 4), 2, 1, v), "im2col expected padding"),
+        (lambda v: im2col(torch.zeros(1, 1, 4, 4), 2, 1, 0, v), "im2col expected stride"),
+        (lambda v: max_pool2d(torch.zeros(1, 1, 4, 4), v), "max_pool2d expected kernel_size"),
+        (lambda v: max_pool2d(torch.zeros(1, 1, 4, 4), 2, 1, v), "max_pool2d expected padding"),
+    ],
+    ids=lambda v: v if isinstance(v, str) else "",
+)
+def test_what_is_no_size_is_refused_by_name(call, names, wrong):
+    with pytest.raises(RuntimeError, match=f"^{names} as one whole number .*height and width, got"):
+        call(wrong)
+
+
+@pytest.mark.parametrize("shape", [(5, 5), (1, 5, 5), (1, 1, 1, 5, 5)], ids=str)
+def test_im2col_refuses_what_is_not_a_batch_of_images(shape):
+    with pytest.raises(RuntimeError, match="im2col expected images"):
+        im2col(torch.zeros(shape), 2)
 
 
 @settings(max_examples=100)
@@ -197,11 +271,31 @@ def test_pooling_keeps_infinities_apart():
         ((1, 2, 4, 4), 0),
         ((1, 2, 4, 4), (2, -1)),
         ((1, 1, 2, 4, 4), 2),
+        ((1, 2, 4, 4), ()),
+        ((1, 2, 4, 4), (2,)),
+        ((1, 2, 4, 4), (2, 2, 2)),
+        ((1, 2, 4, 4), "2"),
+        ((1, 2, 4, 4), "22"),
+        ((1, 2, 4, 4), 1.5),
+        ((1, 2, 4, 4), (None, 1.5)),
     ],
 )
 def test_pooling_refuses(shape, wanted):
     with pytest.raises(RuntimeError, match="adaptive_avg_pool2d expected"):
         adaptive_avg_pool2d(torch.zeros(shape), wanted)
+
+
+def test_pooling_refuses_whole_numbers_as_torch_does():
+    for pool in (F.adaptive_avg_pool2d, adaptive_avg_pool2d):
+        with pytest.raises(RuntimeError):
+            pool(torch.ones(1, 1, 4, 4, dtype=torch.int64), 2)
+
+
+def test_pooled_images_can_be_viewed():
+    x = torch.randn(2, 3, 8, 8)
+    for wanted in (2, (3, 1), None):
+        assert adaptive_avg_pool2d(x, wanted).is_contiguous()
+        assert adaptive_avg_pool2d(x, wanted).view(2, -1).shape[0] == 2
 
 
 @settings(max_examples=60)
@@ -243,8 +337,9 @@ def test_max_pooling_of_nan_is_nan():
         (torch.zeros(1, 1, 4, 4), (2, 1, 2), "at most half"),
         (torch.zeros(1, 1, 4, 4), (5,), "greater than actual input size"),
         (torch.zeros(1, 1, 4, 4), (2, 0), "stride 0"),
+        (torch.zeros(1, 1, 4, 4), (2, 1, -1), "padding -1"),
     ],
-    ids=["table", "integers", "padding", "kernel", "stride"],
+    ids=["table", "integers", "padding", "kernel", "stride", "negative padding"],
 )
 def test_max_pooling_refuses(x, options, message):
     with pytest.raises(RuntimeError, match=message):
@@ -286,6 +381,21 @@ def test_the_layer_refuses_groups(channels):
         nn.Conv2d(ni, nf, 3, groups=groups)
     with pytest.raises(ValueError, match="groups"):
         Conv2d(ni, nf, 3, groups=groups)
+
+
+@pytest.mark.parametrize(
+    "channels", [("3", 2), (3, "2"), (3.0, 2), (0, 2), (3, 0), (-3, 2)], ids=str
+)
+def test_the_layer_refuses_channels(channels):
+    with pytest.raises(ValueError, match="Conv2d got .*expected whole numbers"):
+        Conv2d(*channels, 3)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_layer_leaves_in_a_file(bias, tmp_path):
+    layer, x = Conv2d(4, 2, 3, (2, 1), 1, bias=bias), torch.randn(3, 4, 6, 6)
+    export_model(layer, x, tmp_path / "layer.pt2")
+    torch.testing.assert_close(load_exported(tmp_path / "layer.pt2")(x), layer(x))
 
 
 @pytest.mark.filterwarnings("ignore")  # torch's exporter uses what torch deprecates

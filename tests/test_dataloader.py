@@ -5,6 +5,7 @@ It covers batches, generators, workers under fork and spawn, errors, deaths, and
 
 import contextlib
 import gc
+import math
 import multiprocessing
 import os
 import pickle
@@ -24,6 +25,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils import data as theirs
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fromfound import dataloader as ours
 from fromfound.dataloader import (
@@ -323,6 +325,39 @@ def test_what_torch_refuses_is_refused(make, error, said):
             assert said in str(caught.value)
 
 
+class Copies(TorchDispatchMode):
+    """Keeps the tensors of numbers by which others are indexed."""
+
+    def __init__(self):
+        super().__init__()
+        self.numbers = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.index.Tensor:
+            self.numbers += args[1]
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("index", [[4, 0, 4], [2], []], ids=str)
+def test_the_numbers_of_a_batch_are_sent_to_the_device_once(index):
+    columns = torch.arange(10.0).reshape(5, 2), torch.arange(5)
+    expected = [column[index] for column in columns]
+    assert [part.tolist() for part in TensorDataset(*columns)[index]] == [
+        part.tolist() for part in expected
+    ]
+    away = [column.to("meta") for column in columns]
+    with Copies() as copies:
+        batch = TensorDataset(*away)[index]
+    assert [part.shape for part in batch] == [part.shape for part in expected]
+    if index:
+        assert len(copies.numbers) == 2
+        assert copies.numbers[0] is copies.numbers[1]
+        assert copies.numbers[0].device.type == "meta"
+    on_two = TensorDataset(columns[0], away[1])[index]
+    assert torch.equal(on_two[0], expected[0])
+    assert on_two[1].shape == expected[1].shape
+
+
 class Stream(theirs.IterableDataset):
     def __iter__(self):
         return iter(range(3))
@@ -335,6 +370,51 @@ def test_a_stream_is_refused(dataset):
         match="expected a dataset with __getitem__ and __len__.*torch.utils.data.DataLoader",
     ):
         DataLoader(dataset)
+
+
+@pytest.mark.parametrize(
+    "options, error, said",
+    [
+        (dict(num_workers="2"), ValueError, "num_workers option should be non-negative integer"),
+        (dict(num_workers=None), ValueError, "num_workers option should be non-negative integer"),
+        (dict(num_workers=1.5), ValueError, "non-negative integer, got 1.5"),
+        (dict(num_workers=1, timeout="1"), ValueError, "timeout option should be non-negative num"),
+        (dict(num_workers=1, timeout=math.nan), ValueError, "non-negative number, got nan"),
+        (dict(num_workers=1, timeout=math.inf), ValueError, "non-negative number, got inf"),
+        (dict(num_workers=1, prefetch_factor=1.5), ValueError, "should be positive, got 1.5"),
+        (dict(num_workers=1, prefetch_factor="2"), ValueError, "should be positive, got '2'"),
+        (
+            dict(num_workers=1, multiprocessing_context="bad"),
+            ValueError,
+            "multiprocessing_context 'bad' is none of ",
+        ),
+        (dict(num_workers=1, multiprocessing_context=3), ValueError, "multiprocessing_context 3"),
+        (dict(generator=3), TypeError, "DataLoader expected a torch.Generator, got 3"),
+        (dict(shuffle=True, generator="a"), TypeError, "DataLoader expected a torch.Generator"),
+        (dict(sampler=RandomSampler), TypeError, "DataLoader expected a sampler that can be iter"),
+        (dict(sampler=3), TypeError, "sampler that can be iterated, got 3"),
+        (dict(batch_sampler=BatchSampler), TypeError, "DataLoader expected a sampler that can be"),
+        (dict(dataset={"a": 1}), TypeError, "for numbers from 0, got {'a': 1}"),
+        (dict(dataset=Numbers), TypeError, "for numbers from 0, got <class"),
+    ],
+    ids=lambda value: repr(value)[:40] if isinstance(value, str) else "",
+)
+def test_options_of_another_kind_are_refused_at_once(options, error, said):
+    with pytest.raises(error) as caught:
+        DataLoader(**({"dataset": range(4)} | options))
+    assert str(caught.value).startswith("DataLoader")
+    assert said in str(caught.value)
+
+
+def test_a_sampler_refuses_another_generator():
+    with pytest.raises(TypeError, match="RandomSampler expected a torch.Generator, got 3"):
+        RandomSampler(range(3), generator=3)
+
+
+def test_dictionaries_that_are_datasets():
+    assert [b.tolist() for b in DataLoader({0: 5, 1: 6})] == [[5], [6]]
+    assert [b.tolist() for b in DataLoader({"a": 5}, sampler=["a"])] == [[5]]
+    assert [b.tolist() for b in DataLoader({"a": 5}, batch_sampler=[["a", "a"]])] == [[5, 5]]
 
 
 def test_other_refusals():
@@ -408,8 +488,8 @@ def test_collate_equals_torchs(structure, n):
             [torch.zeros(2), torch.zeros(2), torch.zeros(3)],
             RuntimeError,
             (
-                "got [2] at entry 0 and [3] at entry 2: give all samples one shape and one "
-                "device, or pad"
+                "got [2] at entry 0 and [3] at entry 2: give all samples one type, shape, device "
+                "and set of keys, or write a collate_fn"
             ),
         ),
         ([np.zeros(2), np.zeros(3)], RuntimeError, "got [2] at entry 0 and [3] at entry 1"),
@@ -418,7 +498,7 @@ def test_collate_equals_torchs(structure, n):
             RuntimeError,
             "each element in list of batch should be of equal size, got lengths [2, 1]",
         ),
-        ([{"a": 1}, {"b": 1}], KeyError, "a"),
+        ([{"a": 1}, {"b": 1}], KeyError, "collate: 'a': give all samples one type, shape, device"),
         (
             [None, None],
             TypeError,
@@ -428,7 +508,13 @@ def test_collate_equals_torchs(structure, n):
             ),
         ),
         ([np.array(["a"]), np.array(["b"])], TypeError, "found <class 'numpy.ndarray'>"),
-        ([], IndexError, ""),
+        ([], IndexError, "collate: the batch is empty: give"),
+        ([1, "a"], TypeError, "collate: "),
+        ([1.0, "a"], TypeError, "collate: "),
+        ([torch.zeros(1), 1], TypeError, "expected Tensor as element 1 in argument 0, but got int"),
+        ([(1, 2), (1, "a")], TypeError, "collate: "),
+        ([[1], 2], TypeError, "collate: "),
+        ([{"a": [1]}, {"a": 1}], TypeError, "collate: "),
     ],
 )
 def test_collate_refuses_what_torch_refuses(samples, error, said):
@@ -437,6 +523,9 @@ def test_collate_refuses_what_torch_refuses(samples, error, said):
     with pytest.raises(error) as caught:
         collate(samples)
     assert said in str(caught.value)
+    assert str(caught.value).strip('"').startswith("collate: ")
+    assert str(caught.value).count("collate: ") == 1
+    assert "and set of keys, or write a collate_fn" in str(caught.value)
 
 
 def test_a_container_that_cannot_be_made_of_parts_becomes_a_plain_one():
@@ -1191,6 +1280,36 @@ def test_no_worker_outlives_a_main_process_that_is_killed_while_it_starts():
     assert seconds_until(lambda: not any(alive(pid) for pid in pids)) < 5
 
 
+ORPHANS = """
+import multiprocessing, os, threading, time
+from fromfound.dataloader import DataLoader
+os.register_at_fork(after_in_child=lambda: time.sleep(1.5))  # so late may a worker begin
+loader = iter(DataLoader(range(4), num_workers=2, multiprocessing_context="fork"))
+print(*[process.pid for process in multiprocessing.active_children()], flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="forking is safe on Linux only")
+def test_no_worker_outlives_a_main_process_that_is_killed_before_it_begins():
+    environment = dict(os.environ, PYTHONPATH=str(ROOT))
+    process = subprocess.Popen(
+        [sys.executable, "-c", ORPHANS], stdout=subprocess.PIPE, text=True, env=environment
+    )
+    pids = [int(pid) for pid in process.stdout.readline().split()]
+    assert len(pids) == 2
+    process.kill()
+    process.wait(20)
+    process.stdout.close()
+    try:
+        assert all(alive(pid) for pid in pids)
+        assert seconds_until(lambda: not any(alive(pid) for pid in pids)) < 6
+    finally:
+        for pid in filter(alive, pids):
+            os.kill(pid, signal.SIGKILL)
+
+
 # --- the exercises --------------------------------------------------------------------------------
 
 
@@ -1219,6 +1338,11 @@ def test_what_is_fixed_at_the_start_cannot_be_set_later(name):
     for kind in (DataLoader, theirs.DataLoader):
         with pytest.raises(ValueError, match=f"{name} attribute should not be set after"):
             setattr(kind(range(4)), name, None)
+
+
+def test_shuffle_set_later_would_do_nothing():
+    with pytest.raises(ValueError, match="shuffle attribute should not be set after"):
+        DataLoader(range(4), shuffle=True).shuffle = False
 
 
 def test_a_generator_set_later_would_change_the_seeds_only():

@@ -8,6 +8,7 @@ elsewhere.
 import contextlib
 import io
 import logging
+import math
 import os
 import subprocess
 import sys
@@ -301,7 +302,8 @@ class ByLength(nn.Module):
 
 DECIDES = (
     r"if it runs on the example, its forward decides by the values of a tensor or by the batch "
-    r"size \(also `len\(x\)`: write `x.shape\[0\]`\)$"
+    r"size \(also `len\(x\)`: write `x.shape\[0\]`\), or uses a tensor on another device "
+    r"\(make it a buffer\)$"
 )
 
 
@@ -536,12 +538,63 @@ def test_wrong_arguments(model, example, name, error, message, tmp_path) -> None
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    "tolerance", [{"rtol": math.inf}, {"atol": math.nan}, {"rtol": -1}], ids=str
+)
+def test_tolerances_that_compare_nothing_are_refused(tolerance, tmp_path) -> None:
+    with pytest.raises(ValueError, match="export_model expected tolerances of 0 or more, got"):
+        export_model(nn.Linear(4, 3), torch.randn(2, 4), tmp_path / "model.pt2", **tolerance)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_an_error_that_keeps_the_old_file(tmp_path) -> None:
+    """Under a limit on the size of files: torch's own writer would end the process."""
+    pytest.importorskip("resource", reason="the limit is one of Unix")
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import resource, signal, sys, torch\n"
+        "from fromfound.export import export_model\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
+        "try:\n"
+        "    export_model(torch.nn.Linear(100, 100), torch.ones(4, 100), 'files/model.pt2')\n"
+        "except OSError as error:\n"
+        "    print(error.strerror)\n"
+    )
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "model.pt2").write_bytes(b"the old one")
+    done = subprocess.run(
+        [sys.executable, script],
+        cwd=tmp_path,
+        env=dict(os.environ, PYTHONPATH=str(Path(__file__).parents[1])),
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "File too large\n", done.stderr
+    assert [p.name for p in (tmp_path / "files").iterdir()] == ["model.pt2"]
+    assert (tmp_path / "files" / "model.pt2").read_bytes() == b"the old one"
+
+
+def test_a_link_stays_a_link(tmp_path) -> None:
+    (tmp_path / "link.pt2").symlink_to(tmp_path / "model.pt2")
+    export_model(nn.Linear(4, 3), torch.randn(2, 4), tmp_path / "link.pt2")
+    assert (tmp_path / "link.pt2").is_symlink()
+    assert load_exported(tmp_path / "model.pt2")(torch.zeros(1, 4)).shape == (1, 3)
+
+
+def test_inputs_go_where_the_weights_are(tmp_path) -> None:
+    """On the device meta: there a tensor of another device is an error."""
+    export_model(nn.Linear(4, 3), torch.randn(2, 4), tmp_path / "model.pt2")
+    run = load_exported(tmp_path / "model.pt2").to("meta")
+    assert run(torch.zeros(5, 4)).shape == (5, 3)
+
+
 def test_an_interrupted_writer_keeps_the_old_file(tmp_path) -> None:
     path = tmp_path / "model.pt2"
     path.write_bytes(b"the old one")
 
     def interrupted(program, draft):
-        Path(draft).write_bytes(b"half a file")
+        draft.write(b"half a file")
         raise KeyboardInterrupt
 
     with patch("torch.export.save", interrupted), pytest.raises(KeyboardInterrupt):

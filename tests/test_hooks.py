@@ -36,6 +36,7 @@ from fromfound.learner import (
     DataBunch,
     Learner,
 )
+from fromfound.module import Linear
 
 
 @pytest.fixture(autouse=True)
@@ -563,7 +564,11 @@ def test_compiled_after_looking():
         (lambda: fit(ActivationStats([nn.ReLU()])), "got a ReLU that is not part"),
         (lambda: ActivationStats(every=1.5), "every=1.5"),
         (lambda: ActivationStats(bins=2.5), "bins=2.5"),
+        (lambda: ActivationStats(channel_dim=1.5), "channel_dim=1.5; expected whole"),
+        (lambda: ActivationStats(channel_dim=None), "channel_dim=None; expected whole"),
         (lambda: ActivationStats(zero_threshold=-1.0), "zero_threshold=-1.0"),
+        (lambda: ActivationStats(zero_threshold=float("nan")), "zero_threshold=nan"),
+        (lambda: ActivationStats(zero_threshold=float("inf")), "zero_threshold=inf"),
         (lambda: ActivationStats(range=(1.0,)), "range"),
         (lambda: ActivationStats(range=(5.0, -5.0)), "the lower end of the range before"),
         (lambda: ActivationStats(range=(0, 0)), "the lower end of the range before"),
@@ -575,6 +580,44 @@ def test_compiled_after_looking():
 def test_the_callback_refuses(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("wrong", ["relu", ("relu",), [nn.ReLU(), "relu"], 3, [None]], ids=str)
+def test_what_is_no_layer_is_refused_before_the_fit(wrong):
+    with pytest.raises(
+        TypeError, match="ActivationStats expected layers or types, got .*(relu|3|None)"
+    ):
+        ActivationStats(wrong)
+
+
+TOOLS = {
+    "Hook": lambda model: Hook(model, print),
+    "ActivationStats": lambda model: fit(ActivationStats(), model=model),
+    "model_summary": lambda model: model_summary(model, torch.zeros(2, 64)),
+}
+
+
+@pytest.mark.parametrize("name", TOOLS)
+def test_a_model_of_chapter_3_is_refused_by_name(name):
+    """Its layers have no hooks."""
+    with pytest.raises(
+        TypeError, match=f"^{name} expected .*torch.nn.Module.*got .*module.Linear'>"
+    ):
+        TOOLS[name](Linear(64, 3))
+
+
+def test_types_and_layers_may_come_in_a_list():
+    fit(stats := ActivationStats([nn.ReLU, nn.Linear]))
+    assert stats.names == ["1 ReLU", "5 Linear"]
+    model = small()
+    fit(stats := ActivationStats((model[1], model[5])), model=model)
+    assert stats.names == ["1 ReLU", "5 Linear"]
+
+
+def test_hooks_of_one_layer_name_the_way_out():
+    with pytest.raises(TypeError, match=r"Hooks expected a list, got .*Linear'>: write \[module\]"):
+        Hooks(nn.Linear(3, 2), print)
+    assert len(Hooks(nn.Sequential(nn.ReLU()), print)) == 1  # a container is a list of layers
 
 
 def test_it_complains_when_nothing_is_heard():
@@ -1007,6 +1050,27 @@ def test_frozen_and_without_gradients():
     with torch.no_grad():
         silenced = model_summary(model, x).kept
     assert silenced == model_summary(model, x).kept > 0
+
+
+class Keywords(nn.Module):
+    """Takes what a summary has names for itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.LazyLinear(5)
+
+    def forward(self, x, *, scale, extra=None):
+        return self.first(x + extra["shift"]) * scale
+
+
+def test_inputs_may_have_names():
+    inputs = {"scale": torch.randn(4, 5), "extra": {"shift": torch.randn(4, 3)}}
+    summary = model_summary(Keywords(), torch.randn(4, 3), **inputs)
+    assert summary.flops == 2 * 4 * 3 * 5
+    assert summary.rows[0].shape == (4, 5)
+    assert summary.kept == 4 * 3 * 4  # the sum, and not the scale, which is an input
+    with pytest.raises(TypeError, match="scales"):
+        model_summary(Keywords(), torch.randn(4, 3), scales=2)
 
 
 def test_errors_of_the_model_come_through():

@@ -17,7 +17,7 @@ from torch import nn
 
 from fromfound import init as ours
 from fromfound.check import gradient_check, same_as
-from fromfound.conv import simple_cnn
+from fromfound.conv import Conv2d, simple_cnn
 from fromfound.init import (
     SELU,
     FixupBlock,
@@ -31,6 +31,7 @@ from fromfound.init import (
     lsuv_,
     orthogonal_,
 )
+from fromfound.module import Linear
 from tests.toys import seeded
 
 
@@ -175,6 +176,15 @@ def test_refusals_are_torch_s(call):
     assert isinstance(theirs, tuple)
     assert mine[0] is theirs[0]
     assert mine[1] == theirs[1]
+
+
+def test_refusals_where_torchs_words_are_about_python():
+    for mode in (None, 3):
+        with pytest.raises(ValueError, match=f"Mode {mode} not supported, please use one of"):
+            kaiming_normal_(torch.empty(3, 3), mode=mode)
+    for name in (["relu"], None, 3):
+        with pytest.raises(ValueError, match="Unsupported nonlinearity .*gain_for finds"):
+            calculate_gain(name)
 
 
 @pytest.mark.parametrize(
@@ -438,7 +448,7 @@ class Odd(nn.Module):
 def spreads(model, xb):
     seen, handles = {}, []
     for name, m in model.named_modules():
-        if isinstance(m, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d)):
+        if isinstance(m, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d, Conv2d)):
             handles.append(
                 m.register_forward_hook(
                     lambda m, i, y, name=name: seen.__setitem__(
@@ -464,6 +474,13 @@ LSUV_MODELS = {
         nn.ConvTranspose2d(4, 2, 3, bias=False),
         nn.Flatten(),
         nn.LazyLinear(5),
+    ),
+    "the book's own convolution": lambda: nn.Sequential(
+        Conv2d(1, 4, 3, stride=2),
+        nn.ReLU(),
+        Conv2d(4, 6, 3, bias=False),
+        nn.Flatten(),
+        nn.Linear(726, 3),
     ),
     "grouped": lambda: nn.Sequential(
         nn.Conv2d(1, 8, 3),
@@ -731,6 +748,24 @@ def test_lsuv_looks_at_the_means_at_the_end():
         lsuv_(Aloof(), batch(), shift=True)
 
 
+@pytest.mark.parametrize("tol", [0, -0.1, math.inf, math.nan])
+def test_lsuv_refuses_a_tolerance_that_asks_nothing(tol):
+    model = simple_cnn()
+    before = state_of(model)
+    with pytest.raises(ValueError, match="lsuv_ expected a tol above 0"):
+        lsuv_(model, batch(), tol=tol)
+    assert same_state(before, state_of(model))
+
+
+@pytest.mark.parametrize("model", [None, nn.Linear, "model", Linear(784, 3)], ids=str)
+def test_what_is_no_module_is_refused_by_name(model):
+    for call, name in ((lambda m: lsuv_(m, batch()), "lsuv_"), (fixup_, "fixup_")):
+        with pytest.raises(
+            TypeError, match=f"{name} expected a model that is a torch.nn.Module, got"
+        ):
+            call(model)
+
+
 # --- Fixup ----------------------------------------------------------------------------------------
 
 
@@ -796,15 +831,18 @@ def test_fixup_without_biases_and_with_a_generator():
     assert one[1].weight.any()
 
 
-def test_fixup_of_convolutions():
+@pytest.mark.parametrize("conv", [nn.Conv2d, Conv2d])
+def test_fixup_of_convolutions(conv):
     model = nn.Sequential(
-        nn.Conv2d(1, 8, 3),
-        FixupBlock(nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)),
+        conv(1, 8, 3),
+        FixupBlock(conv(8, 8, 3, padding=1), conv(8, 8, 3, padding=1)),
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
         nn.Linear(8, 10),
     )
     assert fixup_(model) == 1
+    assert not model[0].bias.any()
+    assert not model[1].layers[1].weight.any()
     assert model(batch(2)).shape == (2, 10)
 
 

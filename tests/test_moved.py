@@ -236,3 +236,43 @@ def test_another_machine_runs_again(tmp_path, monkeypatch):
     monkeypatch.setattr(moved, "machine", lambda: here | {"torch": "0"})
     values.of(place, 0, [])
     assert len(ran) == 3
+
+
+READER = '''
+from fromfound.data import load_mnist
+from fromfound.matmul import matmul_einsum
+from fromfound.record import experiment
+
+
+@experiment(data=("mnist",))
+def trial(seed):
+    x = load_mnist().x_train[0]
+    return {"mean": matmul_einsum(x, x).mean().item()}
+'''
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "file, old, new, alike",
+    [
+        ("data.py", ".float().div_(255)", ".float().mul(1).div_(255)", True),
+        ("data.py", ".float().div_(255)", ".float().div_(256)", False),
+        ("matmul.py", '"ik,kj->ij"', '"ki,kj->ij"', False),
+    ],
+)
+def test_code_that_reads_the_same_tensors_needs_no_run(book, tmp_path, file, old, new, alike):
+    book.write(READER)
+    other = shutil.copytree(book.root, tmp_path / "other")
+    path = other / "fromfound" / file
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), encoding="utf-8")
+    before, now = (moved.Place.find(tree, "trial.trial") for tree in (book.root, other))
+    assert before.code != now.code
+    assert moved.reads_alike(before, now, ["mnist"]) is alike
+
+
+def test_what_is_read_is_compared_only_where_it_can_be(book):
+    place = moved.Place.find(book.root, "trial.trial")
+    assert not moved.reads_alike(place, place, [])
+    assert not moved.reads_alike(place, place, ["mnist", "imdb"])

@@ -142,7 +142,7 @@ def lab(color, sight):
     rgb = np.array(matplotlib.colors.to_rgb(color))
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     xyz = np.array(TO_XYZ) @ np.clip(np.array(SIGHT[sight]) @ linear, 0, 1)
-    x, y, z = np.cbrt(xyz / [0.95047, 1, 1.08883])  # no color here is dark enough for the linear part
+    x, y, z = np.cbrt(xyz / [0.95047, 1, 1.08883])
     return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
 
 

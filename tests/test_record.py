@@ -561,7 +561,7 @@ def test_a_run_without_a_console_is_quiet(module, monkeypatch, stream):
 
 
 def test_a_single_name_in_place_of_a_tuple_is_refused():
-    with pytest.raises(TypeError, match=r"write data=\('mnist',\)"):
+    with pytest.raises(TypeError, match=r"data=\('mnist',\)"):
         experiment(data="mnist")
 
 

@@ -6,6 +6,7 @@
 import copy
 import math
 import random
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -365,8 +366,127 @@ def test_forgotten_loaders_are_refused_before_anything_is_set(kept, given):
     assert torch.equal(torch.get_rng_state(), before[1])
 
 
+WRONG = {  # in the place of one state
+    "python": (0, (3, (1, 2), None)),
+    "python, none": (0, None),
+    "numpy": (1, ["MT19937", [1, 2], 0, 0, 0.0]),
+    "torch": (2, torch.zeros(3, dtype=torch.uint8)),
+    "torch, none": (2, None),
+    "generator": (3, torch.zeros(3, dtype=torch.uint8)),
+    "all": (3, "abc"),
+}
+
+
+@pytest.mark.parametrize("place, wrong", WRONG.values(), ids=WRONG)
+def test_all_states_are_set_or_none(place, wrong):
+    data = shuffled()
+    states = get_rng_states(data)
+    numbers(data)
+    now = get_rng_states(data)
+    states[-1 if place == 3 else place] = wrong
+    with pytest.raises(ValueError, match="set_rng_states changed nothing, as state . does not fit"):
+        set_rng_states(states, data)
+    assert str(get_rng_states(data)) == str(now)
+    drawn = numbers(data)
+    set_rng_states(now, data)
+    assert numbers(data) == drawn
+
+
+@pytest.mark.parametrize("wrong", [None, 3, "abc", torch.zeros(3)], ids=str)
+def test_states_are_a_list(wrong):
+    with pytest.raises(TypeError, match="set_rng_states expected a list of states, got"):
+        set_rng_states(wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["abc", {"train": shuffled()}, {}, DataLoader],
+    ids=["a string", "a dictionary", "an empty one", "a class"],
+)
+def test_what_holds_no_loader_is_refused(wrong):
+    for look in (
+        find_generators,
+        get_rng_states,
+        partial(set_rng_states, get_rng_states()),
+        lambda data: preserve_state(nn.Linear(1, 1), data).__enter__(),
+    ):
+        with pytest.raises(TypeError, match="^find_generators expected a loader, or a list"):
+            look(wrong)
+
+
+class Device:
+    """The module of a kind of device, with one state for each."""
+
+    def __init__(self, count):
+        self.states = [torch.tensor([i]) for i in range(count)]
+
+    def device_count(self):
+        return len(self.states)
+
+    def get_rng_state_all(self):
+        return [state.clone() for state in self.states]
+
+    def set_rng_state_all(self, states):
+        self.states = states
+
+
+class OneDevice:
+    """The same, of a kind of which there is only one, as mps."""
+
+    def __init__(self):
+        self.state = torch.tensor([7])
+
+    def get_rng_state(self):
+        return self.state
+
+    def set_rng_state(self, state):
+        self.state = state
+
+
+@pytest.fixture
+def on_device(monkeypatch):
+    def become(module):
+        monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+        monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("xpu"))
+        monkeypatch.setattr(torch, "get_device_module", lambda device: module)
+        return module
+
+    if not hasattr(torch, "accelerator"):
+        pytest.skip("before torch 2.6 there are cuda and mps")
+    return become
+
+
+def test_a_device_of_any_kind_is_found(on_device):
+    gpu, data = on_device(Device(2)), shuffled()
+    states = get_rng_states(data)
+    assert len(states) == 5
+    gpu.states = [torch.tensor([5]), torch.tensor([6])]
+    set_rng_states(states, data)
+    assert torch.cat(gpu.states).tolist() == [0, 1]
+    gpu = on_device(OneDevice())
+    states = get_rng_states()
+    gpu.state = None
+    set_rng_states(states)
+    assert gpu.state.tolist() == [7]
+
+
+@pytest.mark.parametrize("then, now", [(2, 1), (1, 2)])
+def test_the_states_of_other_gpus_are_refused(on_device, then, now):
+    on_device(Device(then))
+    states = get_rng_states()
+    gpu, place = on_device(Device(now)), random.getstate()
+    random.random()
+    before = random.getstate()
+    assert before != place
+    with pytest.raises(ValueError, match=rf"changed nothing.*\({then} states for {now} GPUs\)"):
+        set_rng_states(states)
+    assert random.getstate() == before
+    assert len(gpu.states) == now
+
+
 def test_a_gpu_stands_before_the_generators(monkeypatch):
     seen = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: ["gpu"])
     monkeypatch.setattr(torch.cuda, "set_rng_state_all", seen.append)

@@ -3,6 +3,7 @@
 It covers phases by hypothesis, the range test bitwise, resuming, and errors.
 """
 
+import contextlib
 import math
 import random
 from bisect import bisect_right
@@ -170,6 +171,100 @@ def test_formulas(make, formula, a, b, pos):
 def test_annealers_refuse(wrong, message):
     with pytest.raises(ValueError, match=message):
         wrong()
+
+
+WRONG = ["0.1", None, math.nan, [0.1], 1j]  # for whatever expects a number
+
+
+@pytest.mark.parametrize("make", [sched_lin, sched_cos, sched_exp, sched_poly])
+@pytest.mark.parametrize("wrong", [*WRONG, math.inf], ids=str)
+def test_ends_that_are_no_numbers_are_refused_at_once(make, wrong):
+    for pair in ((wrong, 1.0), (1.0, wrong)):
+        with pytest.raises(ValueError, match=f"^{make.__name__} expected finite numbers"):
+            make(*pair)
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=str)
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda x: sched_poly(1, 0, x), "sched_poly expected a power above 0, got"),
+        (lambda x: combine_scheds([x, 0.5], [sched_lin(1, 0)] * 2), "combine_scheds expected frac"),
+        (lambda x: one_cycle(0.1, pct_start=x), "one_cycle expected pct_start above 0"),
+        (lambda x: one_cycle(0.1, div_factor=x), "one_cycle expected factors above 0"),
+        (lambda x: one_cycle(0.1, final_div_factor=x), "one_cycle expected factors above 0"),
+        (lambda x: one_cycle(0.1, base_momentum=x), "one_cycle expected momenta 0 to 1"),
+        (lambda x: one_cycle(0.1, max_momentum=x), "one_cycle expected momenta 0 to 1"),
+        (lambda x: one_cycle([0.1, x]), "one_cycle expected max_lr of 0 or more"),
+        (lambda x: SGDR(0.1, cycle_len=x), "SGDR expected whole numbers above 0"),
+        (lambda x: LRFinder(max_lr=x), "sched_exp expected finite numbers above 0"),
+        (lambda x: LRFinder(steps=x), "LRFinder expected whole steps above 1"),
+        (lambda x: LRFinder(early_stop_threshold=x), "LRFinder expected a threshold above 1"),
+    ],
+)
+def test_what_is_no_number_is_refused_at_once(make, message, wrong):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        make(wrong)
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: one_cycle("0.1"), "one_cycle expected max_lr of 0 or more, got '0.1'"),
+        (lambda: one_cycle(None), "one_cycle expected max_lr of 0 or more, got None"),
+        (lambda: one_cycle(0.1, div_factor=0), "factors above 0, got 0"),
+        (lambda: one_cycle(0.1, final_div_factor=0), "factors above 0, got 0"),
+        (lambda: one_cycle(0.1, final_div_factor=-1), "factors above 0, got -1"),
+        (lambda: one_cycle(0.1, max_momentum=1.5), "momenta 0 to 1, got 1.5"),
+        (lambda: one_cycle(0.1, base_momentum=-0.1), "momenta 0 to 1, got -0.1"),
+        (lambda: SGDR("0.1"), "sched_cos expected finite numbers, got '0.1'"),
+        (lambda: SGDR(0.1, min_lr=None), "sched_cos expected finite numbers, got None"),
+        (lambda: LRFinder(1, 1e-4), "LRFinder expected max_lr above 1, got 0.0001"),
+        (lambda: LRFinder(1e-4, 1e-4), "LRFinder expected max_lr above 0.0001"),
+        (lambda: LRFinder(max_lr=math.inf), "finite numbers above 0, got inf"),
+        (lambda: LRFinder(steps=2.5), "whole steps above 1, got 2.5"),
+        (lambda: LRFinder(steps=1), "whole steps above 1, got 1"),
+        (lambda: LRFinder(early_stop_threshold=1), "a threshold above 1, got 1"),
+        (lambda: LRFinder(early_stop_threshold=-3), "a threshold above 1, got -3"),
+        (lambda: LRFinder(early_stop_threshold=0.5), "a threshold above 1, got 0.5"),
+        (lambda: LRFinder().plot(), "LRFinder has nothing to draw yet: call run"),
+        (lambda: LRFinder().suggestion, "0 of 100 steps were done: call run"),
+    ],
+)
+def test_numbers_out_of_range_are_refused_at_once(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_factors_may_be_infinite():
+    (lr,) = one_cycle(0.1, final_div_factor=math.inf, cycle_momentum=False)
+    assert lr.sched(1.0) == 0
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (
+            lambda: combine_scheds([0.5, 0.5], [1, 2]),
+            "combine_scheds expected schedules as sched_lin makes, got",
+        ),
+        (lambda: ParamScheduler(None, sched_lin(1, 0)), "a list of them, after a name"),
+        (lambda: ParamScheduler(sched_lin(1, 0), "lr"), "a list of them, after a name"),
+        (
+            lambda: TorchScheduler(None, interval="step"),
+            "TorchScheduler expected a function that makes one, got None",
+        ),
+        (
+            lambda: TorchScheduler(
+                lr_scheduler.StepLR(SGD([nn.Parameter(torch.ones(1))], lr=1), 3), interval="step"
+            ),
+            "TorchScheduler expected a function that makes one, got <torch.optim.lr_scheduler.Step",
+        ),
+    ],
+)
+def test_what_is_no_function_is_refused_at_once(make, message):
+    with pytest.raises(TypeError, match=message):
+        make()
 
 
 def test_schedule_decorates():
@@ -412,7 +507,7 @@ def test_one_cycle_without_momentum_and_for_groups():
 
 @pytest.mark.parametrize("share", [0, 1, 1.0, -0.3, 30, math.nan])
 def test_one_cycle_names_what_is_wrong(share):
-    with pytest.raises(ValueError, match="one_cycle got pct_start="):
+    with pytest.raises(ValueError, match="one_cycle expected pct_start above 0 and below 1"):
         one_cycle(0.1, pct_start=share)
 
 
@@ -591,6 +686,8 @@ def test_not_as_many_schedules_as_groups(count):
         lambda: one_cycle(-0.1),
         lambda: one_cycle(math.nan),
         lambda: [SGDR(-0.1)],
+        lambda: [ParamScheduler("momentum", sched_lin(1.5, 1))],
+        lambda: [ParamScheduler("lr", lambda pos: "0.1")],
     ],
 )
 def test_values_that_no_optimizer_takes(make):
@@ -1197,6 +1294,19 @@ def test_an_interrupted_test_puts_everything_back(capsys):
     LRFinder().run(learn, cbs=[Raises(KeyboardInterrupt, "before_step")])
     assert "stopped by Ctrl-C" in capsys.readouterr().out
     assert torch.equal(learn.model.weight, before)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, CancelFitException, ZeroDivisionError])
+def test_a_test_that_was_cut_off_suggests_nothing(error):
+    finder = LRFinder(steps=60)
+    with contextlib.suppress(ZeroDivisionError):
+        finder.run(falls(), cbs=[Raises(error, "before_step", at=56)])
+    low = finder.averages.index(min(finder.averages))
+    assert 0 < low < 55  # without the check there would be a suggestion
+    with pytest.raises(ValueError, match="56 of 60 steps were done: call run"):
+        _ = finder.suggestion
+    assert len(finder.plot().fig.axes[0].lines) == 1  # the curve without a suggestion
+    assert finder.run(falls()).suggestion > 0
 
 
 class Late(nn.Module):

@@ -16,7 +16,15 @@ from hypothesis.extra import numpy as hnp
 from fromfound import training as ours
 from fromfound.check import same_as
 from fromfound.exercises import training as exercises
-from fromfound.training import Metric, accuracy, cross_entropy, log_softmax, mse_loss, nll_loss
+from fromfound.training import (
+    DataBunch,
+    Metric,
+    accuracy,
+    cross_entropy,
+    log_softmax,
+    mse_loss,
+    nll_loss,
+)
 
 SHAPES = [
     (3,),
@@ -441,6 +449,21 @@ WRONG = [
         dict(weight=torch.ones(3, dtype=torch.int64)),
     ),
     (
+        "a list of weights",
+        TypeError,
+        r"weight as a tensor on cpu, got \[1.0",
+        dict(weight=[1.0] * 3),
+    ),
+    (
+        "weights elsewhere",
+        TypeError,
+        "weight as a tensor on cpu, got tensor",
+        dict(weight=torch.ones(3, device="meta")),
+    ),
+    ("nothing to ignore", TypeError, "as a class index, got None", dict(ignore_index=None)),
+    ("half a class", TypeError, "ignore_index as a class index, got 1.5", dict(ignore_index=1.5)),
+    ("not a number", TypeError, "a class index, got nan", dict(ignore_index=math.nan)),
+    (
         "no classes",
         ValueError,
         r"one class at least, got shape \(2, 0\)",
@@ -545,6 +568,11 @@ def test_log_softmax_refuses_the_dimension_next_to_the_last(
         log_softmax(torch.zeros(shape), dim)
 
 
+def test_log_softmax_refuses_what_is_no_dtype() -> None:
+    with pytest.raises(TypeError, match="dtype"):
+        log_softmax(torch.zeros(2), 0, dtype=1.5)
+
+
 def test_log_softmax_refuses_whole_numbers() -> None:
     with pytest.raises(TypeError, match="floating-point scores, got torch.int64"):
         log_softmax(torch.tensor([1, 2]), 0)
@@ -560,8 +588,21 @@ def test_log_softmax_refuses_whole_numbers() -> None:
             TypeError,
             "torch.float32 and torch.int64",
         ),
+        (
+            torch.zeros(2),
+            None,
+            TypeError,
+            "expected tensors, got a Tensor and a NoneType: of several",
+        ),
+        (
+            (torch.zeros(2),),
+            torch.zeros(2),
+            TypeError,
+            "mse_loss expected tensors, got a tuple and",
+        ),
+        ([0.0], [0.0], TypeError, "expected tensors, got a list and a list"),
     ],
-    ids=["shape", "dtype"],
+    ids=["shape", "dtype", "nothing", "two outputs", "lists"],
 )
 def test_mse_refusals(input: torch.Tensor, target: torch.Tensor, error: type, message: str) -> None:
     with pytest.raises(error, match=message):
@@ -685,3 +726,52 @@ def test_a_metric_refuses_more_than_one_number() -> None:
         Metric(lambda pred, target: pred.mean(0, keepdim=True), "means").update(
             torch.ones(3), torch.zeros(3)
         )
+
+
+@pytest.mark.parametrize("fn", ["accuracy", None, 0.5], ids=str)
+def test_a_metric_refuses_what_cannot_be_called_at_once(fn: object) -> None:
+    with pytest.raises(
+        TypeError, match="Metric expected a function of predictions and targets, got"
+    ):
+        Metric(fn)
+
+
+def test_a_metric_does_not_hide_the_number_of_the_epoch() -> None:
+    def epoch(pred, target):
+        return pred.mean()
+
+    for metric in (lambda: Metric(means, "epoch"), lambda: Metric(epoch)):
+        with pytest.raises(ValueError, match="Metric expected another name than 'epoch'"):
+            metric()
+    assert Metric(epoch, "mine").name == "mine"
+
+
+def test_a_metric_joins_batches_of_several_devices() -> None:
+    """Only what came to the CPU can be joined there."""
+    metric = Metric(lambda pred, target: pred if isinstance(pred, float) else pred.mean())
+    for value in (torch.tensor([1.0]), 2.0, torch.tensor([4.5])):
+        metric.update(value, torch.zeros(1))
+    metric.values[2] = Elsewhere(metric.values[2])
+    assert metric.floats() == [1.0, 2.0, 4.5]
+
+
+class Elsewhere:
+    """A number on another device."""
+
+    device = torch.device("meta")
+
+    def __init__(self, value: torch.Tensor) -> None:
+        self.value = value
+
+    def cpu(self) -> torch.Tensor:
+        return self.value
+
+
+@pytest.mark.parametrize("wrong", [3, 0.5, list, torch.nn.Linear, iter([])])
+def test_data_refuses_what_gives_no_batches(wrong: object) -> None:
+    for loaders in ((wrong,), ([], wrong), ([], None, wrong)):
+        with pytest.raises(
+            TypeError, match="DataBunch expected loaders that give .*: give a list or"
+        ):
+            DataBunch(*loaders)
+    assert DataBunch(None, []).train_dl is None

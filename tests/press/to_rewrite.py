@@ -20,12 +20,13 @@ LONG_MODULES = {  # formatted lines of modules over the limit: no longer than th
     "exercises.module": 325,
     "exercises.norm": 258,
     "exercises.training": 267,
+    "files": 283,
     "hooks": 428,
     "init": 314,
-    "learner": 389,
-    "module": 408,
+    "learner": 467,
+    "module": 455,
     "norm": 303,
-    "record": 322,
+    "record": 386,
     "schedule": 340,
 }
 
