@@ -170,6 +170,19 @@ def _at_precision_of(module: nn.Module, values: Sequence[object]) -> nn.Module:
     floating = [value.dtype for value in values if _is_floating(value)]
     return module.to(floating[0]) if floating else module
 
+
+def _answers_as_its_copy(module: nn.Module, inputs: Sequence[object]) -> bool:
+    """Return whether a module and its deep copy answer alike, in float64 and with equal states."""
+    wide = copy.deepcopy(module).double()
+    state = dict(wide.named_parameters()) | dict(wide.named_buffers())
+    values = [value.double() if _is_floating(value) else value for value in inputs]
+    answers = []
+    for each in (module, wide):
+        torch.manual_seed(0)
+        kept = copy.deepcopy(state)  # what the call changes; the module itself stays as it is
+        answers.append(torch.func.functional_call(each, kept, tuple(values)))
+    return agree(*answers)
+
 # %% ../nbs/00b_check.ipynb #9c0f728a
 def same_as(
     mine: Callable,
@@ -203,8 +216,11 @@ def same_as(
     _at_least("same_as", 1, steps=steps)
     is_module = isinstance(reference, nn.Module)
     if is_module:
+        original = mine
         mine, reference = copy.deepcopy(mine), copy.deepcopy(reference)
         _prepare(mine, reference)
+        if isinstance(original, nn.Module) and not _answers_as_its_copy(original, inputs):
+            raise AssertionError("same_as: a deep copy of yours does not answer as it does")
     probes = _probes(inputs, is_module)
     compared: dict[str, set[str]] = {}
     for probe, values in probes.items():
@@ -446,14 +462,15 @@ def agree(a: object, b: object, tol: float = 1e-5) -> bool:
     Args:
         a: a result.
         b: another one.
-        tol: for floats, arrays and tensors. Sequences are compared item by item, errors by their
-            type.
+        tol: for floats, arrays and tensors, as a fraction of `b`, or of 1 where that is smaller.
+            Sequences are compared item by item, errors by their type; a `torch.Size` is a tuple.
 
     Raises:
         ValueError: the tolerance is negative or not finite.
     """
     _at_least("agree", 0.0, tol=tol)
     a, b = (value.item() if isinstance(value, np.generic) else value for value in (a, b))
+    a, b = (tuple(value) if isinstance(value, torch.Size) else value for value in (a, b))
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         if a.shape != b.shape:
             return False
@@ -503,6 +520,17 @@ def _call(fn: Callable, case: tuple) -> tuple[object, tuple]:
             source.set_rng_state(state)
 
 # %% ../nbs/00b_check.ipynb #28f7922e
+def _told_apart(yours: object, expected: object, tol: float) -> tuple[str, str]:
+    """Show two answers so that they differ: a part of them, or with their types."""
+    shown = _show(yours), _show(expected)
+    if shown[0] != shown[1]:
+        return shown
+    if isinstance(yours, list) and isinstance(expected, list) and len(yours) == len(expected):
+        pairs = zip(yours, expected, strict=True)
+        return _told_apart(*next(pair for pair in pairs if not agree(*pair, tol)), tol)
+    return tuple(f"{_show(value)}, a {type(value).__name__}" for value in (yours, expected))
+
+
 @dataclass(eq=False, repr=False)
 class Exercise(_Judge):
     """Checks a reader's function against a right one and names the mistake where it knows it.
@@ -514,7 +542,7 @@ class Exercise(_Judge):
             type of error.
         wrong: the sentence that describes a mistake, and a function that makes it.
         read: where to read on.
-        tol: tolerance for floats.
+        tol: tolerance for floats, as of `agree`.
         probe: called as `probe(fn, *case)` where calling the function itself would not show enough.
 
     Raises:
@@ -568,11 +596,12 @@ class Exercise(_Judge):
         return Verdict(True, [f"{self.name}: correct on all {len(self.cases)} inputs"])
 
     def _report(self, answers: list[object], at: int) -> list[str]:
+        yours, expected = _told_apart(answers[at], self.expected[at], self.tol)
         lines = [
             f"{self.name}: not yet",
             "  called with  " + ", ".join(map(_show, self.cases[at])),
-            "  yours        " + _show(answers[at]),
-            "  expected     " + _show(self.expected[at]),
+            "  yours        " + yours,
+            "  expected     " + expected,
         ]
         for mistake, wrong in self.wrong.items():
             if agree(answers, self._answers(wrong), self.tol):
@@ -584,14 +613,32 @@ class Exercise(_Judge):
 def _as_said(value: object) -> object:
     """Return an answer in its plainest form.
 
-    A NumPy scalar or a one-element tensor becomes a Python number; a string loses its capitals and
-    the blanks around it.
+    A tensor or array of one element becomes a number, others and lists become tuples. So does a
+    string that reads as a number; another one loses its capitals and what surrounds it, as in "B)".
     """
-    if hasattr(value, "item"):
-        size = value.numel() if isinstance(value, Tensor) else value.size
-        if size == 1:
-            return value.item()
-    return value.strip().lower() if isinstance(value, str) else value
+    if isinstance(value, (Tensor, np.ndarray, np.generic)):
+        value = value.item() if math.prod(value.shape) == 1 else value.tolist()
+    if isinstance(value, (list, tuple)):
+        return tuple(map(_as_said, value))
+    if not isinstance(value, str):
+        return value
+    try:
+        return float(value)
+    except ValueError:
+        return value.strip(" \n().:").lower()
+
+
+def _slip(answer: object, right: object, tol: float) -> str:
+    """Return what an answer shows of its mistake where it has no reply of its own."""
+    if isinstance(right, tuple):
+        return "Expected a tuple of numbers in the right order."
+    if not isinstance(answer, (int, float)) or answer != answer:
+        return "Expected a number."
+    if agree(answer, -right, tol):
+        return "The sign is wrong."
+    if agree(answer, 100 * right, tol):
+        return "That is a hundred times as much."
+    return f"That is too {'large' if answer > right else 'small'}."
 
 
 @dataclass(eq=False, repr=False)
@@ -600,10 +647,10 @@ class Prediction(_Judge):
 
     Args:
         name: number of the exercise.
-        right: the value.
+        right: the value: a number, a tuple of numbers as a shape, or the letter of an answer.
         wrong: a reply, and the wrong value it answers.
         because: why the right value is right.
-        tol: relative tolerance for numbers.
+        tol: for numbers, as a fraction of the right value, or of 1 where that is smaller.
 
     Raises:
         ValueError: the tolerance is out of range, or a wrong value is within it of the right one.
@@ -617,25 +664,26 @@ class Prediction(_Judge):
 
     def __post_init__(self) -> None:
         _at_least(f"exercise {self.name}", 0.0, tol=self.tol)
-        said = _as_said(self.right)
-        taken = [m for m, value in self.wrong.items() if agree(_as_said(value), said, self.tol)]
+        taken = [reply for reply, value in self.wrong.items() if self._equals(value, self.right)]
         if taken:
             raise ValueError(f"exercise {self.name}: within the tolerance, yet wrong: {taken[0]}")
 
-    def _reply(self, answer: object) -> str | None:
+    def _equals(self, answer: object, value: object) -> bool:
+        return agree(_as_said(answer), _as_said(value), self.tol)
+
+    def _reply(self, answer: object) -> str:
         for reply, value in self.wrong.items():
-            if agree(_as_said(answer), _as_said(value), self.tol):
+            if self._equals(answer, value):
                 return reply
-        return None
+        if isinstance(self.right, str):
+            return f"Expected one of {', '.join(sorted([self.right, *self.wrong.values()]))}."
+        return _slip(_as_said(answer), _as_said(self.right), self.tol)
 
     def judge(self, answer: object) -> Verdict:
         """Return the verdict on an answer."""
-        if agree(_as_said(answer), _as_said(self.right), self.tol):
+        if self._equals(answer, self.right):
             return Verdict(True, [f"{self.name}: correct. {self.because}"])
-        lines = [f"{self.name}: not {_show(answer)}"]
-        if reply := self._reply(answer):
-            lines.append(f"  {reply}")
-        return Verdict(False, lines)
+        return Verdict(False, [f"{self.name}: not {_show(answer)}", f"  {self._reply(answer)}"])
 
 # %% ../nbs/00b_check.ipynb #5ea4c002
 @dataclass(eq=False, repr=False)
