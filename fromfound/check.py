@@ -456,6 +456,15 @@ def _show(value: object) -> str:
     return text if len(text) <= 70 else text[:67] + "…"
 
 # %% ../nbs/00b_check.ipynb #9e8b4961
+def _plain(value: object) -> object:
+    """Return Python's form of a number of NumPy or a size of torch, and the type of an error."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, torch.Size):
+        return tuple(value)
+    return type(value) if isinstance(value, Exception) else value
+
+
 def agree(a: object, b: object, tol: float = 1e-5) -> bool:
     """Whether two results are equal.
 
@@ -469,32 +478,27 @@ def agree(a: object, b: object, tol: float = 1e-5) -> bool:
         ValueError: the tolerance is negative or not finite.
     """
     _at_least("agree", 0.0, tol=tol)
-    a, b = (value.item() if isinstance(value, np.generic) else value for value in (a, b))
-    a, b = (tuple(value) if isinstance(value, torch.Size) else value for value in (a, b))
+    a, b = _plain(a), _plain(b)
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         if a.shape != b.shape:
             return False
         return torch.allclose(a.cpu().double(), b.cpu().double(), tol, tol, equal_nan=True)
-    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
-        return a.shape == b.shape and agree(a.tolist(), b.tolist(), tol)
-    if isinstance(a, Exception) or isinstance(b, Exception):
-        return type(a) is type(b)
-    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
-        if type(a) is not type(b) or len(a) != len(b):
-            return False
-        return all(agree(x, y, tol) for x, y in zip(a, b, strict=True))
     if isinstance(a, Mapping) and isinstance(b, Mapping):
         if a.keys() != b.keys():
             return False
         return all(agree(a[key], b[key], tol) for key in a)
-    if isinstance(a, (int, float)) and isinstance(b, (int, float)):
-        if isinstance(a, bool) != isinstance(b, bool):
-            return False
+    if {type(a), type(b)} <= {int, float}:
         if a == b or (a != a and b != b):  # equal (infinities too), or both NaN
             return True
         largest = max(abs(a), abs(b))
         return largest < 1e308 and abs(a - b) <= tol * max(1, abs(b))  # no number is near infinity
-    return type(a) is type(b) and a == b
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, np.ndarray):
+        return a.shape == b.shape and agree(a.tolist(), b.tolist(), tol)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(agree(x, y, tol) for x, y in zip(a, b, strict=True))
+    return a == b
 
 # %% ../nbs/00b_check.ipynb #c5895950
 def _random_sources() -> list:
