@@ -60,7 +60,11 @@ def _fresh(value: object) -> object:
     return value.detach().clone().requires_grad_(value.is_floating_point())
 
 
-def _observe(fn: Callable, inputs: Sequence[object], seed: int) -> dict[str, Tensor | None]:
+def _observe(
+    fn: Callable,
+    inputs: Sequence[object],
+    seed: int,
+) -> dict[str, Tensor | None]:
     """Return the outputs, gradients and buffers of one call, by name."""
     fresh = [_fresh(value) for value in inputs]
     module = fn if hasattr(fn, "parameters") else None
@@ -93,7 +97,9 @@ def _largest(reference: Tensor) -> float:
     Rounding errors scale with the terms of a sum, not with its result.
     """
     finite = reference[reference.isfinite()].abs()
-    return max(1.0, finite.max().item()) if finite.numel() else 1.0
+    if not finite.numel():
+        return 1.0
+    return max(1.0, finite.max().item())
 
 
 def _compare(
@@ -283,11 +289,12 @@ def gradient_check(
     generator = torch.Generator().manual_seed(0)
     inputs = [i.detach().double().requires_grad_() for i in inputs]
     y = fn(*inputs)
-    cotangent = torch.randn(y.shape, generator=generator, dtype=torch.float64).to(y.device)
+    draw = partial(torch.randn, generator=generator, dtype=torch.float64)
+    cotangent = draw(y.shape).to(y.device)
     gradients = torch.autograd.grad(y, inputs, cotangent)
     for k, (x, gradient) in enumerate(zip(inputs, gradients, strict=True)):
         for _ in range(directions):
-            v = torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x.device)
+            v = draw(x.shape).to(x.device)
             before, after = inputs[:k], inputs[k + 1 :]
             ahead = fn(*before, x + h * v, *after)
             behind = fn(*before, x - h * v, *after)
@@ -321,7 +328,8 @@ def t_quantile(p: float, df: int) -> float:
     density = np.cos(theta) ** (df - 1)
     steps = density[1:] + density[:-1]
     # Summed from the far end: exact where it is small.
-    tail = np.append(np.cumsum(steps[::-1])[::-1], 0.0)
+    summed = np.cumsum(steps[::-1])
+    tail = np.append(summed[::-1], 0.0)
     angle = np.interp(p - 1, -tail / (2 * tail[0]), theta)
     return math.sqrt(df) * math.tan(angle)
 
@@ -398,7 +406,9 @@ class Spread:
 
 def _decimals(sd: float) -> int:
     """Return how many decimals show two digits of a standard deviation."""
-    return max(0, 1 - math.floor(math.log10(sd))) if sd > 0 else 4
+    if not sd > 0:
+        return 4
+    return max(0, 1 - math.floor(math.log10(sd)))
 
 
 def spread(values: Iterable[float] | Tensor) -> Spread:
@@ -482,7 +492,8 @@ def agree(a: object, b: object, tol: float = 1e-5) -> bool:
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         if a.shape != b.shape:
             return False
-        return torch.allclose(a.cpu().double(), b.cpu().double(), tol, tol, equal_nan=True)
+        a, b = a.cpu().double(), b.cpu().double()
+        return torch.allclose(a, b, tol, tol, equal_nan=True)
     if isinstance(a, Mapping) and isinstance(b, Mapping):
         if a.keys() != b.keys():
             return False
@@ -497,7 +508,9 @@ def agree(a: object, b: object, tol: float = 1e-5) -> bool:
     if isinstance(a, np.ndarray):
         return a.shape == b.shape and agree(a.tolist(), b.tolist(), tol)
     if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(agree(x, y, tol) for x, y in zip(a, b, strict=True))
+        if len(a) != len(b):
+            return False
+        return all(agree(x, y, tol) for x, y in zip(a, b, strict=True))
     return a == b
 
 # %% ../nbs/00b_check.ipynb #c5895950
@@ -529,9 +542,10 @@ def _told_apart(yours: object, expected: object, tol: float) -> tuple[str, str]:
     shown = _show(yours), _show(expected)
     if shown[0] != shown[1]:
         return shown
-    if isinstance(yours, list) and isinstance(expected, list) and len(yours) == len(expected):
-        pairs = zip(yours, expected, strict=True)
-        return _told_apart(*next(pair for pair in pairs if not agree(*pair, tol)), tol)
+    if isinstance(yours, list) and isinstance(expected, list):
+        for mine, right in zip(yours, expected, strict=False):
+            if not agree(mine, right, tol):
+                return _told_apart(mine, right, tol)
     return tuple(f"{_show(value)}, a {type(value).__name__}" for value in (yours, expected))
 
 
@@ -621,7 +635,8 @@ def _as_said(value: object) -> object:
     string that reads as a number; another one loses its capitals and what surrounds it, as in "B)".
     """
     if isinstance(value, (Tensor, np.ndarray, np.generic)):
-        value = value.item() if math.prod(value.shape) == 1 else value.tolist()
+        single = math.prod(value.shape) == 1
+        value = value.item() if single else value.tolist()
     if isinstance(value, (list, tuple)):
         return tuple(map(_as_said, value))
     if not isinstance(value, str):
