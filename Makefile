@@ -6,7 +6,7 @@ IN = $(PYTHON) book/env.py
 SITE = _build/html
 
 .DEFAULT_GOAL := help
-.PHONY: book serve links test check chapter new machines moved colab sync bench mutants stress dist clean help
+.PHONY: book serve links test check device chapter new machines moved colab sync bench mutants stress dist clean help
 
 book:     ## build the website into _build/html and say where to open it
 	@$(IN) book -m booksite.build build
@@ -22,6 +22,9 @@ test:     ## prove the book: every chapter re-executed, the package, the tests, 
 
 check:    ## the fast tier: static checks, quick tests, the chapters that changed
 	@$(IN) dev -m tests.press.prove check
+
+device:   ## run the tests of an accelerator on a simulated one; make test does it, too
+	@SIMULATE=1 $(IN) dev -m pytest -q -m device tests/test_device.py
 
 chapter:  ## re-execute one chapter and store its outputs: make chapter N=02
 	@$(IN) dev -m tests.press.execute $(N)

@@ -538,7 +538,7 @@ _PLAIN = (str, int, float, type(None))  # a bool is an int
 
 
 def _describe(x: object, path: str, tensors: dict[str, Tensor]) -> object:
-    """Return `x` in a form that JSON can hold; its tensors go to `tensors`, by path."""
+    """Return `x` as JSON can hold it; its tensors go to `tensors`, by path."""
     if isinstance(x, Tensor):
         while path in tensors:  # {"a.b": t, "a": {"b": t}} has two
             path += "'"
@@ -552,7 +552,8 @@ def _describe(x: object, path: str, tensors: dict[str, Tensor]) -> object:
             pairs.append([key, _describe(value, _join(path, str(key)), tensors)])
         return {"dict": pairs}
     if type(x) in (list, tuple):
-        parts = [_describe(part, _join(path, str(i)), tensors) for i, part in enumerate(x)]
+        paths = [_join(path, str(i)) for i in range(len(x))]
+        parts = [_describe(part, p, tensors) for part, p in zip(x, paths, strict=True)]
         return {type(x).__name__: parts}
     if isinstance(x, _PLAIN):
         return x

@@ -312,10 +312,15 @@ def _commit() -> str:
     return git.stdout.strip() or "unknown"
 
 
+def _gpu_bytes() -> int:
+    """Return the peak memory of this process on the GPU; 0 where it did not use one."""
+    return getattr(torch.get_device_module(), "max_memory_allocated", int)()
+
+
 def _device() -> str:
     """Return what computes here: the GPU if this process has used it, else the CPU."""
-    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
-        return torch.cuda.get_device_name()
+    if _gpu_bytes():
+        return torch.get_device_module().get_device_name()
     return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
 
 
@@ -342,12 +347,12 @@ def _summary(per_seed: list[dict[str, float]]) -> dict[str, dict]:
 
 # %% ../nbs/00d_record.ipynb #f0d58ad2
 def _peak_mb() -> int | None:
-    """Return the peak memory of this process in MiB: the GPU's where there is one.
+    """Return the peak memory of this process in MiB: the GPU's if it has used one.
 
     Windows does not say: there it is None.
     """
-    if torch.cuda.is_available():
-        return round(torch.cuda.max_memory_allocated() / 2**20)
+    if peak := _gpu_bytes():
+        return round(peak / 2**20)
     if sys.platform == "win32":
         return None
     import resource

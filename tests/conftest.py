@@ -6,6 +6,7 @@ import socket
 import tempfile
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,25 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 set_hypothesis_home_dir(Path(tempfile.gettempdir()) / "fromfound-hypothesis")
 settings.register_profile("book", database=None, deadline=None)
 settings.load_profile("book")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run tests that take a `device` on the CPU and on the accelerator that there is.
+
+    With SIMULATE in the environment (`make device`) that is a simulated one, for the whole process.
+    """
+    if "device" not in metafunc.fixturenames:
+        return
+    import torch
+
+    devices = [torch.device("cpu")]
+    if os.environ.get("SIMULATE"):
+        devices = []
+        with suppress(ImportError):  # older versions of PyTorch have no backends in Python
+            import tests.accelerator  # noqa: F401  it registers itself
+    if hasattr(torch, "accelerator") and torch.accelerator.is_available():
+        devices.append(torch.accelerator.current_accelerator())
+    metafunc.parametrize("device", devices, ids=str)
 
 
 @pytest.fixture

@@ -443,7 +443,8 @@ def test_a_run_that_leaves_the_tree_dirty_fails(repository: Path, dirt: str) -> 
 
 
 @pytest.mark.parametrize(
-    "broken", [None, "set_up", "package", "chapters", "website", "sizes", "suite", "tree"]
+    "broken",
+    [None, "set_up", "package", "chapters", "website", "sizes", "suite", "device", "tree"],
 )
 def test_exit_code_and_last_lines_say_what_failed(
     repository: Path,
@@ -459,7 +460,7 @@ def test_exit_code_and_last_lines_say_what_failed(
 
         return run
 
-    for name in ("set_up", "package", "chapters", "website", "sizes", "suite", "tree"):
+    for name in ("set_up", "package", "chapters", "website", "sizes", "suite", "device", "tree"):
         monkeypatch.setattr(prove.Proof, name, stage(name))
     monkeypatch.setattr(sys, "argv", ["prove", "test"])
     assert prove.main() == (0 if broken is None else 1)

@@ -2,6 +2,7 @@
 
 import json
 import re
+from itertools import pairwise
 import shutil
 import sys
 import time
@@ -14,7 +15,7 @@ import pytest
 
 from book import env
 from book.reader import reading
-from book.reader.folds import MOST_OPEN_LINES, caption, written
+from book.reader.folds import MOST_OPEN_LINES, caption, joined, written
 from book.reader.notebooks import QUOTE, Cell, Notebook, notebooks, read
 from book.reader.papers import Bibliography, UnknownPaperError
 from book.reader.runs import run_files
@@ -270,6 +271,42 @@ LONG = "def long():\n" + "    pass\n" * MOST_OPEN_LINES
 )
 def test_what_folds(marks: str, code: str, expected: str) -> None:
     assert caption(dict.fromkeys(marks.split(), ""), code) == expected
+
+
+@pytest.mark.parametrize(
+    "captions, expected",
+    [
+        (["The code of a"], "The code of a"),
+        (["The code of a", "The code of b and c"], "The code of a, b, and c"),
+        (["The code of a", "The code of this picture"], "The code of a and this picture"),
+        (
+            ["The code of a, b", "The code of c, d and e", "The code of this output"],
+            "The code of a, b, c, d, e, and this output",
+        ),
+        (
+            ["The code of a, b and c", "The code of d, e and f"],
+            "The code of a, b, c, d, e and more",
+        ),
+        (
+            ["The setup of x", "The code of this picture"],
+            "The setup of x; the code of this picture",
+        ),
+        (["Imports", "The check of this claim"], "Imports; the check of this claim"),
+    ],
+)
+def test_folds_in_a_row_have_one_caption(captions: list[str], expected: str) -> None:
+    assert joined(captions) == expected
+
+
+def test_folded_cells_in_a_row_are_one_fold(html: Path) -> None:
+    page = (html / "nbs" / "05_learner.html").read_text(encoding="utf-8")
+    folds = re.findall(r"<details><summary>(.*?)</summary>(.*?)</details>", page, re.DOTALL)
+    assert max(body.count("cell_input") for _, body in folds) > 1
+    cells = page.split('<div class="cell docutils container">')[1:]
+    for first, second in pairwise(cells):
+        folded = [cell.lstrip().startswith("<details>") for cell in (first, second)]
+        nothing_shown = first.rpartition("</details>")[2].strip() == "</div>"
+        assert not (all(folded) and nothing_shown), "two folds stand in a row"
 
 
 @pytest.mark.slow

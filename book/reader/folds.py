@@ -50,6 +50,24 @@ def _named(names: list[str], statements: list[ast.stmt], drawn: bool) -> str:
     return f"The setup of {_code(names)}" if names else "The code of this cell"
 
 
+def joined(captions: list[str]) -> str:
+    """What one fold of several cells is called, from the captions of each.
+
+    `The code of a`, `The code of b and c` gives `The code of a, b and c`.
+    """
+    code = "The code of "
+    if not all(caption.startswith(code) for caption in captions):
+        rest = [caption[0].lower() + caption[1:] for caption in captions[1:]]
+        return "; ".join([captions[0], *rest])
+    parts = ", ".join(caption.removeprefix(code) for caption in captions)
+    names = list(dict.fromkeys(parts.replace(" and more", "").replace(" and ", ", ").split(", ")))
+    last = names[-1:] if names[-1].startswith("this ") else []
+    named = names[: len(names) - len(last)]
+    if len(named) > MOST_NAMES:
+        return code + ", ".join([*named[:MOST_NAMES], *last]) + " and more"
+    return code + listed([*named, *last])
+
+
 def _code(names: list[str]) -> str:
     """`a`, `b` and `c`, and no more than MOST_NAMES of them."""
     shown = [f"<code>{name}</code>" for name in names[:MOST_NAMES]]

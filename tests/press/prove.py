@@ -194,6 +194,14 @@ class Proof:
             raise StageError(last)
         return last
 
+    def device(self) -> str:
+        """Run the tests of an accelerator on a simulated one, in a process of its own."""
+        command = [sys.executable, "-m", "pytest", "-rs", "-m", "device", "tests/test_device.py"]
+        code, last = stream(command, cwd=ROOT, env=self.environment | {"SIMULATE": "1"})
+        if code:
+            raise StageError(last)
+        return last
+
     def tree(self, before: dict[str, str]) -> str:
         """Make sure that the run left the working tree as it was."""
         after = tree()
@@ -278,6 +286,7 @@ def run_stages(proof: Proof, what: str, before: dict[str, str]) -> None:
         proof.stage("website", proof.website)
     proof.stage("sizes", proof.sizes)
     proof.stage("suite", proof.suite)
+    proof.stage("device", proof.device)
     proof.stage("tree", lambda: proof.tree(before))
 
 

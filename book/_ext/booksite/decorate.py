@@ -10,6 +10,7 @@ from sphinx.application import Sphinx
 from sphinx.transforms import SphinxTransform
 from sphinx.util import logging
 
+from book.reader.folds import joined
 from book.reader.papers import Paper, UnknownPaperError
 
 from .book import Book, Chapter
@@ -98,6 +99,7 @@ class Page:
                 lambda n: isinstance(n, nodes.container) and n.get("nb_element") == "cell_code"
             ):
                 self._cell(cell)
+            self._join_folds()
             self._card(chapter)
         if self.previews:
             html = "".join(
@@ -201,6 +203,35 @@ class Page:
                     format="html",
                 ),
             )
+
+    def _join_folds(self) -> None:
+        """Make one fold of folded cells in a row; what the last of them shows stays below it.
+
+        A folded cell is the opening of the fold, its code, the end of the fold, and its outputs.
+        """
+        first, captions = None, []
+        for cell in list(self.doctree.findall(nodes.container)):
+            facts = cell.get("cell_metadata", {}).get("book")
+            if facts is None:  # the input or an output of a cell
+                continue
+            follows = first is not None and first.next_node(siblings=True, descend=False) is cell
+            foldable = facts["fold"] and "module" not in facts
+            if foldable and follows and first.children[-1].astext() == "</details>":
+                captions.append(facts["fold"])
+                opening = f"<details><summary>{joined(captions)}</summary>"
+                first.children[0].replace_self(nodes.raw("", opening, format="html"))
+                self._move(cell, first)
+            else:
+                first, captions = (cell, [facts["fold"]]) if foldable else (None, [])
+
+    @staticmethod
+    def _move(cell: nodes.container, first: nodes.container) -> None:
+        """Move the code of a folded cell into the fold before it, and its outputs behind that."""
+        _, code, _, *outputs = cell.children
+        cell.clear()
+        first.insert(len(first.children) - 1, code)
+        first.extend(outputs)
+        cell.parent.remove(cell)
 
     def _card(self, chapter: Chapter) -> None:
         """The card stands after the title and its promise, before the first code or section."""
