@@ -197,6 +197,8 @@ def _pixels(image: torch.Tensor | np.ndarray) -> np.ndarray:
             "show_image expected an image of shape (H, W), (1, H, W) or (3, H, W), got "
             f"{shape}; show_images draws a batch"
         )
+    if colored and isinstance(image, torch.Tensor) and image.dtype == torch.uint8:
+        array = array / 255
     return array
 
 
@@ -219,7 +221,7 @@ def show_image(
 
     Args:
         image: the pixels: (H, W) or (1, H, W) in shades of gray, (3, H, W) in color with values
-            in [0, 1].
+            in [0, 1], or bytes.
         title: shown above.
         size: height in inches.
 

@@ -494,6 +494,8 @@ class LRFinder(ParamScheduler):
     def suggestion(self) -> float:
         """Half of the learning rate at which the averaged loss was lowest.
 
+        One reading can be far off: take the median of a few seeds.
+
         Raises:
             ValueError: there is none: not run yet, no finite loss, lowest at an end of the test,
                 or the test was cut off, as by Ctrl-C.

@@ -258,6 +258,33 @@ def test_same_as_says_where_a_single_number_differs():
         same_as(lambda x: 2 * x.sum(), lambda x: 3 * x.sum(), torch.ones(1))
 
 
+class GoodInCopies(nn.Linear):
+    """A wrong layer whose deep copies are right ones."""
+
+    def __deepcopy__(self, memo):
+        copied = nn.Linear(self.in_features, self.out_features)
+        copied.load_state_dict(self.state_dict())
+        return copied
+
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+def test_same_as_calls_the_layer_itself_not_only_copies():
+    with pytest.raises(AssertionError, match="a deep copy of yours does not answer as it does"):
+        same_as(GoodInCopies(3, 2), nn.Linear(3, 2), torch.randn(4, 3))
+
+
+def test_same_as_leaves_running_statistics_and_modes_alone():
+    mine, x = nn.Sequential(BatchNorm(), nn.Dropout(), BatchNorm().eval()), torch.randn(4, 5)
+    before = copy.deepcopy(mine.state_dict())
+    modes = [module.training for module in mine.modules()]
+    same_as(mine, mine, x)
+    assert all(torch.equal(value, before[key]) for key, value in mine.state_dict().items())
+    assert [module.training for module in mine.modules()] == modes
+    assert all(p.grad is None for p in mine.parameters())
+
+
 def test_same_as_leaves_its_arguments_alone():
     mine, reference, x = nn.Linear(3, 2), nn.Linear(3, 2), torch.randn(4, 3)
     before = copy.deepcopy((mine.state_dict(), reference.state_dict(), x))
@@ -392,6 +419,11 @@ AGREE = [
     (1.0, 1.1, False),
     (True, 1, False),
     ([1, 2], (1, 2), False),
+    (torch.Size([1, 4]), (1, 4), True),
+    ((1, 4), torch.Size([1, 4]), True),
+    (torch.Size([1, 4]), (4, 1), False),
+    (torch.Size([1, 4]), [1, 4], False),
+    ({"shape": torch.Size([2])}, {"shape": (2,)}, True),
     ([1.0], [1.0, 2.0], False),
     (torch.ones(2), torch.ones(2, 1), False),
     (torch.tensor([1, 2]), torch.tensor([1, 2]), True),
@@ -593,7 +625,16 @@ def test_prediction():
         (3, torch.tensor(3)),
         ("c", "C"),
         ("c", " c\n"),
+        ("c", "c)"),
+        ("c", "(C)."),
         ("Adam", "adam"),
+        (44, "44"),
+        (0.5, " .5"),
+        ((1, 4), [1, 4]),
+        ((1, 4), torch.Size([1, 4])),
+        ((1, 4), torch.tensor([1, 4])),
+        ((1, 4), np.array([1, 4])),
+        ((1, 4), (torch.tensor(1), np.int64(4))),
     ],
 )
 def test_a_prediction_is_read_kindly(right, answer):
@@ -605,12 +646,51 @@ def test_a_prediction_is_read_kindly(right, answer):
 
 @pytest.mark.parametrize("length, shown", [(68, f"'{68 * 'x'}'"), (69, f"'{66 * 'x'}…")])
 def test_a_long_answer_is_cut_to_70_signs(length, shown):
-    assert Prediction("9.5", 1, {}, because="").judge("x" * length).lines == [f"9.5: not {shown}"]
+    verdict = Prediction("9.5", 1, {}, because="").judge("x" * length)
+    assert verdict.lines == [f"9.5: not {shown}", "  Expected a number."]
+
+
+@pytest.mark.parametrize(
+    "right, answer, reply",
+    [
+        (0.25, -0.25, "The sign is wrong."),
+        (0.25, 25, "That is a hundred times as much."),
+        (0.25, 3, "That is too large."),
+        (-2, -3.5, "That is too small."),
+        (2, math.inf, "That is too large."),
+        (2, math.nan, "Expected a number."),
+        (2, None, "Expected a number."),
+        (2, (2, 1), "Expected a number."),
+        ((3, 1), (1, 3), "Expected a tuple of numbers in the right order."),
+        ((3, 1), 3, "Expected a tuple of numbers in the right order."),
+        ("c", "e", "Expected one of a, b, c."),
+        ("c", 3, "Expected one of a, b, c."),
+    ],
+)
+def test_a_prediction_has_a_word_for_any_answer(right, answer, reply):
+    letters = {"a: no.": "a", "b: no.": "b"} if right == "c" else {}
+    assert Prediction("9.5", right, letters, because="").judge(answer).lines[1] == f"  {reply}"
+
+
+@pytest.mark.parametrize(
+    "expected, answer, shown",
+    [
+        (1.0, torch.tensor(1.0), ["1.0, a Tensor", "1.0, a float"]),
+        (list(range(90)), [*range(89), 0], ["0", "89"]),
+        ([[*range(80), "b"]], [[*range(80), "a"]], ["'a'", "'b'"]),
+        ([*range(80), 1.0], [*range(80), torch.tensor(1.0)], ["1.0, a Tensor", "1.0, a float"]),
+    ],
+    ids=["type", "late", "deep", "late type"],
+)
+def test_answers_that_look_alike_are_shown_where_they_differ(expected, answer, shown):
+    exercise = Exercise("9.1", lambda: expected, [()], {})
+    lines = exercise.judge(lambda: answer).lines
+    assert lines[2:4] == [f"  yours        {shown[0]}", f"  expected     {shown[1]}"]
 
 
 @pytest.mark.parametrize(
     "right, answer",
-    [(6.9, torch.tensor([6.9, 6.9])), (6.9, "6.9"), ("c", "a"), ((3, 1), torch.tensor(3))],
+    [(6.9, torch.tensor([6.9, 6.9])), (6.9, "7.9"), ("c", "a"), ((3, 1), torch.tensor(3))],
 )
 def test_a_prediction_stays_a_prediction(right, answer):
     assert not Prediction("9.5", right, {}, because="").judge(answer).passed

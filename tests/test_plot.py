@@ -44,6 +44,13 @@ def test_image_shapes(shape, kind):
     show_image(kind(*shape))._repr_mimebundle_()
 
 
+def test_bytes_in_color_are_not_drawn_white():
+    colored = torch.arange(192, dtype=torch.uint8).reshape(3, 8, 8)
+    drawn = show_image(colored).fig.axes[0].images[0].get_array()
+    expected = show_image(colored / 255).fig.axes[0].images[0].get_array()
+    assert np.allclose(drawn, expected)
+
+
 @pytest.mark.parametrize("shape", [(5, 8, 8), (8,), (2, 3, 8, 8), ()])
 def test_no_image(shape):
     with pytest.raises(ValueError, match="expected an image of shape"):

@@ -134,7 +134,8 @@ ex_2_5 = Prediction("2.5", right="b", wrong={
 ex_2_6 = Prediction("2.6", right=-2.5, tol=0.26, wrong={
     "That is near the best step for stepping forward only. Both ways, the error shrinks with h², "
     "so a larger step does better.": -3.6,
-    "That is where float64 is best. Is your x in float32?": -5.2,
+    "Near there float64 is best in one of the two ways. Is your x in float32, and do you step "
+    "both ways?": -5.2,
     "At steps that small the two values agree in nearly all their digits. Did you plot or print "
     "the error for larger steps, too?": -7.,
     "That step is so large that the curve shows through. Try smaller ones.": -0.5,

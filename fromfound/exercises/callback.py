@@ -208,5 +208,6 @@ ex_4b_4 = MutantHunt("4b.4", _call_all, mutants={
     "takes an AttributeError of a callback for a missing method": _forgiving,
     "swallows every exception": _swallowing,
     "calls those behind an exception as well": _collected,
+    "always calls after_batch": lambda cbs, event: _call_all(cbs, "after_batch"),
     "calls none of them": lambda cbs, event: None,
 })

@@ -160,7 +160,8 @@ def _plain(pad: Callable, *lengths: int) -> object:
 
 
 def _sentences(*lengths: int) -> list[tuple[Tensor, int]]:
-    return [(torch.arange(10 * k + 1, 10 * k + n + 1), k % 2) for k, n in enumerate(lengths, 1)]
+    """Return sentences of different words, of which one is 0, with labels from 1 on."""
+    return [(torch.arange(n) + 10 * k - 10, k) for k, n in enumerate(lengths, 1)]
 
 
 def _then(change: Callable) -> Callable:
@@ -186,22 +187,16 @@ ex_4a_3 = Exercise(
         "you give the width of the table in place of the lengths": _then(
             lambda rows, lengths, labels: (rows, torch.full_like(lengths, rows.shape[1]), labels)
         ),
+        "you count words above 0": _then(lambda rows, n, labels: (rows, (rows > 0).sum(1), labels)),
+        "labels are cut to 0 and 1": _then(lambda rows, n, labels: (rows, n, labels.clamp(max=1))),
         "you sort by length: then the order of a batch is not the sampler's": _by_length,
         "the table is there and the lengths are missing: a zero may be a word or padding": _then(
             lambda rows, lengths, labels: (rows, labels)
         ),
-        "the table is a list of rows; stack them": _then(
-            lambda rows, *others: (list(rows), *others)
-        ),
-        "your three parts are lists; a batch is made of tensors": _then(
-            lambda *parts: [part.tolist() for part in parts]
-        ),
-        "your table is float; class numbers of words are integers": _then(
-            lambda rows, *others: (rows.float(), *others)
-        ),
-        "the parts come in another order than table, lengths, labels": _then(
-            lambda rows, lengths, labels: (rows, labels, lengths)
-        ),
+        "the table is a list of rows; stack them": _then(lambda rows, *two: (list(rows), *two)),
+        "your parts are lists, not tensors": _then(lambda *parts: [p.tolist() for p in parts]),
+        "your table is float; words are integers": _then(lambda rows, *two: (rows.float(), *two)),
+        "the parts come in another order": _then(lambda rows, n, labels: (rows, labels, n)),
     },
     read="From samples to a batch",
     probe=_plain,
@@ -227,9 +222,10 @@ _ALONE = math.prod(1 - k / 1000 for k in range(32))  # all 32 differ
 ex_4a_5 = Prediction(
     "4a.5",
     right=1 - _ALONE,
-    tol=0.05,
+    tol=0.025,
     wrong={
         "That is the fraction of the data in a batch. Count the 32 · 31 / 2 pairs.": 0.032,
+        "That is 1/e, the fraction of the samples that an epoch misses.": math.exp(-1),
         "That is the fraction of batches in which all are different.": _ALONE,
         "That is the number of equal pairs to be expected. A batch can have more than one, so "
         "fewer batches have any.": 0.496,
@@ -273,6 +269,11 @@ class _Replaces(_Shuffle):
 class _Global(_Shuffle):
     def order(self) -> list[int]:
         return torch.randperm(self.n).tolist()
+
+
+class _OnACopy(_Shuffle):
+    def __init__(self, n: int, generator: Generator) -> None:
+        super().__init__(n, generator.clone_state())
 
 
 class _Once(_Shuffle):
@@ -325,6 +326,7 @@ ex_4a_6 = MutantHunt(
         "forgets the last sample": _Forgets,
         "draws with replacement": _Replaces,
         "ignores the generator and uses the global one": _Global,
+        "draws from a copy of the generator": _OnACopy,
         "has the same order in every epoch": _Once,
         "starts at a random place and goes on in order": _Rotates,
         "shuffles only among eight neighbors": _Blocks,

@@ -153,6 +153,8 @@ ex_5b_4 = MutantHunt(
         "gives the rows in reverse order": lambda x: _right(x).flip(0),
         "is wrong for a single row": lambda x: _right(x) + (1e-3 if len(x) == 1 else 0),
         "is right for up to 8 rows": lambda x: _right(x) + (1e-3 if len(x) > 8 else 0),
+        "is right for up to 64 rows": lambda x: _right(x) + (1e-3 if len(x) > 64 else 0),
+        "is wrong for 4 to 63 rows": lambda x: _right(x) + (1e-3 if 3 < len(x) < 64 else 0),
         "is right at every second call": _EverySecond(),
     },
 )

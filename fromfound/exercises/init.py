@@ -33,7 +33,7 @@ def _float_of(fn: Callable, *case: object) -> object:
 ex_6a_1 = Prediction(
     "6a.1",
     right=(1024 * 0.02**2 / 2) ** 0.5,
-    tol=2e-2,
+    tol=6e-3,
     wrong={
         "That is the linear layer alone. The ReLU takes half of the mean square.": 0.64,
         "That is the factor of the mean square; asked is that of its root.": 0.2048,

@@ -203,6 +203,7 @@ ex_5_5 = MutantHunt("5.5", _stopper(), {
     "never forgives: counts all epochs without improvement, not those in a row": _stopper(
         forgive=False),
     "stops one epoch too late": _stopper(late=1),
+    "wants an improvement of a hundredth": _stopper(lambda loss, best: loss < best - 0.01),
     "takes nan for an improvement": _stopper(lambda loss, best: not loss >= best),
     "returns the best epoch instead of the last": _stopper(answer=lambda _, best: best),
     "begins with a best of 0, so positive losses never improve": _stopper(start=0.0),

@@ -15,7 +15,23 @@ from ..check import Exercise, MutantHunt, Prediction, Search
 _generator = torch.Generator().manual_seed(1)
 
 def _numbers(*shape: int) -> Tensor:
-    return torch.randint(-4, 6, shape, generator=_generator).float()
+    return torch.randint(-8, 12, shape, generator=_generator).float() / 2
+
+
+def _any_numbers(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=_generator)
+
+
+def _on(fn: Callable, change: Callable[[Tensor], Tensor]) -> Callable:
+    """`fn`, with all tensors that it is given changed first."""
+    return lambda *given: fn(*(change(x) if isinstance(x, Tensor) else x for x in given)).float()
+
+
+def _imprecise(fn: Callable) -> dict[str, Callable]:
+    return {
+        "you keep whole numbers only": _on(fn, lambda x: x.int().float()),
+        "you compute in half precision; keep the type of the inputs": _on(fn, Tensor.bfloat16),
+    }
 
 # %% ../../nbs/exercises/01_matmul.ipynb #4da2e716
 ex_1_1 = Prediction("1.1", right=(1, 4), wrong={
@@ -47,17 +63,17 @@ ex_1_2 = Exercise(
         (_numbers(2, 1), _numbers(1, 3)),
         (_numbers(2, 3), _numbers(3, 4)),
         (_numbers(5, 2), _numbers(2, 3)),
+        (_any_numbers(3, 4), _any_numbers(4, 2)),
     ],
     wrong={
         "you overwrite c in each step, so that only the last outer product is left": _overwriting,
         "you count k along the rows of a; it runs along its columns": _too_few_terms,
-        "row and column have changed places: the column comes from a, the row from b": (
-            lambda a, b: b.T @ a.T
-        ),
+        "row and column have changed places: the column comes from a": lambda a, b: b.T @ a.T,
         "you multiply the sums of a column and a row instead of their entries": (
             lambda a, b: a.sum(1)[:, None] * b.sum(0)
         ),
         "you leave out the first step, k = 0": lambda a, b: a[:, 1:] @ b[1:],
+        **_imprecise(_matmul),
     },
     read="Einsum: the sum, described",
 )
@@ -70,26 +86,24 @@ def _last_count(dtype: torch.dtype) -> int:
     return int(n)
 
 
+def _but(change: Callable[[int], int]) -> Callable[[torch.dtype], int]:
+    return lambda dtype: change(_last_count(dtype))
+
+
 ex_1_3 = Exercise(
     "1.3",
     _last_count,
     [(torch.bfloat16,), (torch.float16,), (torch.float32,), (torch.float64,)],
     wrong={
-        "you give half of it, which is 1/eps: there n + 1 is still a new number": (
-            lambda dtype: _last_count(dtype) // 2
-        ),
-        "you give the number after the one that gets stuck": lambda dtype: _last_count(dtype) + 1,
-        "you give the last number that still counts on; asked is the one that gets stuck, one "
-        "higher": lambda dtype: _last_count(dtype) - 1,
-        "you count in Python's own floats: n must stay a tensor of the given dtype": (
-            lambda dtype: 2**53
-        ),
-        "you give the exponent, the number of binary digits": (
-            lambda dtype: _last_count(dtype).bit_length() - 1
-        ),
+        "you give half of it, 1/eps: there n + 1 is still a new number": _but(lambda n: n // 2),
+        "you give the number after the one that gets stuck": _but(lambda n: n + 1),
+        "you give the last number that counts on; the next one gets stuck": _but(lambda n: n - 1),
+        "you count in Python's own floats: n must stay a tensor of its type": _but(lambda n: 2**53),
+        "you give the exponent, the number of digits": _but(lambda n: n.bit_length() - 1),
     },
     read="Equal, up to what?",
     tol=0,
+    probe=lambda fn, dtype: int(fn(dtype)),
 )
 
 # %% ../../nbs/exercises/01_matmul.ipynb #41d48dea
@@ -149,6 +163,7 @@ ex_1_5 = Exercise(
         (_numbers(3, 3), _numbers(3, 3)),
         (_numbers(4, 3), _numbers(2, 3)),
         (_numbers(2, 5), _numbers(6, 5)),
+        (_any_numbers(3, 2), _any_numbers(4, 2)),
     ],
     wrong={
         "row 0 of x still meets row 0 of c only, and so on: insert a dimension so that each meets "
@@ -156,12 +171,8 @@ ex_1_5 = Exercise(
         "you sum over the rows of c; the last dimension holds the coordinates": (
             lambda x, c: ((x[:, None] - c) ** 2).sum(1)
         ),
-        "rows and columns of the table have changed places: n counts x": (
-            lambda x, c: _distances(x, c).T
-        ),
-        "you have taken the square root: the squared distance is asked": (
-            lambda x, c: _distances(x, c).sqrt()
-        ),
+        "rows and columns have changed places: n counts x": lambda x, c: _distances(x, c).T,
+        "you have taken the square root": lambda x, c: _distances(x, c).sqrt(),
         "the factor 2 of the middle term is missing": _no_factor_2,
         "the square of x is missing; it matters for the distance, if not for which is nearest": (
             lambda x, c: -2 * x @ c.T + (c**2).sum(1)
@@ -169,6 +180,7 @@ ex_1_5 = Exercise(
         "you average over the coordinates instead of summing": (
             lambda x, c: _distances(x, c) / x.shape[1]
         ),
+        **_imprecise(_distances),
     },
     read="One product reads digits",
     tol=1e-4,
@@ -230,6 +242,7 @@ ex_1_7 = MutantHunt(
         ),
         "keeps only the last term of each sum": _refusing(lambda a, b: a[:, -1:] * b[-1:]),
         "leaves out the last term of each sum": _refusing(lambda a, b: a[:, :-1] @ b[:-1]),
+        "sums five terms at most": _refusing(lambda a, b: a[:, :5] @ b[:5]),
         "returns the transposed result": _refusing(lambda a, b: (a @ b).T),
         "loses the sign of every factor": _refusing(lambda a, b: a.abs() @ b.abs()),
         "computes in half precision": _refusing(
@@ -289,6 +302,7 @@ ex_1_8 = Exercise(
         ("ij,ji->i", _numbers(2, 3), _numbers(3, 2)),
         ("bik,bkj->bij", _numbers(2, 3, 4), _numbers(2, 4, 5)),
         ("bqhd,bkhd->bhqk", _numbers(2, 3, 4, 5), _numbers(2, 6, 4, 5)),
+        ("ik,kj->ij", _any_numbers(2, 3), _any_numbers(3, 4)),
     ],
     wrong={
         "the result's dimensions come in the order in which letters first occur; the order after "
@@ -299,6 +313,7 @@ ex_1_8 = Exercise(
         "you sum each operand before multiplying: shared letters must be multiplied first": (
             _sums_first
         ),
+        **_imprecise(_einsum2),
     },
     read="Einsum: the sum, described",
     tol=1e-4,

@@ -57,15 +57,9 @@ def _with_buffer() -> Sequential:
     return net
 
 
-def _frozen_first() -> Sequential:
-    net = _layers(2, 2, 1)
-    net[0].requires_grad_(False)
-    return net
-
-
-def _frozen_bias() -> Sequential:
-    net = _layers(2, 2)
-    net[0].bias.requires_grad_(False)
+def _frozen(part: Callable[[Sequential], Module | Parameter], *sizes: int) -> Sequential:
+    net = _layers(*sizes)
+    part(net).requires_grad_(False)
     return net
 
 
@@ -87,20 +81,25 @@ class _Gain(Module):
         self.gain = Parameter(_random(2))
 
 
-_MODELS: dict[str, Callable[[], Sequential]] = {
+_MODELS: dict[str, Callable[[], Module]] = {
     "one layer": lambda: _layers(2, 1),
     "one layer and a buffer": _with_buffer,
-    "two layers, the first frozen": _frozen_first,
-    "one layer with a frozen bias": _frozen_bias,
+    "two layers, the first frozen": lambda: _frozen(lambda net: net[0], 2, 2, 1),
+    "one layer with a frozen bias": lambda: _frozen(lambda net: net[0].bias, 2, 2),
     "two layers with tied weights": _tied,
     "a body and a head": lambda: Sequential({"body": _layers(2, 2, 2), "head": _layers(2, 1)}),
     "two layers that are equal, but not tied": _equal_but_not_tied,
     "a gain, three levels down": lambda: Sequential(Sequential(Sequential(_Gain()))),
+    "a gain of its own": lambda: _Gain(),
 }
 
 # %% ../../nbs/exercises/03_module.ipynb #6297a569
 def _on_model(fn: Callable[[Module], list[str]], name: str) -> list[str]:
-    return fn(_MODELS[name]())
+    return list(fn(_MODELS[name]()))
+
+
+def _those(wanted: Callable[[Parameter], bool]) -> Callable[[Module], list[str]]:
+    return lambda model: sorted(path for path, p in model.named_parameters() if wanted(p))
 
 
 def _unsorted(model: Module, **options: bool) -> list[str]:
@@ -109,14 +108,6 @@ def _unsorted(model: Module, **options: bool) -> list[str]:
 
 def _learned(model: Module, **options: bool) -> list[str]:
     return sorted(_unsorted(model, **options))
-
-
-def _all(model: Module) -> list[str]:
-    return sorted(path for path, _ in model.named_parameters())
-
-
-def _frozen(model: Module) -> list[str]:
-    return sorted(path for path, p in model.named_parameters() if not p.requires_grad)
 
 
 def _by_weight(model: Module) -> list[str]:
@@ -131,10 +122,11 @@ ex_3_2 = Exercise(
     [(name,) for name in _MODELS],
     wrong={
         "you list the whole state: buffers are not learned": lambda m: sorted(m.state_dict()),
-        "you list all parameters: frozen ones want no gradient": _all,
+        "you list all parameters: frozen ones want no gradient": _those(lambda p: True),
         "you list a tied parameter twice": lambda m: _learned(m, remove_duplicate=False),
-        "you list the frozen ones": _frozen,
+        "you list the frozen ones": _those(lambda p: not p.requires_grad),
         "you do not look inside: leave recurse on": lambda m: _learned(m, recurse=False),
+        "you ask whether a gradient is there already": _those(lambda p: p.grad is not None),
         "the paths are right, but not sorted": _unsorted,
         "you ask the weight and list the whole layer; a bias can be frozen alone": _by_weight,
     },
@@ -195,14 +187,10 @@ def _not_fooled(answer: object) -> str | None:
     try:
         torch.empty(2, 2).copy_(answer)
     except RuntimeError:
-        if answer.numel() == 0:
-            return "No numbers cannot fill four places."
-        return _FAILS
+        return _FAILS if answer.numel() else "No numbers cannot fill four places."
     if answer.numel() == 1:
         return None
-    if answer.shape[-1] == 1:
-        return _BY_COLUMN
-    return _BY_ROW
+    return _BY_COLUMN if answer.shape[-1] == 1 else _BY_ROW
 
 
 _BY_ROW = "It is fooled. A row is copied to every row. Fewer numbers are enough."
@@ -292,6 +280,12 @@ class _Zeros(Linear):
             p.data.zero_()
 
 
+class _Twins(Linear):
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        self.weight.data.copy_(self.weight.data[:1].expand_as(self.weight))
+
+
 class _ZeroBias(Linear):
     def reset_parameters(self) -> None:
         super().reset_parameters()
@@ -322,6 +316,7 @@ ex_3_7 = MutantHunt(
         "keeps its weights transposed, so no state of a Linear fits": _in_disguise(_Transposed),
         "returns two dimensions for an input of three": _in_disguise(_TwoDimensions),
         "starts from zeros": _in_disguise(_Zeros),
+        "starts with all its units equal": _in_disguise(_Twins),
         "starts its bias from zeros": _in_disguise(_ZeroBias),
         "takes the bound of its starting values from the outputs": _in_disguise(_Outputs),
     },

@@ -35,24 +35,17 @@ ex_7_1 = Prediction(
 _AXES = {"batch": (0, 2, 3), "layer": (1, 2, 3), "instance": (2, 3)}
 
 
-def _normalize_over(
-    x: Tensor,
-    kind: str,
-    *,
-    axes: dict[str, tuple[int, ...]] = _AXES,
-    correction: int = 0,
-    keepdim: bool = True,
-    center: bool = True,
-    eps: float = 1e-5,
-    fault: str = "",
-) -> Tensor:
-    """Normalize over the axes of `kind`, with parts that can be exchanged."""
-    dims = axes[kind]
+def _normalize_over(x: Tensor, kind: str, fault: str = "", axes: dict = _AXES) -> Tensor:
+    """Normalize over the axes of `kind`, with a fault of a given name."""
+    dims, keepdim = axes[kind], fault != "dropped"
     mean = x.mean(dims, keepdim=keepdim)
-    var = x.var(dims, keepdim=keepdim, correction=correction)
+    var = x.var(dims, keepdim=keepdim, correction=int(fault == "over n - 1"))
+    if fault == "constants":
+        mean, var = mean.detach(), var.detach()
     if fault == "one pass":
         var = x.square().mean(dims, keepdim=keepdim) - mean.square()
-    centered = x - mean if center else x
+    centered = x if fault == "not centered" else x - mean
+    eps = 0.0 if fault == "no eps" else 1e-5
     if fault == "no root":
         return centered / (var + eps)
     if fault == "eps outside":
@@ -60,8 +53,19 @@ def _normalize_over(
     return centered / (var + eps).sqrt()
 
 
+def _pulled(fn: Callable, x: Tensor, kind: str, what: str) -> Tensor:
+    """Return the normalized images, or the gradient under a random cotangent."""
+    x = x.clone().requires_grad_()
+    y = fn(x, kind)
+    if what == "values":
+        return y.detach()
+    pull = torch.randn(y.shape, generator=torch.Generator().manual_seed(2)).to(y)
+    return torch.autograd.grad(y, x, pull)[0]
+
+
 _IMAGES = torch.randn(3, 2, 2, 4, generator=torch.Generator().manual_seed(0)) * 3 + 5
 _FAINT = torch.randn(2, 2, 2, 2, generator=torch.Generator().manual_seed(1)) / 100
+_BATCHES = (_FAINT, _IMAGES, _IMAGES + 1000, _IMAGES[:1], _FAINT.double())
 
 
 def _with_axes(**axes: tuple[int, ...]) -> Callable[[Tensor, str], Tensor]:
@@ -69,90 +73,86 @@ def _with_axes(**axes: tuple[int, ...]) -> Callable[[Tensor, str], Tensor]:
     return partial(_normalize_over, axes=_AXES | axes)
 
 
+_ELSEWHERE = {
+    "over n - 1": "you divide by n - 1",
+    "dropped": "the averaged dimensions are dropped, and broadcasting puts the rest elsewhere: "
+    "keepdim=True",
+    "not centered": "the mean is not subtracted",
+    "no root": "you divide by the variance, not by its root",
+    "one pass": "the variance is E[x²] - E[x]², which is lost in rounding far from zero",
+    "eps outside": "eps is added outside the root",
+    "no eps": "eps is missing",
+    "constants": "the statistics are constants to you: no gradient goes through them",
+}
 ex_7_2 = Exercise(
     "7.2",
     _normalize_over,
-    [(x, kind) for x in (_FAINT, _IMAGES, _IMAGES + 1000) for kind in _AXES],
+    [(x, kind, "values") for x in _BATCHES for kind in _AXES]
+    + [(_IMAGES, kind, "gradient") for kind in _AXES],
     wrong={
         "batch and layer are exchanged": _with_axes(batch=_AXES["layer"], layer=_AXES["batch"]),
-        "layer and instance are exchanged": _with_axes(
-            layer=_AXES["instance"], instance=_AXES["layer"]
-        ),
+        "layer and instance are exchanged": _with_axes(layer=(2, 3), instance=(1, 2, 3)),
         "batch averages over the images alone, not over the places": _with_axes(batch=(0,)),
         "layer averages over the channels alone, not over the places": _with_axes(layer=(1,)),
-        "every kind averages over one image": _with_axes(**dict.fromkeys(_AXES, (1, 2, 3))),
-        "every kind averages over the batch, as the stub does": _with_axes(
-            **dict.fromkeys(_AXES, (0, 2, 3))
-        ),
-        "you divide by n - 1": partial(_normalize_over, correction=1),
-        "the averaged dimensions are dropped, and broadcasting puts the rest elsewhere: "
-        "keepdim=True": partial(_normalize_over, keepdim=False),
-        "the mean is not subtracted": partial(_normalize_over, center=False),
-        "you divide by the variance, not by its root": partial(_normalize_over, fault="no root"),
-        "the variance is E[x²] - E[x]², which is lost in rounding far from zero": partial(
-            _normalize_over, fault="one pass"
-        ),
-        "eps is added outside the root": partial(_normalize_over, fault="eps outside"),
-        "eps is missing": partial(_normalize_over, eps=0.0),
+        "every kind averages over one image": _with_axes(batch=(1, 2, 3), instance=(1, 2, 3)),
+        "every kind averages over the batch": _with_axes(layer=(0, 2, 3), instance=(0, 2, 3)),
+        **{words: partial(_normalize_over, fault=fault) for fault, words in _ELSEWHERE.items()},
     },
     read="Other axes",
     tol=1e-4,
+    probe=_pulled,
 )
 
 # %% ../../nbs/exercises/07_norm.ipynb #44fdbce9
 def _tracked(step: Callable, batches: int, size: int, momentum: float) -> list[Tensor]:
-    """Mean and variance after random batches of three images with two channels."""
-    mean, var = torch.zeros(2), torch.ones(2)
+    """Mean and variance after random batches of two or three images with three channels."""
+    mean, var = torch.zeros(3), torch.ones(3)
     for k in range(batches):
-        noise = torch.randn(3, 2, size, size, generator=torch.Generator().manual_seed(k))
+        shape = (2 + k % 2, 3, size, size + (size > 1))
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(k))
         mean, var = step(mean, var, 2 * noise + k, momentum)
     return [mean, var]
 
 
 def _step(
-    mean: Tensor,
-    var: Tensor,
-    batch: Tensor,
-    momentum: float,
-    *,
-    unbiased: bool = True,
-    fault: str = "",
+    mean: Tensor, var: Tensor, batch: Tensor, momentum: float, fault: str = ""
 ) -> tuple[Tensor, Tensor]:
-    """Update the running statistics, with parts that can be wrong."""
+    """Update the running statistics, with a fault of a given name."""
     values = batch.transpose(0, 1).flatten(1)
     if fault == "places":
         values = batch.mean((2, 3)).T
-    new_mean = values.mean(1)
-    new_var = values.var(1, correction=int(unbiased))
+    new_var = values.var(1, correction=int("over n" not in fault))
     if fault == "deviation":
         new_var = new_var.sqrt()
-    weight = 1 - momentum if fault == "momentum" else momentum
-    mean = (1 - weight) * mean + weight * new_mean
-    if fault == "last":
-        return mean, new_var
-    return mean, (1 - weight) * var + weight * new_var
+    counts = {"square": len(batch) * batch.shape[2] ** 2, "three images": 3 * batch[0, 0].numel()}
+    if n := counts.get(fault):
+        new_var = values.var(1, correction=0) * n / (n - 1)
+    weight = 1 - momentum if "momentum" in fault else momentum
+    if fault == "cut":
+        weight = min(momentum, 0.5)
+    mean = (1 - weight) * mean + weight * values.mean(1)
+    return mean, new_var if fault == "last" else (1 - weight) * var + weight * new_var
 
 
+_STEPS = {
+    "momentum": "the momentum is that of an optimizer: it is the weight of the new batch, not of "
+    "the old value",
+    "over n": "the variance is divided by n; the running one is an estimate for images to come, "
+    "over n - 1",
+    "momentum, over n": "both: the momentum belongs to the new batch, and the variance is over "
+    "n - 1",
+    "places": "the statistics are over the images alone, after a mean over the places",
+    "deviation": "it is the standard deviation that is averaged, not the variance",
+    "last": "the variance is only that of the last batch",
+    "square": "you take the square of the height for the places of an image, which need not be one",
+    "three images": "you count three images in every batch",
+    "cut": "a momentum above a half is cut",
+}
 ex_7_3 = Exercise(
     "7.3",
     _step,
-    [(1, 2, 0.1), (3, 2, 0.1), (3, 2, 0.3), (1, 1, 0.5)],
-    wrong={
-        "the momentum is that of an optimizer: it is the weight of the new batch, not of the old "
-        "value": partial(_step, fault="momentum"),
-        "the variance is divided by n; the running one is an estimate for images to come, over "
-        "n - 1": partial(_step, unbiased=False),
-        "both: the momentum belongs to the new batch, and the variance is over n - 1": partial(
-            _step, fault="momentum", unbiased=False
-        ),
-        "the statistics are over the images alone, after a mean over the places": partial(
-            _step, fault="places"
-        ),
-        "it is the standard deviation that is averaged, not the variance": partial(
-            _step, fault="deviation"
-        ),
-        "the variance is only that of the last batch": partial(_step, fault="last"),
-    },
+    [(1, 2, 0.1), (3, 2, 0.1), (3, 2, 0.3), (1, 1, 0.5), (2, 2, 0.9)],
+    wrong={words: partial(_step, fault=fault) for fault, words in _STEPS.items()},
     read="A layer",
     probe=_tracked,
 )
@@ -244,20 +244,18 @@ class _BatchNorm(nn.Module):
         self.momentum = 1 - momentum if fault == "momentum" else momentum
         self.weight = nn.Parameter(torch.ones(num_features))
         self.bias = nn.Parameter(torch.zeros(num_features))
-        kept = {
-            "running_mean": torch.zeros(num_features),
-            "running_var": torch.ones(num_features),
-            "num_batches_tracked": torch.tensor(0),
-        }
-        for name, value in kept.items():
-            if fault == "buffers":
-                setattr(self, name, value)
-            else:
-                self.register_buffer(name, value)
+        self.register_buffer("running_mean", torch.zeros(num_features))
+        self.register_buffer("running_var", torch.ones(num_features))
+        self.register_buffer("num_batches_tracked", torch.tensor(0))
+        if fault == "buffers":  # plain attributes instead
+            vars(self).update(self._buffers)
+            self._buffers.clear()
 
     def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance, which broadcast to the shape of x."""
         if not self.training and self._fault != "eval":
+            if self._fault == "moves":
+                self._track(x.mean((0, 2, 3), True), x.var((0, 2, 3), keepdim=True), 2)
             return self.running_mean.view(1, -1, 1, 1), self.running_var.view(1, -1, 1, 1)
         dims = (0,) if self._fault == "places" else (0, 2, 3)
         mean = x.mean(dims, keepdim=True)
@@ -281,6 +279,8 @@ class _BatchNorm(nn.Module):
         mean, var = self._statistics(x)
         y = (x - mean) / (var + self.eps).sqrt()
         weight, bias = self.weight[:, None, None], self.bias[:, None, None]
+        if self._fault == "half":
+            weight = (weight + weight.detach()) / 2
         if self._fault == "order":
             return (y + bias) * weight
         if self._fault == "bias":
@@ -301,10 +301,12 @@ _FAULTS = {
     "bias": "the bias is never added",
     "places": "statistics over the images alone, not over the places",
     "count": "batches are not counted",
+    "half": "the weight gets half its gradient",
+    "moves": "running statistics that move in evaluation, too",
 }
 ex_7_7 = MutantHunt(
     "7.7",
     _BatchNorm,
     {words: partial(_BatchNorm, fault=fault) for fault, words in _FAULTS.items()},
-    need=11,
+    need=13,
 )
