@@ -24,7 +24,7 @@ LONG_MODULES = {  # formatted lines of modules over the limit: no longer than th
     "hooks": 428,
     "init": 314,
     "learner": 467,
-    "module": 455,
+    "module": 456,
     "norm": 303,
     "record": 386,
     "schedule": 340,
