@@ -11,11 +11,13 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from inspect import signature
 from pathlib import Path
 from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from .files import write_whole
 from .learner import Callback
@@ -42,8 +44,10 @@ def _why(error: Exception) -> str:
 def _traced(model: nn.Module, inputs: tuple[Tensor, ...]) -> torch.export.ExportedProgram:
     """Return the model as a graph, for batches of any size."""
     zeros = tuple(x.new_zeros(2, *x.shape[1:]) for x in inputs)  # the file keeps them
-    sizes = tuple({0: torch.export.Dim("batch")} for _ in zeros)
+    batch = {0: torch.export.Dim("batch")}
     try:
+        given = signature(model.forward).bind(*zeros).arguments  # of `*inputs`, a tuple
+        sizes = tree_map(lambda _: batch, dict(given))
         with _quiet():
             program = torch.export.export(model, zeros, dynamic_shapes=sizes, strict=False)
     except Exception as error:  # the tracer raises whatever it stumbles over

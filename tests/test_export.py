@@ -90,12 +90,30 @@ class TwoOutputs(nn.Module):
         return self.linear(x + self.shift), x.sum(1)
 
 
+class AnyInputs(nn.Module):
+    """Its forward does not say how many inputs there are."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 2)
+
+    def forward(self, first, *more):
+        return self.linear(first + sum(more))
+
+
+class OnlyInputs(AnyInputs):
+    def forward(self, *inputs):
+        return super().forward(*inputs)
+
+
 MODELS = {
     "mlp": (mlp, lambda n: (torch.randn(n, 3, 4),)),
     "conv": (conv, lambda n: (torch.randn(n, 3, 6, 6),)),
     "tied": (tied, lambda n: (torch.randn(n, 4),)),
     "two inputs": (TwoInputs, lambda n: (torch.randint(7, (n, 5)), torch.randn(n, 4))),
     "two outputs": (TwoOutputs, lambda n: (torch.randn(n, 4),)),
+    "any inputs": (AnyInputs, lambda n: (torch.randn(n, 4), torch.randn(n, 4))),
+    "only inputs": (OnlyInputs, lambda n: (torch.randn(n, 4),)),
     "float64": (lambda: nn.Linear(4, 3).double(), lambda n: (torch.randn(n, 4).double(),)),
     "bfloat16": (lambda: nn.Linear(4, 3).bfloat16(), lambda n: (torch.randn(n, 4).bfloat16(),)),
 }
