@@ -24,6 +24,7 @@ ALL_SECONDS = 30 * 60  # all chapters together
 REASONS: dict[str, str] = {
     "05a_schedule": "schedules are compared over several seeds each",
     "06a_init": "eight initializations, over five seeds each",
+    "07_norm": "networks with and without normalization, over several seeds and learning rates",
 }
 
 
