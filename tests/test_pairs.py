@@ -474,7 +474,8 @@ WHERE = "LAYERS, LOSSES, CALLBACKS, SCHEDULES, INITIALIZERS or METRICS"
 OTHERS = {  # exported, and no part; "files.*" is a whole module, in which only classes are parts
     "the loop in which the parts meet": "DataBunch Learner CancelException CancelStepException "
     "CancelBatchException CancelEpochException CancelFitException",
-    "what the loop is made of": "EVENTS as_list bind_callbacks check_numbers make_optimizer show_training_loop",
+    "what the loop is made of": "EVENTS as_list bind_callbacks make_optimizer "
+    "check_numbers show_training_loop",
     "what the layers of chapter 03 are made of": "Parameter Buffer Module UninitializedParameter",
     "tools that move or write what others are made of": "save load default_device to_device "
     "load_exported export_model",
