@@ -291,6 +291,10 @@ def test_what_folds(marks: str, code: str, expected: str) -> None:
             ["The setup of x", "The code of this picture"],
             "The setup of x; the code of this picture",
         ),
+        (
+            ["The code of a", "The check of this claim", "The code of b, c, and d"],
+            "The code of a, b, c, and d; the check of this claim",
+        ),
         (["Imports", "The check of this claim"], "Imports; the check of this claim"),
     ],
 )

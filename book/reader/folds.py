@@ -53,19 +53,25 @@ def _named(names: list[str], statements: list[ast.stmt], drawn: bool) -> str:
 def joined(captions: list[str]) -> str:
     """What one fold of several cells is called, from the captions of each.
 
-    `The code of a`, `The code of b and c` gives `The code of a, b and c`.
+    `The code of a`, `The check of this claim`, `The code of b and c` gives `The code of a, b, and
+    c; the check of this claim`.
     """
-    code = "The code of "
-    if not all(caption.startswith(code) for caption in captions):
-        rest = [caption[0].lower() + caption[1:] for caption in captions[1:]]
-        return "; ".join([captions[0], *rest])
-    parts = ", ".join(caption.removeprefix(code) for caption in captions)
-    names = list(dict.fromkeys(parts.replace(" and more", "").replace(" and ", ", ").split(", ")))
+    start = "The code of "
+    codes = [caption.removeprefix(start) for caption in captions if caption.startswith(start)]
+    code = _merged(start, codes) if codes else ""
+    first, *rest = dict.fromkeys(code if c.startswith(start) else c for c in captions)
+    return "; ".join([first, *(caption[0].lower() + caption[1:] for caption in rest)])
+
+
+def _merged(start: str, parts: list[str]) -> str:
+    """One list of what is in several folds of code, with this picture or output at its end."""
+    text = ", ".join(parts).replace(" and more", "").replace(", and ", ", ").replace(" and ", ", ")
+    names = list(dict.fromkeys(text.split(", ")))
     last = names[-1:] if names[-1].startswith("this ") else []
     named = names[: len(names) - len(last)]
     if len(named) > MOST_NAMES:
-        return code + ", ".join([*named[:MOST_NAMES], *last]) + " and more"
-    return code + listed([*named, *last])
+        return start + ", ".join([*named[:MOST_NAMES], *last]) + " and more"
+    return start + listed([*named, *last])
 
 
 def _code(names: list[str]) -> str:
