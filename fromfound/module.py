@@ -564,7 +564,7 @@ def _rebuild(x: object, tensors: Mapping[str, Tensor]) -> object:
     """Undo `_describe`."""
     if not isinstance(x, dict):
         return x
-    ((kind, inside),) = x.items()
+    ((kind, inside),) = x.items()  # the only pair
     if kind == "tensor":
         return tensors[inside]
     if kind == "dict":
@@ -651,8 +651,8 @@ def load(path: str | Path, map_location: str | torch.device = "cpu") -> object:
         raise
     except Exception as error:  # a broken file makes its reader raise anything
         raise ValueError(
-            f"load cannot read {path.name}: it is cut off, changed, or not written by save "
-            f"({str(error)[:90]}). For a pickle, there is torch.load(path, weights_only=True)"
+            f"load cannot read {path.name}: it is cut off, changed, or not written by save. "
+            "For a pickle, there is torch.load(path, weights_only=True)"
         ) from error
     return obj if str(map_location) == "cpu" else to_device(obj, map_location)
 
