@@ -776,6 +776,7 @@ def test_a_fault_in_a_page_is_seen(small: Path) -> None:
 def test_a_browser_sees_what_a_script_does(small: Path, browser: Browser) -> None:
     page = site.build(small, small.parent) / "nbs" / "01_small.html"
     good = page.read_text(encoding="utf-8")
+    browser.show(1280)  # another test may have left it dark
     assert troubles(browser, page) == []
     for script, said in {
         'fetch("https://host.invalid/data")': "asked for https://host.invalid/data",
