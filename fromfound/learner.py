@@ -625,7 +625,7 @@ class Checkpoint(Callback):
         model, opt, *cbs = self._parts()
         tensors = {k: v for k, v in model.state_dict().items() if not nn.parameter.is_lazy(v)}
         return {
-            "format": "fromfound checkpoint 3",
+            "format": "fromfound checkpoint 4",
             "model": {name: list(tensor.shape) for name, tensor in tensors.items()},
             "optimizer": [type(opt).__name__, *(len(g["params"]) for g in opt.param_groups)],
             "list of callbacks": [type(cb).__name__ for cb in cbs],

@@ -42,6 +42,10 @@ class Parameter(Tensor):
         # copy.deepcopy calls this; Tensor's own refuses such a subclass
         return type(self)(self.data.clone(), self.requires_grad)
 
+    def __reduce_ex__(self, protocol: int) -> tuple:
+        # pickle calls this; Tensor's own makes a result of it, which gets no gradient
+        return type(self), (self.data, self.requires_grad)
+
 # %% ../nbs/03_module.ipynb #59d7c5d1
 class Buffer:
     """Marks a tensor that a Module moves and saves, but does not learn.
@@ -360,15 +364,16 @@ class Module:
     def to(self, *args: object, **kwargs: object) -> "Module":
         """Move all tensors to a device, and those of floating point to a dtype.
 
-        Takes what `Tensor.to` takes.
+        Takes what `Tensor.to` takes. A memory format is for tensors of four or five dimensions.
 
         Source: torch.nn.Module.to
         """
+        plain = {name: value for name, value in kwargs.items() if name != "memory_format"}
 
         def move(tensor: Tensor) -> Tensor:
             if tensor.is_floating_point():
-                return tensor.to(*args, **kwargs)
-            return tensor.to(tensor.new_empty(0).to(*args, **kwargs).device)
+                return tensor.to(*args, **(kwargs if tensor.ndim in (4, 5) else plain))
+            return tensor.to(tensor.new_empty(0).to(*args, **plain).device)
 
         return self._apply(move)
 

@@ -457,6 +457,7 @@ class RunningBatchNorm2d(_ChannelNorm):
         affine: whether there are a weight and a bias, (C) each.
         device: where the parameters and buffers are.
         dtype: of the parameters.
+        bias: whether there is a bias beside the weight.
 
     Raises:
         ValueError: a momentum out of its range; or (when called) the input does not have four
@@ -475,8 +476,10 @@ class RunningBatchNorm2d(_ChannelNorm):
         affine: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        *,
+        bias: bool = True,
     ) -> None:
-        super().__init__(num_features, eps, momentum, affine, True, device, dtype)
+        super().__init__(num_features, eps, momentum, affine, True, device, dtype, bias=bias)
         self._apply(lambda t: t)
         self._require_momentum()
 
@@ -487,16 +490,24 @@ class RunningBatchNorm2d(_ChannelNorm):
         if self.training and input.numel():
             batch = moments(input, (0, 2, 3))
             stats = mixture(stats, batch, self._weight_of(input.shape[0], batch[0].dtype))
-            self.running_mean.copy_(stats[0].detach().flatten())
-            self.running_var.copy_(stats[1].detach().flatten())
+            self._keep("running_mean", stats[0].detach().flatten())
+            self._keep("running_var", stats[1].detach().flatten())
         return self._affine(standardize(input, *stats, self.eps), (1, -1, 1, 1), input.dtype)
 
     def _weight_of(self, n: int, dtype: torch.dtype) -> Tensor:
         """Count `n` images and return their weight in the running statistics, debiased."""
         self._require_momentum()
-        self.images_seen += n
+        seen = self.images_seen + n
+        self._keep("images_seen", seen)
         old = math.log1p(-self.momentum) if self.momentum < 1 else -math.inf
-        return math.expm1(n * old) / torch.expm1(self.images_seen.to(dtype) * old)
+        return math.expm1(n * old) / torch.expm1(seen.to(dtype) * old)
+
+    def _keep(self, name: str, value: Tensor) -> None:
+        """Put a new value into a buffer."""
+        if torch.compiler.is_compiling():  # changed in place, it would spoil compiled gradients
+            setattr(self, name, value)
+        else:
+            getattr(self, name).copy_(value)
 
     def _require_momentum(self) -> None:
         """Raise unless the momentum is above 0 and at most 1."""

@@ -5,6 +5,7 @@ __all__ = ['find_generators', 'get_rng_states', 'set_rng_states', 'preserve_stat
 
 # %% ../nbs/03a_rng.ipynb #dbc46e15
 import random
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -65,23 +66,42 @@ def _set_numpy_state(state: list) -> None:
     np.random.set_state(tuple(state))
 
 
-def _gpu_source() -> list[tuple[Callable, Callable]]:
-    """Return how to read and to set the states of all GPUs, or nothing where there is none."""
-    gpu = torch.cuda if torch.cuda.is_available() else None
-    gpu = torch.mps if torch.backends.mps.is_available() else gpu
+def _gpu() -> tuple[str, Any]:
+    """Return the kind of GPU that this program uses and PyTorch's module for it, or None."""
+    kind = "cuda" if torch.cuda.is_available() else ""
+    kind = "mps" if torch.backends.mps.is_available() else kind
     if hasattr(torch, "accelerator") and torch.accelerator.is_available():  # torch 2.6 and later
-        gpu = torch.get_device_module(torch.accelerator.current_accelerator())
+        kind = torch.accelerator.current_accelerator().type
+    gpu = getattr(torch, kind) if kind else None
+    in_use = getattr(gpu, "is_initialized", lambda: True)  # reading its state would start it
+    return (kind, gpu) if in_use() else (kind, None)
+
+
+def _gpu_states() -> dict[str, list]:
+    """Return the states of all GPUs under their kind; of none, an empty dictionary."""
+    kind, gpu = _gpu()
     if gpu is None:
-        return []
-    if not hasattr(gpu, "get_rng_state_all"):  # of mps there is only one
-        return [(gpu.get_rng_state, gpu.set_rng_state)]
+        return {}
+    read = getattr(gpu, "get_rng_state_all", lambda: [gpu.get_rng_state()])  # of mps there is one
+    return {kind: read()}
 
-    def put(states: list) -> None:
-        if len(states) != gpu.device_count():
-            raise ValueError(f"{len(states)} states for {gpu.device_count()} GPUs")
-        gpu.set_rng_state_all(states)
 
-    return [(gpu.get_rng_state_all, put)]
+def _set_gpu_states(states: dict[str, list]) -> None:
+    """Set the states of all GPUs; leave out, with a warning, those of a kind not in use here."""
+    kind, gpu = _gpu()
+    for name, values in states.items():
+        if gpu is None or name != kind:
+            warnings.warn(
+                f"set_rng_states leaves out the states of {name}, which this program does not "
+                "use: from here on it may draw other random numbers",
+                stacklevel=3,
+            )
+            continue
+        put = getattr(gpu, "set_rng_state_all", lambda values, gpu=gpu: gpu.set_rng_state(*values))
+        count = len(_gpu_states()[kind])
+        if len(values) != count:
+            raise ValueError(f"{len(values)} states for {count} GPUs")
+        put(values)
 
 
 def _sources(data: object) -> list[tuple[Callable, Callable]]:
@@ -90,7 +110,7 @@ def _sources(data: object) -> list[tuple[Callable, Callable]]:
         (random.getstate, random.setstate),
         (_numpy_state, _set_numpy_state),
         (torch.get_rng_state, torch.set_rng_state),
-        *_gpu_source(),
+        (_gpu_states, _set_gpu_states),
     ]
     for generator in find_generators(data):
         sources.append((generator.get_state, generator.set_state))
@@ -104,14 +124,16 @@ def get_rng_states(data: object = None) -> list[Any]:
         data: the loaders, as for `find_generators`.
 
     Returns:
-        The states of Python, NumPy, PyTorch on the CPU and on GPUs, and of the loaders'
-        generators, in a form that `save` can write.
+        The states of Python, NumPy, PyTorch on the CPU and on GPUs that are in use, and of the
+        loaders' generators, in a form that `save` can write.
     """
     return [read() for read, _ in _sources(data)]
 
 
 def set_rng_states(states: list[Any], data: object = None) -> None:
     """Go back to where `get_rng_states` was called, with all states or with none.
+
+    States of a kind of GPU that is not in use here are left out, with a warning.
 
     Args:
         states: what it returned.
@@ -127,7 +149,7 @@ def set_rng_states(states: list[Any], data: object = None) -> None:
     if len(states) != len(sources):
         raise ValueError(
             f"set_rng_states got {len(states)} states for {len(sources)} sources: give the same "
-            "loaders as to get_rng_states, on a machine with the same kind of device"
+            "loaders as to get_rng_states"
         )
     before, done = [read() for read, _ in sources], 0
     try:

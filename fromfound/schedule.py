@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from .callback import check_numbers
-from .learner import Callback, CancelFitException, DataBunch, Learner
+from .learner import Callback, CancelFitException, Checkpoint, DataBunch, Learner
 from .module import save
 from .rng import preserve_state
 
@@ -455,7 +455,15 @@ class LRFinder(ParamScheduler):
         Args:
             learn: its callbacks take no part.
             cbs: callbacks of which copies do, as gradient clipping.
+
+        Raises:
+            ValueError: one of `cbs` is a Checkpoint, whose file would stay.
         """
+        if any(isinstance(cb, Checkpoint) for cb in cbs):
+            raise ValueError(
+                "LRFinder.run undoes what it does, and the file of a Checkpoint would stay: "
+                "leave it out"
+            )
         self.lrs, self.losses, self.averages, self.raw, self.ended = [], [], [], 0.0, False
         data, cbs = DataBunch(learn.data.train_dl), [self, *map(copy.copy, cbs)]
         options = {"lr": learn.lr, "cbs": cbs, "default_cbs": False}

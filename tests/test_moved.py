@@ -238,7 +238,7 @@ def test_another_machine_runs_again(tmp_path, monkeypatch):
     assert len(ran) == 3
 
 
-READER = '''
+READER = """
 from fromfound.data import load_mnist
 from fromfound.matmul import matmul_einsum
 from fromfound.record import experiment
@@ -248,7 +248,7 @@ from fromfound.record import experiment
 def trial(seed):
     x = load_mnist().x_train[0]
     return {"mean": matmul_einsum(x, x).mean().item()}
-'''
+"""
 
 
 @pytest.mark.slow
@@ -270,6 +270,42 @@ def test_code_that_reads_the_same_tensors_needs_no_run(book, tmp_path, file, old
     before, now = (moved.Place.find(tree, "trial.trial") for tree in (book.root, other))
     assert before.code != now.code
     assert moved.reads_alike(before, now, ["mnist"]) is alike
+
+
+LAYER = """
+from fromfound.norm import RunningBatchNorm2d
+from fromfound.record import experiment
+
+
+@experiment()
+def trial(seed):
+    return {"mean": RunningBatchNorm2d(3).weight.mean().item()}
+"""
+MEAN = 'self._keep("running_mean", stats[0].detach().flatten())'
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes, alike",
+    [
+        ({MEAN: "self.running_mean.copy_(stats[0].detach().flatten())"}, "RunningBatchNorm2d"),
+        ({MEAN: "self.running_mean.copy_(stats[0].detach().flatten() + 1e-6)"}, ""),
+        ({MEAN: "raise ZeroDivisionError"}, ""),
+        ({MEAN: "pass", "step = new[0] - old[0]": "step = -(old[0] - new[0])"}, ""),  # two places
+    ],
+)
+def test_a_layer_that_trains_the_same_needs_no_run(book, tmp_path, changes, alike):
+    book.write(LAYER)
+    other = shutil.copytree(book.root, tmp_path / "other")
+    path = other / "fromfound" / "norm.py"
+    text = path.read_text(encoding="utf-8")
+    for old, new in changes.items():
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    path.write_text(text, encoding="utf-8")
+    before, now = (moved.Place.find(tree, "trial.trial") for tree in (book.root, other))
+    assert before.code != now.code
+    assert moved.trains_alike(before, now) == alike
 
 
 def test_what_is_read_is_compared_only_where_it_can_be(book):

@@ -536,6 +536,25 @@ def test_running_statistics_stay_precise(dtype, make):
     )
 
 
+def test_running_without_a_bias_is_shifted_by_none():
+    layer, whole = RunningBatchNorm2d(3, bias=False), RunningBatchNorm2d(3)
+    assert list(layer.state_dict()) == ["weight", "running_mean", "running_var", "images_seen"]
+    x = randn(2, 3, 4, 4)
+    assert torch.equal(layer(x), whole(x))
+
+
+def test_running_in_a_functional_call_gives_the_new_statistics_back():
+    layer, x = filled(RunningBatchNorm2d(3)), randn(2, 3, 4, 4) + 1
+    state = {name: tensor.clone() for name, tensor in layer.state_dict().items()}
+    before = copy.deepcopy(layer.state_dict())
+    y = torch.func.functional_call(layer, state, (x,))
+    for name, tensor in layer.state_dict().items():
+        assert torch.equal(tensor, before[name])
+    assert torch.equal(y, layer(x))
+    for name, tensor in layer.state_dict().items():
+        assert torch.equal(tensor, state[name])
+
+
 def test_running_goes_on_where_it_was_saved():
     """images_seen is a part of the state.
 

@@ -448,7 +448,7 @@ def on_device(monkeypatch):
     def become(module):
         monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
         monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("xpu"))
-        monkeypatch.setattr(torch, "get_device_module", lambda device: module)
+        monkeypatch.setattr(torch, "xpu", module)
         return module
 
     if not hasattr(torch, "accelerator"):
@@ -488,15 +488,41 @@ def test_a_gpu_stands_before_the_generators(monkeypatch):
     seen = []
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.delattr(torch, "accelerator", raising=False)
     monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: ["gpu"])
     monkeypatch.setattr(torch.cuda, "set_rng_state_all", seen.append)
     data = shuffled()
     states = get_rng_states(data)
-    assert states[3] == ["gpu"]
+    assert states[3] == {"cuda": ["gpu"]}
     assert torch.equal(states[4], data.generator.get_state())
     set_rng_states(states, data)
     set_rng_states(get_rng_states())
     assert seen == [["gpu"]] * 2
+
+
+def test_states_go_between_machines_with_and_without_a_gpu(on_device, monkeypatch):
+    data = shuffled()
+    without = get_rng_states(data)
+    gpu = on_device(Device(2))
+    with_two = get_rng_states(data)
+    gpu.states = [torch.tensor([5]), torch.tensor([6])]
+    set_rng_states(without, data)
+    assert torch.cat(gpu.states).tolist() == [5, 6]
+    first = numbers(data)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    with pytest.warns(UserWarning, match="leaves out the states of xpu"):
+        set_rng_states(with_two, data)
+    assert numbers(data) == first
+
+
+def test_a_gpu_that_is_not_in_use_is_not_started(on_device):
+    gpu = on_device(Device(1))
+    gpu.is_initialized = lambda: False
+    gpu.get_rng_state_all = gpu.set_rng_state_all = None  # neither may be called
+    states = get_rng_states()
+    assert states[3] == {}
+    set_rng_states(states)
 
 
 def test_untouched_says_what_it_cannot_keep():

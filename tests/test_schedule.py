@@ -1142,6 +1142,15 @@ class Raises(Callback):
             raise self.error
 
 
+def test_the_range_test_takes_no_checkpoint(tmp_path):
+    learn = Learner(
+        nn.Linear(3, 2), [(torch.randn(4, 3), torch.zeros(4).long())], nn.CrossEntropyLoss()
+    )
+    with pytest.raises(ValueError, match="the file of a Checkpoint would stay"):
+        LRFinder(steps=3).run(learn, cbs=[Checkpoint(tmp_path / "run.pt")])
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     "kind", ["shuffle", "global", "sampler", "whole batches", "batch sampler", "list"]
 )

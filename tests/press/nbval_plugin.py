@@ -22,7 +22,7 @@ from nbval.plugin import IPyNbCell, IPyNbFile, NbCellError
 from nbval.plugin import pytest_addoption as add_nbval_options
 
 from book.reader.notebooks import node_of
-from tests.press.chapters import BUDGET_MIB, BUDGET_SECONDS, fingerprint, mode, peak_mib
+from tests.press.chapters import BUDGET_MIB, STOPPED_AFTER, fingerprint, mode, peak_mib
 from tests.press.compare import RELATIVE, Rules, compare_part, is_timed, parts_of, rules_of
 from tests.press.turns import Turns
 
@@ -44,7 +44,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="with stand-ins numbers are masked",
     )
     group.addoption(
-        "--budget-seconds", type=float, default=BUDGET_SECONDS, help="time a chapter may take"
+        "--budget-seconds", type=float, default=STOPPED_AFTER, help="time a chapter may take"
     )
     group.addoption("--turns", help="folder whose locks give a timing cell the machine alone")
     group.addoption(

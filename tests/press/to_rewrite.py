@@ -24,10 +24,10 @@ LONG_MODULES = {  # formatted lines of modules over the limit: no longer than th
     "hooks": 428,
     "init": 314,
     "learner": 467,
-    "module": 456,
-    "norm": 303,
+    "module": 459,
+    "norm": 311,
     "record": 386,
-    "schedule": 340,
+    "schedule": 345,
 }
 
 
