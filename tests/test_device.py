@@ -29,6 +29,8 @@ from fromfound.learner import (
 from fromfound.module import LazyLinear, Sequential, default_device, load, save, to_device
 from fromfound.rng import get_rng_states, preserve_state
 from fromfound.schedule import SGDR, LRFinder, one_cycle
+from tests.press.chapters import ROOT
+from tests.press.rerun import copy_chapters, rerun, tree_environment
 from tests.toys import BATCHES, X, Y, net, seeded
 
 pytestmark = pytest.mark.device
@@ -340,7 +342,6 @@ def test_a_judged_function_draws_nothing(device):
 # --- layers, losses and starts --------------------------------------------------------------------
 
 
-
 def fixup_block():
     return init.FixupBlock(*(nn.Conv2d(4, 4, 3, padding=1) for _ in range(2)))
 
@@ -518,3 +519,19 @@ def test_what_is_drawn_leaves_no_trace(device):
         y.backward(torch.randn_like(y))
     assert close(model, before)
     assert torch.equal(torch.rand(5, device=device), expected)
+
+
+def test_a_chapter_trains_on_the_device(device, tmp_path):
+    """It runs there without edits, and what is stored holds; on real data, the numbers as well."""
+    environment = {"FROMFOUND_DATA": "standin"} | tree_environment()
+    if device.type == "sim":
+        startup = tmp_path / "ipython" / "profile_default" / "startup"
+        startup.mkdir(parents=True)
+        (startup / "accelerator.py").write_text("import tests.accelerator\n", encoding="utf-8")
+        environment["IPYTHONDIR"] = str(tmp_path / "ipython")
+    place, path = tmp_path / "place", ROOT / "nbs" / "04b_callback.ipynb"
+    copy_chapters(place, [path])
+    report, _ = rerun(place, [path], environment, count=1)
+    chapter = report["04b_callback"]
+    assert chapter["failures"] == []
+    assert chapter["comparisons"] > 20
