@@ -43,7 +43,7 @@ class Parameter(Tensor):
         return type(self)(self.data.clone(), self.requires_grad)
 
     def __reduce_ex__(self, protocol: int) -> tuple:
-        # pickle calls this; Tensor's own makes a result of it, which gets no gradient
+        # Tensor's own would be rebuilt as the result of an operation, and get no gradient
         return type(self), (self.data, self.requires_grad)
 
 # %% ../nbs/03_module.ipynb #59d7c5d1
