@@ -7,6 +7,7 @@ __all__ = ['ALARM', 'agree', 'same_as', 'gradient_check', 't_quantile', 'Spread'
 # %% ../nbs/00b_check.ipynb #d6b95abf
 import copy
 import math
+import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,6 +29,11 @@ def _at_least(who: str, least: float, **numbers: float) -> None:
             raise ValueError(f"{who} expected {name} of {least} or more, finite, got {number!r}")
 
 
+def _wide(tensor: Tensor) -> Tensor:
+    """Return a tensor on the CPU in the widest type of its kind."""
+    return tensor.cpu().to(torch.complex128 if tensor.is_complex() else torch.float64)
+
+
 def _first_difference(
     what: str,
     mine: Tensor,
@@ -46,10 +52,10 @@ def _first_difference(
     mine, reference = mine.cpu(), reference.cpu()  # a result may come from another device
     if torch.allclose(mine, reference, rtol, atol, equal_nan=True):
         return None
-    gap = (mine.double() - reference.double()).abs()
+    gap = (_wide(mine) - _wide(reference)).abs()
     gap = gap.nan_to_num(nan=math.inf, posinf=math.inf)
     at = tuple(map(int, np.unravel_index(gap.argmax().item(), gap.shape)))
-    yours, theirs = mine[at].item(), reference[at].item()
+    yours, theirs = _wide(mine)[at].item(), _wide(reference)[at].item()
     return f"{what}: yours {yours:.6g}, reference {theirs:.6g} at {list(at)}"
 
 # %% ../nbs/00b_check.ipynb #4d3786c8
@@ -96,7 +102,7 @@ def _largest(reference: Tensor) -> float:
 
     Rounding errors scale with the terms of a sum, not with its result.
     """
-    finite = reference[reference.isfinite()].abs()
+    finite = _wide(reference[reference.isfinite()]).abs()
     if not finite.numel():
         return 1.0
     return max(1.0, finite.max().item())
@@ -196,7 +202,7 @@ def agree(a: object, b: object, tol: float = 1e-5) -> bool:
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         if a.shape != b.shape:
             return False
-        a, b = a.cpu().double(), b.cpu().double()
+        a, b = _wide(a), _wide(b)
         return torch.allclose(a, b, tol, tol, equal_nan=True)
     if isinstance(a, Mapping) and isinstance(b, Mapping):
         if a.keys() != b.keys():
@@ -248,7 +254,8 @@ def same_as(
 ) -> None:
     """Check that two functions, or two modules, are the same.
 
-    Compares outputs, gradients, buffers, both modes and the `state_dict`.
+    Compares outputs, gradients, buffers, both modes and the `state_dict`. Seeds PyTorch's random
+    numbers on the way, so that both draw the same.
 
     Args:
         mine: the function or module to check.
@@ -514,11 +521,18 @@ def _show(value: object) -> str:
     return text if len(text) <= 70 else text[:67] + "…"
 
 # %% ../nbs/00b_check.ipynb #c5895950
-def _random_sources() -> list:
-    """Return torch, and its module for the GPU where one is in use: what holds a random state."""
+def _random_states() -> list[tuple[Callable, object]]:
+    """Return the states of all that draws random numbers, each behind the function that sets it."""
+    states: list[tuple[Callable, object]] = [
+        (random.setstate, random.getstate()),
+        (np.random.set_state, np.random.get_state()),
+        (torch.set_rng_state, torch.get_rng_state()),
+    ]
     gpu = torch.get_device_module()  # torch.cpu where there is no GPU
     in_use = getattr(gpu, "is_initialized", lambda: True)()
-    return [torch, gpu] if in_use and hasattr(gpu, "get_rng_state") else [torch]
+    if in_use and hasattr(gpu, "get_rng_state"):
+        states.append((gpu.set_rng_state, gpu.get_rng_state()))
+    return states
 
 
 def _call(fn: Callable, case: tuple) -> tuple[object, tuple]:
@@ -527,14 +541,14 @@ def _call(fn: Callable, case: tuple) -> tuple[object, tuple]:
     The result may be the exception that it raised. The random numbers stay where they were.
     """
     arguments = copy.deepcopy(case)
-    states = [(source, source.get_rng_state()) for source in _random_sources()]
+    states = _random_states()
     try:
         return fn(*arguments), arguments
     except Exception as error:  # whatever the reader's function raises is an answer to be judged
         return error, arguments
     finally:
-        for source, state in states:
-            source.set_rng_state(state)
+        for put, state in states:
+            put(state)
 
 # %% ../nbs/00b_check.ipynb #28f7922e
 def _told_apart(yours: object, expected: object, tol: float) -> tuple[str, str]:

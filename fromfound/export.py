@@ -110,7 +110,7 @@ _ENDINGS = (".pt2", ".onnx")
 
 def _checked_path(name: str, path: str | Path) -> Path:
     """Return a path with one of the two endings."""
-    path = Path(path)
+    path = Path(path).expanduser()
     if path.suffix not in _ENDINGS:
         raise ValueError(f"{name} expected a name that ends in .pt2 or .onnx, got {path.name}")
     return path

@@ -68,10 +68,13 @@ def fault(path: Path, file: RemoteFile) -> str | None:
     return None
 
 # %% ../nbs/00_files.ipynb #0f688b11
+_LIFE = secrets.token_hex(4)  # a restarted container may give a process the same number again
+
+
 def draft_of(path: Path) -> Path:
     """Return a new hidden name beside `path`, for what is in the making."""
     host = platform.node().replace(".", "-")
-    return path.with_name(f".{path.name}.{host}.{os.getpid()}.{secrets.token_hex(4)}")
+    return path.with_name(f".{path.name}.{host}.{os.getpid()}.{_LIFE}{secrets.token_hex(4)}")
 
 
 def _is_running(process: int) -> bool:
@@ -87,20 +90,35 @@ def _is_running(process: int) -> bool:
     return True
 
 
+def _is_left(process: int, token: str) -> bool:
+    """Say whether the process that made a draft is gone."""
+    if process == os.getpid():
+        return not token.startswith(_LIFE)
+    return not _is_running(process)
+
+
 def abandoned(path: Path) -> list[Path]:
     """Return the drafts of `path` that processes of this machine left when they were killed."""
     start = draft_of(path).name.rsplit(".", 2)[0]
     drafts = [file.name.rsplit(".", 2) for file in path.parent.glob(".*")]
     ours = [name for name in drafts if name[0] == start and name[1].isdigit()]
-    return [path.with_name(".".join(name)) for name in ours if not _is_running(int(name[1]))]
+    return [path.with_name(".".join(name)) for name in ours if _is_left(int(name[1]), name[2])]
 
 # %% ../nbs/00_files.ipynb #11553cfb
 def cache_dir() -> Path:
     """Return the folder for downloads, unpacked archives and stand-ins.
 
     It is `fromfound` in `$XDG_CACHE_HOME`, or in `~/.cache`.
+
+    Raises:
+        DataError: neither is set, and the user has no home.
     """
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fromfound"
+    if named := os.environ.get("XDG_CACHE_HOME"):
+        return Path(named) / "fromfound"
+    try:
+        return Path.home() / ".cache" / "fromfound"
+    except RuntimeError as error:
+        raise DataError(f"{error}: let XDG_CACHE_HOME name a folder for downloads") from error
 
 
 @contextmanager
@@ -181,9 +199,14 @@ def write_whole(path: Path, data: bytes) -> None:
         data: the content.
 
     Raises:
-        OSError: the system refuses, or the disk gives back other bytes.
+        OSError: there is no such folder, the path is a folder, the system refuses, or the disk
+            gives back other bytes.
     """
     path = Path(os.path.realpath(path))
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder: give the path of a file in it")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {path.parent}: make it, then write again")
     for leftover in abandoned(path):
         leftover.unlink(missing_ok=True)
     draft = draft_of(path)
@@ -192,6 +215,8 @@ def write_whole(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())  # certainly on the disk, before it takes the name
+        if path.exists():
+            shutil.copymode(path, draft)
         if draft.read_bytes() != data:
             raise OSError(f"{path} is not written: the disk gives back other bytes")
         os.replace(draft, path)
@@ -259,7 +284,7 @@ def _pull(url: str, part: Path, file: RemoteFile) -> None:
         if not answer.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
             start = 0  # the server sends the whole file
         length = answer.headers.get("Content-Length", "")
-        size = start + int(length) if length.isdigit() else file.bytes
+        size = start + int(length) if re.fullmatch("[0-9]+", length) else file.bytes
         if size != file.bytes:
             raise DataError(f"{url} offers {size:,} bytes instead of {file.bytes:,}")
         part.parent.mkdir(parents=True, exist_ok=True)
@@ -340,7 +365,8 @@ def download(file: RemoteFile, folder: Path) -> None:
                 os.replace(own, folder / file.name)
             return
         except DataError as failure:
-            if (folder / file.name).is_file():  # another process was faster
+            there = folder / file.name
+            if there.is_file() and fault(there, file) is None:  # another process was faster
                 part.unlink(missing_ok=True)
                 return
             if isinstance(failure.__cause__, OSError):
@@ -360,30 +386,38 @@ def _members(archive: Path) -> Iterator[tuple[str, bool, Callable[[], IO[bytes]]
 
     Folders are left out.
     """
-    if archive.suffix == ".zip":
+    kind = archive.name.lower()
+    if kind.endswith(".zip"):
         with zipfile.ZipFile(archive) as pack:
             for member in pack.infolist():
                 if not member.is_dir():
                     is_link = stat.S_ISLNK(member.external_attr >> 16)
                     yield member.filename, not is_link, lambda m=member: pack.open(m)
-    elif ".tar" in archive.suffixes:
+    elif kind.endswith((".tar", ".tar.xz", ".tar.gz", ".tgz")):
         with tarfile.open(archive) as pack:
             for member in pack:
                 if not member.isdir():
                     yield member.name, member.isreg(), lambda m=member: pack.extractfile(m)
-    else:
+            pack.fileobj.seek(pack.offset)
+            if pack.fileobj.read(512) != bytes(512):  # tarfile takes a damaged header for the end
+                raise tarfile.ReadError("it does not end as an archive does")
+    elif kind.endswith(".xz"):
         yield archive.stem, True, lambda: lzma.open(archive)
+    else:
+        raise DataError(f"unpack expected a .zip, .tar.xz, .tar.gz, .tgz or .xz, got {archive}")
 
 
 def unpack(archive: Path, folder: Path) -> None:
     """Unpack an archive into a folder.
 
     Args:
-        archive: a .zip or .tar.xz file, or an .xz file, which holds one member named as itself.
+        archive: a .zip, .tar.xz, .tar.gz or .tgz file, or an .xz file, which holds one member
+            named as itself.
         folder: where the members go; use `building`, so that a failure leaves nothing behind.
 
     Raises:
-        DataError: the archive is damaged, or a member is a link or leads out of the folder.
+        DataError: the archive is damaged or of another kind; or a member is a link, leads out of
+            the folder, or would take the place of the archive.
     """
     archive = Path(archive)
     folder = Path(folder)
@@ -397,6 +431,8 @@ def unpack(archive: Path, folder: Path) -> None:
                     "refused"
                 )
             target = folder.joinpath(*parts)
+            if target.resolve() == archive.resolve():
+                raise DataError(f"{archive} holds a member of its own name: give another folder")
             target.parent.mkdir(parents=True, exist_ok=True)
             with content() as source, open(target, "wb") as out:
                 shutil.copyfileobj(source, out)

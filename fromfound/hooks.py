@@ -213,6 +213,7 @@ class ActivationStats(Callback):
     """
 
     state_attrs = ("seen", "steps", "history")
+    hooks = None  # while it listens, what it listens with
 
     def __init__(
         self,

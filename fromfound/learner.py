@@ -446,7 +446,8 @@ class GradientClip(Callback):
 class TerminateOnNaN(Callback):
     """End the fit before a loss or gradient that is not finite spoils the weights.
 
-    It looks at both before each step, which waits for the device once.
+    It looks at both before each step, which waits for the device once. Buffers, and a step that is
+    itself too large, it does not see.
     """
 
     def before_step(self) -> None:
@@ -455,7 +456,8 @@ class TerminateOnNaN(Callback):
         groups = learn.opt.param_groups
         grads = [p.grad for group in groups for p in group["params"] if p.grad is not None]
         loss = learn.loss.detach().float()
-        norms = [grad.norm().to(loss) for grad in grads]
+        wide = [grad.float() if grad.itemsize < 4 else grad for grad in grads]  # a sum of squares
+        norms = [grad.norm().to(loss) for grad in wide]
         both = torch.stack([loss, sum(norms, torch.zeros_like(loss))])
         if not both.isfinite().all():
             value, norm = both.tolist()
@@ -481,7 +483,7 @@ class EarlyStopping(Callback):
 
     order = 50
     state_attrs = ("best", "best_epoch", "waited", "weights")
-    weights: dict[str, Tensor] | None = None
+    weights: list[dict[str, Any]] | None = None
 
     def __init__(
         self,
@@ -539,15 +541,32 @@ class EarlyStopping(Callback):
             self.best_epoch = self.learn.epoch
             self.waited = 0
             if self.restore_best_weights:
-                state = self.learn.model.state_dict()
-                self.weights = {name: tensor.clone() for name, tensor in state.items()}
+                self.weights = [copy.deepcopy(dict(part.state_dict())) for part in self._learn()]
 
     def after_fit(self) -> None:
         """Go back to the best weights, if asked to."""
         if self.weights is not None:
-            self.learn.model.load_state_dict(self.weights)
+            for part, state in zip(self._learn(), self.weights, strict=True):
+                part.load_state_dict(state)
+            self.weights = None  # the next fit may end before it begins
+
+    def _learn(self) -> list[Any]:
+        """Return what learns: the model, and the loss where it is a module."""
+        both = self.learn.model, self.learn.loss_func
+        return [part for part in both if hasattr(part, "load_state_dict")]
 
 # %% ../nbs/05_learner.ipynb #effde2d1
+def _beside(new: Any, old: Any) -> Any:
+    """Return a state with each tensor on the device of the one whose place it takes."""
+    if isinstance(new, Tensor) and isinstance(old, Tensor):
+        return new.to(old.device)
+    if isinstance(new, dict) and isinstance(old, dict):
+        return {key: _beside(value, old.get(key)) for key, value in new.items()}
+    if isinstance(new, list) and isinstance(old, list):
+        return [_beside(value, was) for value, was in zip(new, old, strict=False)] + new[len(old) :]
+    return new
+
+
 class Checkpoint(Callback):
     """Save the whole state of a fit before it and after each epoch, and resume from it.
 
@@ -569,19 +588,19 @@ class Checkpoint(Callback):
             `save` cannot write.
     """
 
-    order = 100
+    order = math.inf  # what others set up in before_fit, it replaces
     exclusive = "checkpoint"
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self.fits = 0
+        self.path = Path(path).expanduser()
+        self.fits = 0  # that have begun with this object
 
     def before_fit(self) -> None:
         """Resume from the newest file that fits; where there is none, write the first."""
-        self.fits += 1
+        fits = self.fits + 1
         self.file = Path(os.path.realpath(self.path))
-        if self.fits > 1:
-            self.file = self.file.with_stem(f"{self.file.stem}-{self.fits}")
+        if fits > 1:
+            self.file = self.file.with_stem(f"{self.file.stem}-{fits}")
         self.file.parent.mkdir(parents=True, exist_ok=True)
         self.previous = Path(f"{self.file}.previous")
         self.sound = False  # whether the newest file is good enough to become the previous one
@@ -594,6 +613,7 @@ class Checkpoint(Callback):
                 print(refused)
                 continue
             self.sound = file == self.file
+            self.fits = fits
             done = f"{self.learn.epoch} of {self.learn.n_epochs} epochs"
             print(f"Checkpoint: {done} were done before")
             return
@@ -602,6 +622,7 @@ class Checkpoint(Callback):
         tensors = self.learn.model.state_dict().values()
         if not any(map(nn.parameter.is_lazy, tensors)):
             self._write(0)  # what cannot be written is found out now
+        self.fits = fits
 
     def after_epoch(self) -> None:
         """Write the file, unless the epoch broke off."""
@@ -616,19 +637,24 @@ class Checkpoint(Callback):
         self.sound = True
 
     def _parts(self) -> list:
-        """Return what has a state: the model, the optimizer and some callbacks."""
-        cbs = [cb for cb in self.learn.cbs if cb.state_dict()]
-        return [self.learn.model, self.learn.opt, *cbs]
+        """Return what has a state: model and optimizer, some callbacks, a loss that learns."""
+        more = [*self.learn.cbs, self.learn.loss_func]
+        return [
+            self.learn.model,
+            self.learn.opt,
+            *(part for part in more if getattr(part, "state_dict", dict)()),
+        ]
 
     def _kind(self) -> dict[str, object]:
         """Return what must agree between a file and the fit that reads it."""
-        model, opt, *cbs = self._parts()
-        tensors = {k: v for k, v in model.state_dict().items() if not nn.parameter.is_lazy(v)}
+        model, opt, *more = self._parts()
+        tensors = {k: v for k, v in model.state_dict().items() if isinstance(v, Tensor)}
+        shapes = {k: v.shape for k, v in tensors.items() if not nn.parameter.is_lazy(v)}
         return {
-            "format": "fromfound checkpoint 4",
-            "model": {name: list(tensor.shape) for name, tensor in tensors.items()},
+            "format": "fromfound checkpoint 5",
+            "model": {name: [str(tensors[name].dtype), *shape] for name, shape in shapes.items()},
             "optimizer": [type(opt).__name__, *(len(g["params"]) for g in opt.param_groups)],
-            "list of callbacks": [type(cb).__name__ for cb in cbs],
+            "list of callbacks": [type(part).__name__ for part in more],
             "number of generators": len(get_rng_states(self.learn.data)),
         }
 
@@ -640,7 +666,7 @@ class Checkpoint(Callback):
 
     def _put(self, state: dict[str, Any]) -> None:
         for part, saved in zip(self._parts(), state["parts"], strict=True):
-            part.load_state_dict(saved)
+            part.load_state_dict(_beside(saved, part.state_dict()))
         set_rng_states(state["random"], self.learn.data)
 
     def _resume(self, state: Any) -> None:

@@ -175,7 +175,7 @@ class Module:
     def _replace(self, name: str, value: object) -> None:
         """Assign something of no registered kind to a name that is registered."""
         holder = self._holder(name)
-        if holder is self._buffers and isinstance(value, Tensor):
+        if holder is self._buffers and (value is None or isinstance(value, Tensor)):
             holder[name] = value  # self.mean = 0.9 * self.mean + ...
         elif value is None:
             del holder[name]
@@ -256,7 +256,7 @@ class Module:
             modules = self.named_modules(None, prefix, remove_duplicate)
         for path, module in modules:
             for name, value in vars(module)[kind].items():
-                if id(value) not in seen:
+                if value is not None and id(value) not in seen:
                     yield _join(path, name), value
                 if remove_duplicate:
                     seen.add(id(value))
@@ -305,7 +305,7 @@ class Module:
         state = {}
         for path, module in self.named_modules(remove_duplicate=False):
             for name, value in (module._parameters | module._buffers).items():
-                if name not in module._non_persistent:
+                if value is not None and name not in module._non_persistent:
                     state[prefix + _join(path, name)] = value if keep_vars else value.detach()
         return state
 
@@ -358,7 +358,8 @@ class Module:
             _exchange(parameter, change(parameter.data))
         for module in self.modules():
             for name, buffer in module._buffers.items():
-                module._buffers[name] = change(buffer)
+                if buffer is not None:
+                    module._buffers[name] = change(buffer)
         return self
 
     def to(self, *args: object, **kwargs: object) -> "Module":

@@ -374,8 +374,10 @@ def _finished(partial: Path, record: dict) -> list[dict]:
         kept = json.loads(partial.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):  # none, or not whole
         return []
-    is_same = all(kept[key] == record[key] for key in ("code", "data"))
-    return kept["runs"] if is_same else []
+    parts = ("code", "data", "versions")
+    if not isinstance(kept, dict) or any(kept.get(part) != record[part] for part in parts):
+        return []
+    return kept["runs"]
 
 
 @contextmanager
@@ -397,6 +399,17 @@ def _noting_ctrl_c() -> Iterator[list[int]]:
         signal.signal(signal.SIGINT, usual or signal.default_int_handler)
 
 # %% ../nbs/00d_record.ipynb #cacc8f6a
+def _check_values(name: str, values: dict[str, float], marks: dict, runs: list[dict]) -> None:
+    """Raise if a seed gave other values than its marks, or the seeds before it, call for."""
+    wanted = set(runs[0]["values"]) if runs else set(marks)
+    if missing := sorted(wanted - set(values)):
+        raise ValueError(f"{name} gave {', '.join(values)}, but not {', '.join(missing)}")
+    if runs and (extra := sorted(set(values) - wanted)):
+        raise ValueError(f"{name} gave {', '.join(extra)}, which the first seed did not")
+    if wrong := [key for key, value in values.items() if not math.isfinite(value)]:
+        raise ValueError(f"{name} gave {values[wrong[0]]} for {wrong[0]}: a record holds numbers")
+
+
 def record_run(name: str, seeds: int = 3, folder: Path = Path("book/runs")) -> Path:
     """Run an experiment once for each seed and write what happened.
 
@@ -414,7 +427,9 @@ def record_run(name: str, seeds: int = 3, folder: Path = Path("book/runs")) -> P
 
     Raises:
         LookupError: there is no such experiment.
-        ValueError: there is no seed to run.
+        ValueError: there is no seed to run, or a mark is no number; after the first seed: there is
+            a mark for a value that does not come; after each: its values have other names than the
+            first one's, or one is no finite number.
         KeyboardInterrupt: Ctrl-C, also where the experiment itself would go on after it.
     """
     found = _experiment(name)
@@ -429,6 +444,8 @@ def record_run(name: str, seeds: int = 3, folder: Path = Path("book/runs")) -> P
     }
     path = Path(folder) / f"{name}.json"
     partial = Path(folder) / "partial" / path.name
+    for bound in found.marks.values():
+        float(bound.split()[1])  # whether it can be compared
     runs = _finished(partial, record)[:seeds]
     _write(partial, record | {"runs": runs})  # if this folder refuses, it does so now
     try:
@@ -440,6 +457,7 @@ def record_run(name: str, seeds: int = 3, folder: Path = Path("book/runs")) -> P
                 if noted:  # the experiment went on with what was half done
                     raise KeyboardInterrupt
                 seconds = time.perf_counter() - start
+                _check_values(name, values, found.marks, runs)
                 runs.append({"values": values, "seconds": seconds, "device": _device()})
                 _write(partial, record | {"runs": runs})
         record["figures"] = _summary([run["values"] for run in runs])

@@ -18,9 +18,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .callback import check_numbers
+from .callback import as_list, check_numbers
 from .learner import Callback, CancelFitException, Checkpoint, DataBunch, Learner
-from .module import save
+from .module import save, to_device
 from .rng import preserve_state
 
 # %% ../nbs/05a_schedule.ipynb #749dd751
@@ -459,6 +459,7 @@ class LRFinder(ParamScheduler):
         Raises:
             ValueError: one of `cbs` is a Checkpoint, whose file would stay.
         """
+        cbs = as_list(cbs, "cbs")
         if any(isinstance(cb, Checkpoint) for cb in cbs):
             raise ValueError(
                 "LRFinder.run undoes what it does, and the file of a Checkpoint would stay: "
@@ -612,10 +613,9 @@ class SGDR(ParamScheduler):
             return
         state = self.learn.model.state_dict()
         if self.folder is None:
-            state = {name: t.detach().to("cpu", copy=True) for name, t in state.items()}
-            self.snapshots.append(state)
+            self.snapshots.append(to_device(copy.deepcopy(dict(state)), "cpu"))
             return
-        path = Path(self.folder) / f"cycle-{self.ends.index(done) + 1}.safetensors"
+        path = Path(self.folder).expanduser() / f"cycle-{self.ends.index(done) + 1}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
         save(state, path)
         self.snapshots.append(str(path))

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import random
 import statistics
 from types import SimpleNamespace
 
@@ -901,3 +902,30 @@ def test_a_mean_that_is_wrong_by_a_lot_disagrees():
     stored = spread([0.974, 0.971, 0.977, 0.973, 0.975])
     assert stored.agrees(spread([0.972, 0.975, 0.970, 0.976, 0.974]))
     assert not stored.agrees(spread([0.912, 0.915, 0.910, 0.916, 0.914]))
+
+
+def test_imaginary_parts_count():
+    a, b = torch.tensor([1 + 1j]), torch.tensor([1 + 5j])
+    assert agree(a, a.clone())
+    assert not agree(a, b)
+    with pytest.raises(AssertionError, match="output 0"):
+        same_as(lambda x: x * a, lambda x: x * b, torch.randn(1))
+
+
+def test_results_may_be_true_or_false():
+    same_as(lambda x: x > 0, lambda x: x > 0, torch.randn(5))
+    with pytest.raises(AssertionError, match="yours 0, reference 1|yours 1, reference 0"):
+        same_as(lambda x: x < 0, lambda x: x > 0, torch.randn(5))
+
+
+def test_an_exercise_leaves_all_random_numbers_where_they_were():
+    def draws(x):
+        random.random(), np.random.rand(), torch.rand(1)
+        return x
+
+    exercise = Exercise("0.0", lambda x: x, [(1,), (2,)], {})
+    before = random.getstate(), str(np.random.get_state()), torch.get_rng_state()
+    assert exercise.judge(draws).passed
+    assert random.getstate() == before[0]
+    assert str(np.random.get_state()) == before[1]
+    assert torch.equal(torch.get_rng_state(), before[2])

@@ -521,6 +521,30 @@ def test_what_is_drawn_leaves_no_trace(device):
     assert torch.equal(torch.rand(5, device=device), expected)
 
 
+class Average(Callback):
+    """A running average of the weights, which lies where they lie."""
+
+    state_attrs = "average"
+
+    def before_fit(self):
+        self.average = [p.detach().clone() for p in self.learn.model.parameters()]
+
+    def after_step(self):
+        for mean, p in zip(self.average, self.learn.model.parameters(), strict=True):
+            mean.lerp_(p.detach(), 0.1)
+
+
+def test_what_a_callback_remembers_comes_back_to_the_device(device, tmp_path):
+    whole = Average()
+    learner(device, cbs=[whole]).fit(3)
+    learner(device, cbs=[Average(), Checkpoint(tmp_path / "c")]).fit(2)
+    again = Average()
+    learner(device, cbs=[again, Checkpoint(tmp_path / "c")]).fit(3)
+    for mine, right in zip(again.average, whole.average, strict=True):
+        assert mine.device == right.device
+        assert close(mine, right)
+
+
 def test_a_chapter_trains_on_the_device(device, tmp_path):
     """It runs there without edits, and what is stored holds; on real data, the numbers as well."""
     environment = {"FROMFOUND_DATA": "standin"} | tree_environment()

@@ -1,6 +1,7 @@
 """Interrupted downloads, full disks, hostile archives."""
 
 import errno
+import gzip
 import io
 import lzma
 import os
@@ -415,6 +416,8 @@ def test_drafts_of_other_hosts_and_other_files_are_left_alone(
     (tmp_path / ".x.vm.gpu.1").write_bytes(b"")
     monkeypatch.setattr(files.platform, "node", lambda: "vm")
     monkeypatch.setattr(files, "_is_running", lambda process: False)
+    assert files.abandoned(tmp_path / "x") == []  # they are this process's own
+    monkeypatch.setattr(files, "_LIFE", "another")  # as in a container that was started again
     (left,) = files.abandoned(tmp_path / "x")
     assert left.name.startswith(f".x.vm.{os.getpid()}.")
 
@@ -578,3 +581,75 @@ def test_damaged_archive(
     with pytest.raises(DataError, match=rf"cats\.txt{re.escape(suffix)} is damaged"):
         fetch("toy")
     assert names(tmp_path / "home" / "fromfound" / "unpacked") == []
+
+
+def test_an_archive_never_takes_its_own_place(tmp_path: Path) -> None:
+    alone = tmp_path / "weights.XZ"
+    alone.write_bytes(lzma.compress(b"hello"))
+    (tmp_path / "weights").mkdir()
+    files.unpack(alone, tmp_path / "out")
+    assert (tmp_path / "out" / "weights").read_bytes() == b"hello"
+    pack = tmp_path / "pack.zip"
+    with zipfile.ZipFile(pack, "w") as file:
+        file.writestr("pack.zip", b"hello")
+    before = pack.read_bytes()
+    with pytest.raises(DataError, match="a member of its own name"):
+        files.unpack(pack, tmp_path)
+    assert pack.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["weights", "a.7z", "a.gz"])
+def test_other_archives_are_not_called_damaged(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(lzma.compress(b"hello"))
+    with pytest.raises(DataError, match="unpack expected a .zip"):
+        files.unpack(tmp_path / name, tmp_path / "out")
+    assert names(tmp_path) == [name]
+
+
+@pytest.mark.parametrize("cut", ["header", "end"])
+def test_a_tar_that_ends_too_early_is_damaged(tmp_path: Path, cut: str) -> None:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as pack:
+        for name in "abc":
+            member = tarfile.TarInfo(name)
+            member.size = 3
+            pack.addfile(member, io.BytesIO(b"abc"))
+    data = bytearray(buffer.getvalue())
+    if cut == "header":
+        data[1024] ^= 1  # the second member's name: its checksum no longer fits
+    else:
+        data = data[: 3 * 1024]
+    for name, compress in (("a.tgz", gzip.compress), ("a.tar.xz", lzma.compress)):
+        (tmp_path / name).write_bytes(compress(bytes(data)))
+        with pytest.raises(DataError, match="is damaged"):
+            files.unpack(tmp_path / name, tmp_path / "out")
+
+
+def test_a_damaged_file_in_its_place_is_no_success(tmp_path: Path) -> None:
+    (tmp_path / "f.bin").write_bytes(b"damaged")
+    file = files.RemoteFile("f.bin", 300, "0" * 64, ("http://127.0.0.1:9/f.bin",))
+    with pytest.raises(files.UnreachableError):
+        files.download(file, tmp_path)
+
+
+def test_a_file_keeps_its_mode_and_needs_a_folder(tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    path.write_bytes(b"first")
+    path.chmod(0o600)
+    files.write_whole(path, b"second")
+    assert path.stat().st_mode & 0o777 == 0o600
+    with pytest.raises(FileNotFoundError, match="there is no folder .*new: make it"):
+        files.write_whole(tmp_path / "new" / "x", b"")
+    with pytest.raises(IsADirectoryError, match="give the path of a file in it"):
+        files.write_whole(tmp_path, b"")
+    assert names(tmp_path) == ["secret"]
+
+
+def test_without_a_home_the_cache_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(files.Path, "home", nowhere)
+    with pytest.raises(DataError, match="let XDG_CACHE_HOME name a folder"):
+        files.cache_dir()

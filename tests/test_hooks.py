@@ -1097,3 +1097,13 @@ def test_image_loaders():
     assert torch.equal(next(iter(again.train_dl))[1], ys[0])
     assert sum(len(y) for _, y in data.valid_dl) == 10_000
     assert not torch.equal(next(iter(data.train_dl))[1], ys[0])  # another order in the next epoch
+
+
+def test_a_learner_that_watches_validates_before_its_first_fit():
+    learn = Learner(
+        nn.Sequential(nn.Linear(3, 2), nn.ReLU()),
+        [(torch.ones(4, 3), torch.zeros(4).long())],
+        nn.CrossEntropyLoss(),
+        cbs=[ActivationStats()],
+    )
+    assert learn.predict(torch.ones(2, 3)).shape == (2, 2)

@@ -1608,3 +1608,150 @@ def test_a_loader_that_is_empty_the_second_time_is_named():
 
     with pytest.raises(ValueError, match="gave no batch.*read only once"):
         learner(Once()).fit(2)
+
+
+class Scaled(nn.Module):
+    """A loss that learns how to scale the scores."""
+
+    def __init__(self):
+        super().__init__()
+        self.by = nn.Parameter(torch.ones(()))
+
+    def forward(self, pred, target):
+        return F.cross_entropy(pred * self.by, target)
+
+
+def with_a_loss_that_learns(*cbs, epochs=4):
+    torch.manual_seed(0)
+    loss = Scaled()
+
+    def both(params, lr):
+        return torch.optim.SGD([*params, *loss.parameters()], lr, momentum=0.9)
+
+    data = DataBunch(BATCHES, BATCHES[:1])
+    learn = Learner(net(), data, loss, both, lr=0.1, cbs=cbs, default_cbs=False)
+    learn.fit(epochs)
+    return learn, loss.by.item()
+
+
+def test_a_loss_that_learns_is_resumed_as_well(tmp_path):
+    whole, by = with_a_loss_that_learns()
+    with_a_loss_that_learns(Checkpoint(tmp_path / "c"), epochs=2)
+    again, resumed = with_a_loss_that_learns(Checkpoint(tmp_path / "c"))
+    assert resumed == by != 1
+    assert same(again.model, whole.model)
+
+
+def test_early_stopping_restores_a_loss_that_learns():
+    kept = []
+
+    class Keep(Callback):
+        def after_epoch(self):
+            kept.append(self.learn.loss_func.by.item())
+
+    stop = EarlyStopping(patience=2, restore_best_weights=True)
+    _, by = with_a_loss_that_learns(Say([3, 1, 2, 4]), Keep(), stop)
+    assert by == kept[1] != kept[3]
+
+
+def test_a_fit_that_another_callback_refuses_restores_nothing():
+    class Refuse(Callback):
+        refuses = False
+        order = -1
+
+        def before_fit(self):
+            if self.refuses:
+                raise ValueError
+
+    refuse = Refuse()
+    stop = EarlyStopping(restore_best_weights=True)
+    learn = learner(valid=BATCHES[:1], cbs=[refuse, stop])
+    learn.fit(1)
+    with torch.no_grad():
+        for parameter in learn.model.parameters():
+            parameter.add_(1)
+    before = copy.deepcopy(learn.model)
+    refuse.refuses = True
+    with pytest.raises(ValueError):
+        learn.fit(1)
+    assert same(before, learn.model)
+
+
+class Late(Callback):
+    """Counts, and comes after everything else."""
+
+    order = 200
+    state_attrs = "count"
+
+    def before_fit(self):
+        self.count = 0
+
+    def after_step(self):
+        self.count += 1
+
+
+def test_a_callback_of_any_order_is_resumed(tmp_path):
+    learner(cbs=[Late(), Checkpoint(tmp_path / "c")]).fit(1)
+    late = Late()
+    learner(cbs=[late, Checkpoint(tmp_path / "c")]).fit(2)
+    assert late.count == 2 * len(BATCHES)
+
+
+class Extra(nn.Linear):
+    """A layer whose state holds more than tensors."""
+
+    def get_extra_state(self):
+        return 7
+
+    def set_extra_state(self, state):
+        assert state == 7
+
+
+def test_a_state_with_more_than_tensors(tmp_path):
+    model = nn.Sequential(Extra(X.shape[1], 5))
+    stop = EarlyStopping(restore_best_weights=True)
+    for epochs in (1, 2):
+        cbs = [Checkpoint(tmp_path / "c"), stop]
+        Learner(model, DataBunch(BATCHES, BATCHES[:1]), F.cross_entropy, cbs=cbs).fit(epochs)
+    assert stop.best_epoch is not None
+
+
+def test_a_checkpoint_of_another_dtype_is_refused(tmp_path):
+    learner(cbs=[Checkpoint(tmp_path / "c")]).fit(1)
+    wide = [(x.double(), y) for x, y in BATCHES]
+    with pytest.raises(ValueError, match="another model than this fit"):
+        Learner(net().double(), wide, F.cross_entropy, cbs=[Checkpoint(tmp_path / "c")]).fit(2)
+
+
+def test_a_refused_fit_does_not_count(tmp_path):
+    path = tmp_path / "c"
+    path.write_bytes(b"something else")
+    checkpoint = Checkpoint(path)
+    learn = learner(cbs=[checkpoint])
+    with pytest.raises(ValueError, match="Move it away"):
+        learn.fit(1)
+    path.unlink()
+    learn.fit(1)
+    assert [file.name for file in tmp_path.iterdir() if "previous" not in file.name] == ["c"]
+
+
+def test_a_path_may_begin_with_the_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    learner(cbs=[Checkpoint("~/c")]).fit(1)
+    assert (tmp_path / "c").is_file()
+
+
+def test_large_gradients_of_16_bits_are_finite():
+    class Look(Callback):
+        norms = []
+
+        def before_step(self):
+            self.norms.append(self.learn.model.weight.grad.norm().item())
+
+    look, batch = Look(), (torch.full((1, 1000), 80.0).half(), torch.zeros(1).long())
+    model = nn.Linear(1000, 1000, bias=False).half()
+    learn = Learner(model, [batch], lambda pred, target: pred.sum(), lr=0.0)
+    learn.fit(1, cbs=[look, TerminateOnNaN()])
+    assert look.norms == [math.inf]  # in 16 bits
+    assert len(learn.recorder.history) == 1

@@ -1008,3 +1008,33 @@ def test_an_average_that_keeps_the_graph_is_refused():
     verdict = exercises.ex_3_8.judge(Graph)
     assert not verdict.passed
     assert "remember how they were computed" in str(verdict)
+
+
+def test_a_buffer_that_was_none_comes_back():
+    module = Module()
+    module.mean = Buffer(torch.zeros(2))
+    module.mean = None
+    assert module.mean is None
+    assert list(module.state_dict()) == list(module.buffers()) == []
+    module.to(torch.float64)
+    module.mean = torch.ones(2)
+    assert list(module.state_dict()) == ["mean"]
+    assert module.to(torch.float64).mean.dtype == torch.float64
+
+
+def test_a_memory_format_is_for_images():
+    module = Sequential(Linear(3, 2))
+    module.kernel = Parameter(torch.randn(2, 3, 4, 4))
+    module.to(memory_format=torch.channels_last)
+    assert module.kernel.is_contiguous(memory_format=torch.channels_last)
+    assert module[0].weight.is_contiguous()
+
+
+@pytest.mark.parametrize("requires_grad", [True, False])
+def test_a_parameter_from_a_pickle_learns(requires_grad):
+    whole = Parameter(torch.randn(3), requires_grad)
+    again = pickle.loads(pickle.dumps(whole))
+    assert type(again) is Parameter
+    assert torch.equal(again, whole)
+    assert again.is_leaf
+    assert again.requires_grad == requires_grad

@@ -568,3 +568,49 @@ def test_a_single_name_in_place_of_a_tuple_is_refused():
 def test_a_malformed_mark_is_refused():
     with pytest.raises(ValueError, match="expected '>= NUMBER'"):
         experiment(marks={"accuracy": "0.9"})
+
+
+@pytest.mark.parametrize(
+    "source, said",
+    [
+        (MODULE.replace('"up": used(seed)', '"high": used(seed)'), "gave high, down, but not up"),
+        (MODULE.replace("used(seed), ", "used(seed) + math.nan, "), "gave nan for up"),
+        (MODULE.replace('">= 1"', '">= 1e-5-e"'), "1e-5-e"),
+    ],
+)
+def test_what_cannot_be_recorded_is_found_at_the_first_seed(module, tmp_path, source, said):
+    module(source.replace("FACTOR = 2", "FACTOR = 2\nimport math"))
+    with pytest.raises(ValueError, match=said):
+        record_run("_trial.trial", seeds=3)
+    assert not list(tmp_path.glob("book/**/*.json"))
+
+
+def test_seeds_with_other_values_are_refused(module, tmp_path):
+    module(MODULE.replace("    return {", "    if seed:\n        return {'up': 1.0}\n    return {"))
+    with pytest.raises(ValueError, match="gave up, but not down"):
+        record_run("_trial.trial", seeds=3)
+    module(MODULE.replace("-used(seed)}", "-used(seed), str(seed): 1.0}"))
+    with pytest.raises(ValueError, match="gave up, down, 1, but not 0"):
+        record_run("_trial.trial", seeds=3)
+
+
+@pytest.mark.parametrize("left", ["null", "[]", "{}", '{"runs": []}'])
+def test_a_partial_file_of_another_kind_is_no_file(module, tmp_path, left):
+    module()
+    partial = tmp_path / "book/runs/partial/_trial.trial.json"
+    partial.parent.mkdir(parents=True)
+    partial.write_text(left)
+    assert record_run("_trial.trial", seeds=1).is_file()
+
+
+def test_seeds_of_another_torch_are_not_taken_over(module, tmp_path):
+    module(BREAKS_AT_TWO.replace("ERROR", "ZeroDivisionError"))
+    with pytest.raises(ZeroDivisionError):
+        record_run("_trial.trial", seeds=3)
+    partial = tmp_path / "book/runs/partial/_trial.trial.json"
+    kept = json.loads(partial.read_text())
+    kept["runs"][0]["values"]["up"] = 77.0
+    kept["versions"] = {"torch": "another"}
+    partial.write_text(json.dumps(kept))
+    whole = json.loads(record_run("_trial.trial", seeds=1).read_text())
+    assert whole["figures"]["up"]["per_seed"] == [2.0]

@@ -1424,3 +1424,19 @@ def test_other_answers_that_are_right():
             (i, (pos - sum(f[:i])) / f[i]) for i in reversed(range(len(f))) if pos >= sum(f[:i])
         )
     ).passed
+
+
+def test_the_range_test_takes_callbacks_of_any_iterable():
+    learn = Learner(
+        nn.Linear(3, 2), [(torch.ones(4, 3), torch.zeros(4).long())], nn.CrossEntropyLoss()
+    )
+    seen = []
+
+    class Look(Callback):
+        def after_step(self):
+            seen.append(1)
+
+    LRFinder(steps=3).run(learn, cbs=(cb for cb in [Look()]))
+    assert len(seen) > 1
+    with pytest.raises(TypeError, match="cbs expected a list"):
+        LRFinder(steps=3).run(learn, cbs=Look())

@@ -13,20 +13,20 @@ from tests.press.chapters import name_of
 
 STILL: dict[str, str] = {}
 LONG_MODULES = {  # formatted lines of modules over the limit: no longer than this
-    "check": 511,
+    "check": 521,
     "data": 334,
     "dataloader": 428,
     "exercises.dataloader": 322,
     "exercises.module": 325,
     "exercises.norm": 258,
     "exercises.training": 267,
-    "files": 283,
-    "hooks": 428,
+    "files": 308,
+    "hooks": 429,
     "init": 314,
-    "learner": 467,
-    "module": 459,
+    "learner": 487,
+    "module": 460,
     "norm": 311,
-    "record": 386,
+    "record": 401,
     "schedule": 345,
 }
 
