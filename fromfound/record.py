@@ -314,13 +314,16 @@ def _commit() -> str:
 
 def _gpu_bytes() -> int:
     """Return the peak memory of this process on the GPU; 0 where it did not use one."""
-    return getattr(torch.get_device_module(), "max_memory_allocated", int)()
+    gpu = torch.get_device_module()
+    of_mps = getattr(gpu, "driver_allocated_memory", int)  # it does not keep its peak
+    return getattr(gpu, "max_memory_allocated", of_mps)()
 
 
 def _device() -> str:
     """Return what computes here: the GPU if this process has used it, else the CPU."""
     if _gpu_bytes():
-        return torch.get_device_module().get_device_name()
+        gpu = torch.get_device_module()
+        return getattr(gpu, "get_device_name", lambda: gpu.__name__)()
     return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
 
 

@@ -26,7 +26,7 @@ LONG_MODULES = {  # formatted lines of modules over the limit: no longer than th
     "learner": 487,
     "module": 460,
     "norm": 311,
-    "record": 401,
+    "record": 404,
     "schedule": 345,
 }
 
