@@ -42,7 +42,7 @@ class Parameter(Tensor):
         # copy.deepcopy calls this; Tensor's own refuses such a subclass
         return type(self)(self.data.clone(), self.requires_grad)
 
-    def __reduce_ex__(self, protocol: int) -> tuple[type["Parameter"], tuple[Tensor, bool]]:
+    def __reduce_ex__(self, protocol: int) -> tuple[object, ...]:
         # Tensor's own would be rebuilt as the result of an operation, and get no gradient
         return type(self), (self.data, self.requires_grad)
 
