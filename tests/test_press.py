@@ -900,9 +900,10 @@ def test_a_new_chapter_keeps_every_rule_of_the_notebooks(
     for file in filter(Path.is_file, root.iterdir()):
         shutil.copy2(file, tmp_path)
     (tmp_path / "tests").mkdir()
+    shutil.copy2(root / "tests" / "test_pairs.py", tmp_path / "tests")
     monkeypatch.setattr(new, "ROOT", tmp_path)
     monkeypatch.setattr(new, "NOTEBOOKS", tmp_path / "nbs")
-    monkeypatch.setattr(sys, "argv", ["new", "99_trial"])
+    monkeypatch.setattr(sys, "argv", ["new", "97_quartered"])  # a name that nobody needs
     with monkeypatch.context() as patch:
         patch.setattr(new.subprocess, "run", lambda *args, **options: None)  # nothing is executed
         new.main()
@@ -910,6 +911,8 @@ def test_a_new_chapter_keeps_every_rule_of_the_notebooks(
     for rule in rules:
         if rule.__name__ not in UNTIL_EXECUTED:
             found = [str(finding) for finding in rule(tmp_path)]
-            assert not [line for line in found if "trial" in line], rule.__name__
-    last = [page for page in contents(tmp_path) if re.fullmatch("nbs/[^/]+", page)][-1]
-    assert last == "nbs/99_trial"
+            assert not [line for line in found if "quartered" in line], rule.__name__
+    chapters = [page for page in contents(tmp_path) if re.fullmatch("nbs/[^/]+", page)]
+    assert "nbs/97_quartered" in chapters[-2:]
+    sweep = (tmp_path / "tests" / "test_pairs.py").read_text(encoding="utf-8")
+    assert '"quartered.*"' in sweep.partition("OTHERS = {")[2].splitlines()[1]

@@ -1,8 +1,8 @@
 """`make new N=08_data_block`: a new chapter that passes every rule, to be filled with its content.
 
 It makes the notebook, its exercises and its test, and enters the chapter in the table of contents,
-on the front page and among the layers. Then it exports and executes both, so that outputs and
-costs are stored.
+on the front page, among the layers and in the sweep of tests/test_pairs.py. Then it exports and
+executes both, so that outputs and costs are stored.
 
 `make new N=experiments/08_data_block` makes the page for the recorded runs of a chapter that
 exists. Most chapters need none, so it comes on demand.
@@ -328,6 +328,15 @@ def enter_in_layers(name: str, stem: str) -> None:
     path.write_text(text.replace(entry, f'    "{stem}",\n{entry}'), encoding="utf-8")
 
 
+def enter_in_sweep(stem: str) -> None:
+    """Say in tests/test_pairs.py that a module's functions are no parts; its classes still are."""
+    path = ROOT / "tests" / "test_pairs.py"
+    head, table, rest = path.read_text(encoding="utf-8").partition("OTHERS = {")
+    comment, end, rest = rest.partition("\n")
+    entry = f'    "functions of {stem}": "{stem}.*",\n'
+    path.write_text(head + table + comment + end + entry + rest, encoding="utf-8")
+
+
 def main() -> None:
     """Make the chapter that the command line names."""
     name = "".join(sys.argv[1:])
@@ -346,6 +355,7 @@ def main() -> None:
     enter_in_contents(name, number, title)
     enter_on_front_page(name, number, title)
     enter_in_layers(name, stem)
+    enter_in_sweep(stem)
     prefix = name.partition("_")[0]
     for chapter in (f"exercises/{prefix}", prefix):
         subprocess.run([sys.executable, "-m", "tests.press.execute", chapter], cwd=ROOT, check=True)
