@@ -7,6 +7,7 @@ __all__ = ['DATASETS', 'DataSet']
 from dataclasses import dataclass
 
 from .files import RemoteFile
+from .official import OFFICIAL, Edition
 
 # %% ../nbs/00_registry.ipynb #adf75889
 @dataclass(frozen=True)
@@ -15,11 +16,13 @@ class DataSet:
 
     Args:
         name: of its folder.
-        files: what it consists of.
+        files: what it consists of, in the copy that this book uses.
         license: its terms.
         homepage: where its authors present it.
         citation: the key of its paper in `references.bib`.
-        note: what else to know about its origin.
+        note: what else to know about the origin of the copy.
+        top: the folder in its archive whose content moves up.
+        official: the official archive, where the copy is not the same.
     """
 
     name: str
@@ -28,6 +31,14 @@ class DataSet:
     homepage: str
     citation: str | None = None
     note: str = ""
+    top: str = ""
+    official: Edition | None = None
+
+    @property
+    def editions(self) -> tuple[Edition, ...]:
+        """All that `fetch` reads, the copy that this book uses first."""
+        ours = Edition(self.files, self.note, self.top)
+        return (ours, self.official) if self.official else (ours,)
 
 
 def _files(table: str, *bases: str) -> tuple[RemoteFile, ...]:
@@ -96,8 +107,8 @@ _COLOR = (
         """),
         license="none stated by the authors",
         homepage="https://www.cs.toronto.edu/~kriz/cifar.html",
-        note="re-encoded as JPEG, one file an image; the official cifar-10-python.tar.gz (md5 "
-        "c58f30108f718f92721af3b95e74349a) holds the same images without loss, in another layout",
+        note="re-encoded as JPEG with loss, one file an image",
+        official=OFFICIAL["cifar10"],
     ),
     DataSet(
         "imagenette",
@@ -108,9 +119,10 @@ _COLOR = (
         license="Apache 2.0 (the list); the photographs under ImageNet's terms",
         homepage="https://github.com/fastai/imagenette",
         citation="Russakovsky2015",
-        note="squashed to 128 by 128 pixels; the official "
-        "https://s3.amazonaws.com/fast-ai-imageclas/imagenette2-160.tgz (md5 "
-        "e793b78cc4c9e9a4ccc0c1155377a412) has the same names and split, larger and unsquashed",
+        note="squashed to 128 by 128 pixels; the official images are larger and unsquashed, under "
+        "the same names",
+        top="imagenette2-128sq",
+        official=OFFICIAL["imagenette"],
     ),
 )
 
@@ -125,8 +137,9 @@ _PHOTOS = (
         license="none stated (a small subset of ImageNet)",
         homepage="https://pytorch.org/tutorials/beginner/transfer_learning_tutorial.html",
         citation="Russakovsky2015",
-        note="36 images of the 397 in "
-        "https://download.pytorch.org/tutorial/hymenoptera_data.zip (no checksum published)",
+        note="36 of the 397 images",
+        top="hymenoptera_data",
+        official=OFFICIAL["hymenoptera"],
     ),
     DataSet(
         "photos",
@@ -164,8 +177,8 @@ _ARTICLES = (
         license="CC BY-SA (Wikipedia)",
         homepage="https://github.com/pytorch/examples/tree/main/word_language_model",
         citation="Merity2017WikiText",
-        note="validation and test text only; the official wikitext-2-v1.zip (md5 "
-        "542ccefacc6c27f945fb54453812b3cd) has the training text",
+        note="validation and test text only",
+        official=OFFICIAL["wikitext2"],
     ),
     DataSet(
         "openstax",
@@ -189,8 +202,8 @@ _ARTICLES = (
         license="none stated; the authors ask to be cited",
         homepage="http://ai.stanford.edu/~amaas/data/sentiment/",
         citation="Maas2011",
-        note="the 50,000 labeled reviews, repacked; the official aclImdb_v1.tar.gz (md5 "
-        "7c2ac02c03563afcf9b574c7e56c153a) has unlabeled ones as well",
+        note="the 50,000 labeled reviews, repacked",
+        official=OFFICIAL["imdb"],
     ),
 )
 
@@ -249,9 +262,8 @@ _OTHERS = (
         """),
         license="none stated (synthetic)",
         homepage="https://docs.fast.ai/data.external.html",
-        note="rewritten from its description, not compared with the official "
-        "https://s3.amazonaws.com/fast-ai-sample/human_numbers.tgz (md5 "
-        "8a19c3bfa2bcb08cd787e741261f3ea2)",
+        note="rewritten from its description, not compared with the official archive",
+        official=OFFICIAL["human_numbers"],
     ),
     DataSet(
         "audio",
@@ -262,6 +274,7 @@ _OTHERS = (
         license="CC BY-SA 4.0",
         homepage="https://github.com/Jakobovski/free-spoken-digit-dataset",
         note="240 of the 3,000 recordings, each unchanged, repacked into one archive",
+        official=OFFICIAL["audio"],
     ),
 )
 
