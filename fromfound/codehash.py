@@ -20,8 +20,8 @@ LEFT_OUT = (
     "fromfound.files",
     "fromfound.plot",
     "fromfound.record",
-    "fromfound.registry",
     "fromfound.data.CLASSES",
+    "fromfound.data.WRITERS",
     "fromfound.data.fetch",
 )
 EXPERIMENT = "fromfound.record.experiment"  # the decorator says what is promised
