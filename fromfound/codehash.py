@@ -21,7 +21,7 @@ LEFT_OUT = (
     "fromfound.plot",
     "fromfound.record",
     "fromfound.data.CLASSES",
-    "fromfound.data.DATASETS",
+    "fromfound.data.WRITERS",
     "fromfound.data.fetch",
 )
 EXPERIMENT = "fromfound.record.experiment"  # the decorator says what is promised

@@ -48,13 +48,14 @@ class RemoteFile:
     bytes: int  # its size
     sha256: str
     urls: tuple[str, ...] = ()  # the official source first, then mirrors
+    md5: str = ""  # counts where the SHA-256 is unknown, which then is ""
 
 
 @cache
-def _sha256(path: Path, size: int, changed: int) -> str:
-    """Return the SHA-256 of a file, computed again only if its size or time of change differs."""
+def _digest(path: Path, size: int, changed: int, kind: str) -> str:
+    """Return a checksum of a file, computed again only if its size or time of change differs."""
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, kind).hexdigest()
 
 
 def fault(path: Path, file: RemoteFile) -> str | None:
@@ -62,9 +63,10 @@ def fault(path: Path, file: RemoteFile) -> str | None:
     facts = path.stat()
     if facts.st_size != file.bytes:
         return f"{path} has {facts.st_size:,} bytes instead of {file.bytes:,}"
-    found = _sha256(path, facts.st_size, facts.st_mtime_ns)
-    if found != file.sha256:
-        return f"{path} has the sha256 {found} instead of {file.sha256}"
+    kind = "sha256" if file.sha256 else "md5"
+    found = _digest(path, facts.st_size, facts.st_mtime_ns, kind)
+    if found != getattr(file, kind):
+        return f"{path} has the {kind} {found} instead of {getattr(file, kind)}"
     return None
 
 # %% ../nbs/00_files.ipynb #0f688b11
@@ -237,9 +239,8 @@ def _open(url: str, start: int) -> IO[bytes]:
     answers: queue.SimpleQueue = queue.SimpleQueue()
 
     def connect() -> None:
-        patience = 10 * _CONNECT_SECONDS  # for every later read as well
         try:
-            answers.put(urlopen(request, timeout=patience))
+            answers.put(urlopen(request, timeout=10 * _CONNECT_SECONDS))  # for later reads, too
         except (OSError, HTTPException, ValueError) as error:
             answers.put(error)
 
@@ -401,6 +402,8 @@ def _members(archive: Path) -> Iterator[tuple[str, bool, Callable[[], IO[bytes]]
             pack.fileobj.seek(pack.offset)
             if pack.fileobj.read(512) != bytes(512):  # tarfile takes a damaged header for the end
                 raise tarfile.ReadError("it does not end as an archive does")
+            while pack.fileobj.read(1 << 20):  # the packing's own checksum stands at its end
+                pass
     elif kind.endswith(".xz"):
         yield archive.stem, True, lambda: lzma.open(archive)
     else:
@@ -419,8 +422,7 @@ def unpack(archive: Path, folder: Path) -> None:
         DataError: the archive is damaged or of another kind; or a member is a link, leads out of
             the folder, or would take the place of the archive.
     """
-    archive = Path(archive)
-    folder = Path(folder)
+    archive, folder = Path(archive), Path(folder)
     try:
         for name, ordinary, content in _members(archive):
             parts = re.split(r"[/\\]", name)

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from .check import Spread, spread
 from .codehash import code_hash
-from .data import DATASETS, fetch, is_real
+from .data import DATASETS, at_hand, fetch, is_real
 from .files import is_watched, write_whole
 
 # %% ../nbs/00d_record.ipynb #f174e6c1
@@ -298,8 +298,8 @@ def _experiment(name: str) -> Experiment:
 
 # %% ../nbs/00d_record.ipynb #341dd3f1
 def _checksums(name: str) -> dict[str, str]:
-    """Return the checksum of each file of a dataset, as it is registered."""
-    return {file.name: file.sha256 for file in DATASETS[name].files}
+    """Return the registered checksum of each file of a dataset, in the edition at hand."""
+    return (at_hand(name) or DATASETS[name].editions)[0].checksums  # at_hand: edition, folder
 
 
 def _commit() -> str:
@@ -540,8 +540,8 @@ class Run:
         if stand_in := [name for name, source in data.items() if source == "stand-in"]:
             said.append(f"Run on stand-in data: {', '.join(stand_in)}.")
         real = {name: source for name, source in data.items() if name not in stand_in}
-        known = {name: _checksums(name) for name in real if name in DATASETS}
-        if real != known:
+        known = [(n, one.checksums) for n in DATASETS for one in DATASETS[n].editions]
+        if any(pair not in known for pair in real.items()):
             said.append("The data have changed since this run.")
         return said
 

@@ -12,6 +12,7 @@ import pytest
 
 from fromfound.data import DATASETS, DataSet
 from fromfound.files import RemoteFile
+from fromfound.official import EDITION_FILE
 
 REAL = Path(os.environ.get("FROMFOUND_DATA", ""))
 needs_real = pytest.mark.skipif(
@@ -27,16 +28,15 @@ def sha256(content: bytes) -> str:
 
 
 def names(folder: Path) -> list[str]:
-    """All files and folders under `folder`, as relative paths."""
-    return (
-        sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
-        if folder.exists()
-        else []
+    """All files and folders under `folder`, as relative paths, without the note on the edition."""
+    found = folder.rglob("*") if folder.exists() else []
+    return sorted(
+        path.relative_to(folder).as_posix() for path in found if path.name != EDITION_FILE
     )
 
 
 class Server(ThreadingHTTPServer):
-    """Serves CONTENT at /HOW/NAME, in the manner that `how` names.
+    """Serves its content at /HOW/NAME, in the manner that `how` names.
 
     It keeps the first byte that each request asks for.
     """
@@ -46,6 +46,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.asked, self.ended = [], threading.Event()
+        self.content = CONTENT
 
     def url(self, how: str) -> str:
         """Where the server behaves in this manner."""
@@ -75,7 +76,7 @@ class Handler(BaseHTTPRequestHandler):
     def send(self, how: str, start: int) -> None:
         """Send the content from a byte on."""
         content = {"wrong": OTHER, "wrong-breaks": OTHER, "page": b"<html>log in first</html>"}.get(
-            how, CONTENT
+            how, self.server.content
         )
         body = content[start:]
         self.send_response(206 if how not in ("norange", "norange-breaks") else 200)

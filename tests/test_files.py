@@ -550,7 +550,7 @@ def test_unpacks_beside_a_folder_it_may_not_write(
     assert names(folder) == (["a", "a/b", "a/b/none.txt", "a/cats.txt"] if make else ["cats.txt"])
     assert (folder / ("a/cats.txt" if make else "cats.txt")).read_bytes() == CONTENT
     assert names(tmp_path / "mine") == ["toy", f"toy/cats.txt{suffix}"]
-    monkeypatch.setattr(data, "unpack", None)
+    monkeypatch.setattr(data, "unpack_edition", None)
     assert fetch("toy") == folder, "it is unpacked once"
     assert folder.parent == files.cache_dir() / "unpacked"
 
