@@ -19,7 +19,7 @@ LONG_MODULES = {  # formatted lines of modules over the limit: no longer than th
     "exercises.module": 325,
     "exercises.norm": 258,
     "exercises.training": 267,
-    "files": 308,
+    "files": 310,
     "hooks": 429,
     "init": 314,
     "learner": 487,
