@@ -168,6 +168,23 @@ def _first_copy(g: Tensor, shape: Sequence[int]) -> Tensor:
     return g[tuple(missing + kept)].reshape(tuple(shape))
 
 
+def _one_missing(g: Tensor, shape: Sequence[int]) -> Tensor:
+    if g.ndim > len(shape):  # should be while
+        g = g.sum(0)
+    for i, n in enumerate(shape):
+        if n == 1:
+            g = g.sum(i, keepdim=True)
+    return g
+
+
+def _ends_only(g: Tensor, shape: Sequence[int]) -> Tensor:
+    g = _missing_only(g, shape)
+    for i in (0, -1):
+        if shape and shape[i] == 1:
+            g = g.sum(i, keepdim=True)
+    return g
+
+
 def _even_total(g: Tensor, shape: Sequence[int]) -> Tensor:
     summed = unbroadcast(g, shape)
     return (g.sum() / max(1, summed.numel())).expand(tuple(shape)).clone()
@@ -188,6 +205,8 @@ ex_2_7 = MutantHunt("2.7", unbroadcast, {
     "drops the dimensions of size 1 from the result": _squeezed,
     "sums the wrong dimension when the gradient is square": _left_aligned,
     "counts the sum once for each of several copied dimensions": _double_for_two,
+    "sums one missing dimension at most": _one_missing,
+    "sums a dimension of size 1 at either end only": _ends_only,
 })
 
 # %% ../../nbs/exercises/02_autograd.ipynb #45685fec

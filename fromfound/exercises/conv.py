@@ -182,6 +182,14 @@ def _no_gradient(x: Tensor, w: Tensor, *rest: object) -> tuple:
     return x.detach(), w.detach().requires_grad_(), *rest
 
 
+def _no_kernel_gradient(x: Tensor, w: Tensor, *rest: object) -> tuple:
+    return x, w.detach(), *rest
+
+
+def _needs_bias(x: Tensor, w: Tensor, b: Tensor, *rest: object) -> tuple:
+    return x, w, b.view(-1), *rest
+
+
 def _any_channels(
     x: Tensor, w: Tensor, b: Tensor, s: tuple, p: tuple, d: tuple, g: int
 ) -> tuple:
@@ -202,5 +210,7 @@ ex_5c_4 = MutantHunt(
         "uses the first image for the whole batch": _mutant(_first_image),
         "passes no gradient on to the images": _mutant(_no_gradient),
         "takes as many channels as it needs, without asking": _mutant(_any_channels),
+        "passes no gradient on to the kernels": _mutant(_no_kernel_gradient),
+        "fails without a bias": _mutant(_needs_bias),
     },
 )

@@ -313,6 +313,20 @@ class _Thrifty(_Shuffle):
         return torch.randperm(self.n, generator=self.generator).tolist()
 
 
+class _Tensors(_Shuffle):
+    def order(self) -> list[Tensor]:
+        return list(torch.tensor(super().order()))
+
+
+class _OneEpoch(_Shuffle):
+    def __iter__(self) -> Iterator[int]:
+        self.left = iter(self.order())
+        return self
+
+    def __next__(self) -> int:
+        return next(self.left)
+
+
 class _Short(_Shuffle):
     def __len__(self) -> int:
         return self.n - 1
@@ -333,6 +347,8 @@ ex_4a_6 = MutantHunt(
         "swaps each place with any other, which makes some orders more frequent": _Biased,
         "says that it has one sample less": _Short,
         "draws one permutation an epoch, not two as RandomSampler": _Thrifty,
+        "yields tensors in place of numbers": _Tensors,
+        "returns itself as its iterator, so two loops share one epoch": _OneEpoch,
     },
 )
 

@@ -136,6 +136,17 @@ class _EverySecond:
         return _right(x) + (0 if self.calls % 2 else 1e-3)
 
 
+class _OneBuffer:
+    """Each answer lies in the same memory as the one before, for batches of one size."""
+
+    def __init__(self) -> None:
+        self.kept: dict[int, Tensor] = {}
+
+    def __call__(self, x: Tensor) -> Tensor:
+        answer = self.kept.setdefault(len(x), torch.empty(len(x), 3))
+        return answer.copy_(_right(x).detach())
+
+
 _right = make_reference()
 ex_5b_4 = MutantHunt(
     "5b.4",
@@ -156,5 +167,8 @@ ex_5b_4 = MutantHunt(
         "is right for up to 64 rows": lambda x: _right(x) + (1e-3 if len(x) > 64 else 0),
         "is wrong for 4 to 63 rows": lambda x: _right(x) + (1e-3 if 3 < len(x) < 64 else 0),
         "is right at every second call": _EverySecond(),
+        "has one buffer, in which the next answer replaces the last": _OneBuffer(),
+        "takes nan for 0": lambda x: _right(x.nan_to_num(0.0)),
+        "cuts inputs off at 1000": lambda x: _right(x.clamp(-1000, 1000)),
     },
 )

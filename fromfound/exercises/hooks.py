@@ -221,6 +221,17 @@ class _Endless(Hook):
         pass
 
 
+class _Swallowing(Hook):
+    def __exit__(self, *error: object) -> bool:
+        self.remove()
+        return True
+
+
+class _Clearing(Hook):
+    def remove(self) -> None:
+        self.module._forward_hooks.clear()
+
+
 class _First(Hook):
     def __init__(self, module: nn.Module, fn: Callable) -> None:
         def once(*arguments: object) -> object:
@@ -253,6 +264,8 @@ ex_6_4 = MutantHunt(
         "keeps the first value instead of the last": _First,
         "gives the function inputs and output the wrong way around": _Swapped,
         "puts what the function returns in place of the output": _Meddling,
+        "swallows the error of its block": _Swallowing,
+        "takes off the hooks of other people as well": _Clearing,
     },
 )
 

@@ -221,6 +221,18 @@ def _without_refusal(a: Tensor, b: Tensor) -> Tensor:
     return a[:, :k] @ b[:k]
 
 
+def _refuses_long_rows(a: Tensor, b: Tensor) -> Tensor:
+    if a.shape[1] > b.shape[0]:
+        raise ValueError("the rows of a are too long")
+    return _without_refusal(a, b)
+
+
+def _in_tiles(a: Tensor, b: Tensor) -> Tensor:
+    k = a.shape[1]
+    whole = k if k < 16 else k - k % 16
+    return a[:, :whole] @ b[:whole]
+
+
 def _changes_its_input(a: Tensor, b: Tensor) -> Tensor:
     result = a @ b
     a.clamp_(min=0)
@@ -250,6 +262,9 @@ ex_1_7 = MutantHunt(
         ),
         "cuts off what does not fit instead of refusing it": _without_refusal,
         "sets negative entries of its input to 0 afterwards": _refusing(_changes_its_input),
+        "refuses rows of a that are too long, and none that are too short": _refuses_long_rows,
+        "sums in tiles of 16 and leaves out the rest": _refusing(_in_tiles),
+        "computes in float32, whatever the type": _refusing(lambda a, b: a.float() @ b.float()),
     },
 )
 

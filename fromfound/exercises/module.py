@@ -286,6 +286,26 @@ class _Twins(Linear):
         self.weight.data.copy_(self.weight.data[:1].expand_as(self.weight))
 
 
+class _OneNumber(Linear):
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        self.weight.data.copy_(self.weight.data[:, :1].expand_as(self.weight))
+
+
+class _FixedSeed(Linear):
+    def reset_parameters(self) -> None:
+        bound, generator = self.in_features**-0.5, torch.Generator().manual_seed(0)
+        for p in self.parameters(recurse=False):
+            p.data.uniform_(-bound, bound, generator=generator)
+
+
+class _NoVector(Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        if x.ndim < 2:
+            raise ValueError("expected a batch")
+        return super().forward(x)
+
+
 class _ZeroBias(Linear):
     def reset_parameters(self) -> None:
         super().reset_parameters()
@@ -319,6 +339,9 @@ ex_3_7 = MutantHunt(
         "starts with all its units equal": _in_disguise(_Twins),
         "starts its bias from zeros": _in_disguise(_ZeroBias),
         "takes the bound of its starting values from the outputs": _in_disguise(_Outputs),
+        "starts with one number for all weights of a unit": _in_disguise(_OneNumber),
+        "starts every layer from the same seed": _in_disguise(_FixedSeed),
+        "refuses a single vector": _in_disguise(_NoVector),
     },
 )
 

@@ -262,7 +262,11 @@ class _BatchNorm(nn.Module):
         var = x.var(dims, keepdim=True, correction=int(self._fault == "over n - 1"))
         if self._fault == "one pass":
             var = x.square().mean(dims, keepdim=True) - mean.square()
-        self._track(mean.detach(), var.detach(), x.numel() // x.shape[1])
+        n = len(x) * x.shape[2] ** 2 if self._fault == "square" else x.numel() // x.shape[1]
+        if self._fault == "graph":
+            self._track(mean, var, n)
+        else:
+            self._track(mean.detach(), var.detach(), n)
         if self._fault == "no_grad":
             return mean.detach(), var.detach()
         return mean, var
@@ -276,6 +280,8 @@ class _BatchNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize (N, C, H, W)."""
+        if self._fault == "cut off" and not self.training:
+            x = x.detach()
         mean, var = self._statistics(x)
         y = (x - mean) / (var + self.eps).sqrt()
         weight, bias = self.weight[:, None, None], self.bias[:, None, None]
@@ -303,10 +309,13 @@ _FAULTS = {
     "count": "batches are not counted",
     "half": "the weight gets half its gradient",
     "moves": "running statistics that move in evaluation, too",
+    "graph": "running statistics that hold the graph of every batch",
+    "cut off": "no gradient for the input in evaluation mode",
+    "square": "a running variance that takes every image for a square",
 }
 ex_7_7 = MutantHunt(
     "7.7",
     _BatchNorm,
     {words: partial(_BatchNorm, fault=fault) for fault, words in _FAULTS.items()},
-    need=13,
+    need=16,
 )

@@ -336,6 +336,14 @@ def _hardened(input: Tensor, target: Tensor) -> Tensor:
     return _loss(input, target.argmax(1) if target.is_floating_point() else target)
 
 
+def _last_of_three(s: Tensor) -> Tensor:
+    return log_softmax(s, -1 if s.ndim == 3 else 1)
+
+
+def _squeezing(input: Tensor, target: Tensor) -> Tensor:
+    return _loss(input.squeeze(), target)
+
+
 ex_4_7 = MutantHunt(
     "4.7",
     _loss,
@@ -350,5 +358,7 @@ ex_4_7 = MutantHunt(
         "makes a class of probabilities": _hardened,
         "lets no gradient through the sum": _by(lambda s: s - s.logsumexp(1, True).detach()),
         "cuts scores off at 50": _by(lambda s: log_softmax(s.clamp(-50, 50), 1)),
+        "takes the last of three dimensions for the classes": _by(_last_of_three),
+        "squeezes its scores, so that a single row fails": _squeezing,
     },
 )
