@@ -96,17 +96,18 @@ def _both_pullbacks(n: int, places: list[int]) -> tuple[Tensor, Tensor]:
 
 def _is_index(n: object, places: object) -> bool:
     """Whether `n` is a length from 1 to 100, and `places` a list of places within it."""
-    if type(n) is not int or n > 100 or not isinstance(places, list) or not places:
+    if type(n) is not int or n > 100 or not isinstance(places, (list, tuple)) or not places:
         return False
     return all(type(i) is int and -n <= i < n for i in places)
 
 
 def _nothing_lost(answer: object) -> str | None:
     """What keeps an answer from being a smallest index for which assigning loses a gradient."""
-    n, places = answer if isinstance(answer, tuple) and len(answer) == 2 else (0, [])
+    is_pair = isinstance(answer, (list, tuple)) and len(answer) == 2
+    n, places = answer if is_pair else (0, [])
     if not _is_index(n, places):
         return "Expected a length from 1 to 100 and a list of places within it, as (3, [0, 2])."
-    if torch.equal(*_both_pullbacks(n, places)):
+    if torch.equal(*_both_pullbacks(n, list(places))):
         return "There the careless pullback is right: every place gets at most one gradient."
     if n + len(places) > 3:
         return "It is wrong there, silently. But fewer numbers and places are enough."

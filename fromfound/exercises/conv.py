@@ -5,6 +5,7 @@ __all__ = ['ex_5c_1', 'ex_5c_2', 'ex_5c_3', 'ex_5c_4']
 
 # %% ../../nbs/exercises/05c_conv.ipynb #c566d190
 from collections.abc import Callable
+from numbers import Integral
 
 from torch import Tensor, nn
 
@@ -78,7 +79,7 @@ def _four_counts(answer: object) -> bool:
     """Whether an answer is four whole numbers, none of them negative."""
     if not isinstance(answer, (tuple, list)) or len(answer) != 4:
         return False
-    return all(isinstance(n, int) and n >= 0 for n in answer)
+    return all(isinstance(n, Integral) and n >= 0 for n in answer)
 
 
 def _far(answer: object) -> str | None:

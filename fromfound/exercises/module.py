@@ -357,6 +357,7 @@ def _tied_of(value: Tensor) -> Sequential:
     model.to_empty(device="cpu")
     model.body[1].weight = model.body[0].weight
     model.head.requires_grad_(False)
+    model.head.shift = Buffer(torch.ones(2))
     _fill(model, value)
     return model
 
@@ -433,6 +434,10 @@ class _Recorded(_Average):
             setattr(self, name, self.decay * getattr(self, name) + (1 - self.decay) * p)
 
 
+class _Buffers(_Average):
+    paths = staticmethod(lambda model: [*model.named_parameters(), *model.named_buffers()])
+
+
 class _NotSaved(_Average):
     def keep(self, name: str, value: Tensor) -> None:
         self.register_buffer(name, value, persistent=False)
@@ -454,6 +459,7 @@ ex_3_8 = Exercise(
         "the averages are parameters, and an optimizer would learn them": _Learned,
         "the averages remember how they were computed: use p.data or torch.no_grad()": _Recorded,
         "the averages are not saved: a plain tensor, a list, or persistent=False": _NotSaved,
+        "the buffers of the model are averaged as well; only parameters are wanted": _Buffers,
     },
     read="A constant that stays at home",
     probe=_average_trace,
