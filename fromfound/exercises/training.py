@@ -103,6 +103,8 @@ _LARGE = (
     torch.tensor([1.0, 0.0, 1.0]),
     torch.tensor([1.0, 2.0, -1.0]),
 )
+
+# %% ../../nbs/exercises/04_training.ipynb #7c1f02ab
 ex_4_2 = _WithGradient(
     "4.2",
     _yes_no,
