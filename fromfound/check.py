@@ -5,10 +5,12 @@ __all__ = ['ALARM', 'agree', 'same_as', 'gradient_check', 't_quantile', 'Spread'
            'Search', 'MutantHunt']
 
 # %% ../nbs/00b_check.ipynb #d6b95abf
+import ast
 import copy
 import math
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from numbers import Integral, Real
@@ -602,9 +604,26 @@ class Exercise(_Judge):
         if blind:
             raise ValueError(f"{who}: its cases cannot tell right from: {'; '.join(blind)}")
 
+    def _call(self, fn: Callable, case: tuple) -> tuple[object, tuple]:
+        return _call(fn if self.probe is None else partial(self.probe, fn), case)
+
     def _calls(self, fn: Callable) -> list[tuple[object, tuple]]:
-        called = fn if self.probe is None else partial(self.probe, fn)
-        return [_call(called, case) for case in self.cases]
+        return [self._call(fn, case) for case in self.cases]
+
+    def _other_type(self, fn: Callable) -> str | None:
+        """Return what is wrong with the type of a tensor that it makes of tensors in float64."""
+        floating = [case for case in self.cases if any(map(_is_floating, case))]
+        if not floating:
+            return None
+        wide = tuple(_wide(value) if _is_floating(value) else value for value in floating[0])
+        yours, _ = self._call(fn, wide)
+        expected, _ = self._call(self.right, wide)
+        if not isinstance(yours, Tensor) or not isinstance(expected, Tensor):
+            return None
+        if yours.dtype == expected.dtype:
+            return None
+        types = f"{yours.dtype} where {expected.dtype} is right"
+        return f"right values, but {types}, for float64 inputs"
 
     def _answers(self, fn: Callable) -> list[object]:
         return [answer for answer, _ in self._calls(fn)]
@@ -625,6 +644,8 @@ class Exercise(_Judge):
             if not agree(list(after), list(case), 0.0):
                 said = "right values, but your function changes its input; compute a new result"
                 return Verdict(False, [f"{self.name}: {said} instead"])
+        if said := self._other_type(fn):
+            return Verdict(False, [f"{self.name}: {said}"])
         return Verdict(True, [f"{self.name}: correct on all {len(self.cases)} inputs"])
 
     def _report(self, answers: list[object], at: int) -> list[str]:
@@ -645,20 +666,26 @@ class Exercise(_Judge):
 def _as_said(value: object) -> object:
     """Return an answer in its plainest form.
 
-    A tensor or array of one element becomes a number, others and lists become tuples. So does a
-    string that reads as a number; another one loses its capitals and what surrounds it, as in "B)".
+    A tensor or array of one element becomes a number, as a fraction does; others and lists become
+    tuples. A string that reads as a number or a tuple becomes that; another one loses its capitals
+    and what surrounds it, as in "B)".
     """
     if isinstance(value, (Tensor, np.ndarray, np.generic)):
         single = math.prod(value.shape) == 1
         value = value.item() if single else value.tolist()
     if isinstance(value, (list, tuple)):
         return tuple(map(_as_said, value))
+    if isinstance(value, Real) and not isinstance(value, (int, float)):
+        return float(value)
     if not isinstance(value, str):
         return value
-    try:
+    with suppress(ValueError):
         return float(value)
-    except ValueError:
-        return value.strip(" \n().:").lower()
+    if value.strip().startswith(("(", "[")):
+        with suppress(ValueError, SyntaxError, TypeError):
+            read = ast.literal_eval(value.strip())
+            return _as_said(list(read))
+    return value.strip(" \n().:").lower()
 
 
 def _slip(answer: object, right: object, tol: float) -> str:

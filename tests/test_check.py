@@ -4,6 +4,7 @@ import copy
 import math
 import random
 import statistics
+from fractions import Fraction
 from types import SimpleNamespace
 
 import numpy as np
@@ -602,6 +603,14 @@ def test_a_probe_sees_a_changed_input():
     assert "changes its input" in str(double.judge(in_place))
 
 
+def test_an_answer_keeps_the_type_of_its_inputs():
+    halve = Exercise("9.2", lambda x: x / 2, [(1,), (torch.tensor([1.0, 3.0]),)], wrong={})
+    assert halve.judge(lambda x: x * 0.5).passed
+    assert "torch.float32 where torch.float64 is right" in str(
+        halve.judge(lambda x: x.float() / 2 if isinstance(x, torch.Tensor) else x / 2)
+    )
+
+
 def test_blind_exercises_cannot_be_built():
     with pytest.raises(ValueError, match="cannot tell right from: you take the last"):
         Exercise("9.3", total, [([2],)], wrong={"you take the last": lambda xs: xs[-1]})
@@ -636,6 +645,9 @@ def test_prediction():
         ((1, 4), torch.tensor([1, 4])),
         ((1, 4), np.array([1, 4])),
         ((1, 4), (torch.tensor(1), np.int64(4))),
+        ((1, 4), "(1, 4)"),
+        ((1, 4), " [1, 4]"),
+        (0.5, Fraction(1, 2)),
     ],
 )
 def test_a_prediction_is_read_kindly(right, answer):

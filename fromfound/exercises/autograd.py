@@ -96,17 +96,18 @@ def _both_pullbacks(n: int, places: list[int]) -> tuple[Tensor, Tensor]:
 
 def _is_index(n: object, places: object) -> bool:
     """Whether `n` is a length from 1 to 100, and `places` a list of places within it."""
-    if type(n) is not int or n > 100 or not isinstance(places, list) or not places:
+    if type(n) is not int or n > 100 or not isinstance(places, (list, tuple)) or not places:
         return False
     return all(type(i) is int and -n <= i < n for i in places)
 
 
 def _nothing_lost(answer: object) -> str | None:
     """What keeps an answer from being a smallest index for which assigning loses a gradient."""
-    n, places = answer if isinstance(answer, tuple) and len(answer) == 2 else (0, [])
+    is_pair = isinstance(answer, (list, tuple)) and len(answer) == 2
+    n, places = answer if is_pair else (0, [])
     if not _is_index(n, places):
         return "Expected a length from 1 to 100 and a list of places within it, as (3, [0, 2])."
-    if torch.equal(*_both_pullbacks(n, places)):
+    if torch.equal(*_both_pullbacks(n, list(places))):
         return "There the careless pullback is right: every place gets at most one gradient."
     if n + len(places) > 3:
         return "It is wrong there, silently. But fewer numbers and places are enough."
@@ -168,6 +169,23 @@ def _first_copy(g: Tensor, shape: Sequence[int]) -> Tensor:
     return g[tuple(missing + kept)].reshape(tuple(shape))
 
 
+def _one_missing(g: Tensor, shape: Sequence[int]) -> Tensor:
+    if g.ndim > len(shape):  # should be while
+        g = g.sum(0)
+    for i, n in enumerate(shape):
+        if n == 1:
+            g = g.sum(i, keepdim=True)
+    return g
+
+
+def _ends_only(g: Tensor, shape: Sequence[int]) -> Tensor:
+    g = _missing_only(g, shape)
+    for i in (0, -1):
+        if shape and shape[i] == 1:
+            g = g.sum(i, keepdim=True)
+    return g
+
+
 def _even_total(g: Tensor, shape: Sequence[int]) -> Tensor:
     summed = unbroadcast(g, shape)
     return (g.sum() / max(1, summed.numel())).expand(tuple(shape)).clone()
@@ -188,6 +206,8 @@ ex_2_7 = MutantHunt("2.7", unbroadcast, {
     "drops the dimensions of size 1 from the result": _squeezed,
     "sums the wrong dimension when the gradient is square": _left_aligned,
     "counts the sum once for each of several copied dimensions": _double_for_two,
+    "sums one missing dimension at most": _one_missing,
+    "sums a dimension of size 1 at either end only": _ends_only,
 })
 
 # %% ../../nbs/exercises/02_autograd.ipynb #45685fec

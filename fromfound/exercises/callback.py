@@ -195,6 +195,12 @@ def _swallowing(cbs: Sequence[object], event: str) -> None:
         pass
 
 
+def _until_answered(cbs: Sequence[object], event: str) -> None:
+    for cb in cbs:
+        if hasattr(cb, event) and getattr(cb, event)():
+            return
+
+
 def _demanding(cbs: Sequence[object], event: str) -> None:
     for cb in cbs:
         getattr(cb, event)()
@@ -210,4 +216,8 @@ ex_4b_4 = MutantHunt("4b.4", _call_all, mutants={
     "calls those behind an exception as well": _collected,
     "always calls after_batch": lambda cbs, event: _call_all(cbs, "after_batch"),
     "calls none of them": lambda cbs, event: None,
+    "stops at the first that returns something": _until_answered,
+    "calls an object once that is in the list twice": lambda cbs, event: _call_all(
+        list(dict.fromkeys(cbs)), event
+    ),
 })

@@ -5,6 +5,7 @@ __all__ = ['ex_5c_1', 'ex_5c_2', 'ex_5c_3', 'ex_5c_4']
 
 # %% ../../nbs/exercises/05c_conv.ipynb #c566d190
 from collections.abc import Callable
+from numbers import Integral
 
 from torch import Tensor, nn
 
@@ -78,7 +79,7 @@ def _four_counts(answer: object) -> bool:
     """Whether an answer is four whole numbers, none of them negative."""
     if not isinstance(answer, (tuple, list)) or len(answer) != 4:
         return False
-    return all(isinstance(n, int) and n >= 0 for n in answer)
+    return all(isinstance(n, Integral) and n >= 0 for n in answer)
 
 
 def _far(answer: object) -> str | None:
@@ -182,6 +183,14 @@ def _no_gradient(x: Tensor, w: Tensor, *rest: object) -> tuple:
     return x.detach(), w.detach().requires_grad_(), *rest
 
 
+def _no_kernel_gradient(x: Tensor, w: Tensor, *rest: object) -> tuple:
+    return x, w.detach(), *rest
+
+
+def _needs_bias(x: Tensor, w: Tensor, b: Tensor, *rest: object) -> tuple:
+    return x, w, b.view(-1), *rest
+
+
 def _any_channels(
     x: Tensor, w: Tensor, b: Tensor, s: tuple, p: tuple, d: tuple, g: int
 ) -> tuple:
@@ -202,5 +211,7 @@ ex_5c_4 = MutantHunt(
         "uses the first image for the whole batch": _mutant(_first_image),
         "passes no gradient on to the images": _mutant(_no_gradient),
         "takes as many channels as it needs, without asking": _mutant(_any_channels),
+        "passes no gradient on to the kernels": _mutant(_no_kernel_gradient),
+        "fails without a bias": _mutant(_needs_bias),
     },
 )

@@ -40,14 +40,24 @@ class _Around(nn.Module):
         return self.fn(x)
 
 
-def _by_graph(fn: Callable[[Tensor], Tensor], x: Tensor) -> object:
-    """What the graph of a function says to an input, which the function itself has to take, too."""
+def _by_graph(fn: Callable[[Tensor], Tensor], x: Tensor, what: str = "values") -> object:
+    """What the graph of a function says to an input, or its gradient under a fixed cotangent.
+
+    The function itself has to take the input, too.
+    """
     fn(x.clone())
     try:
         program = _traced(_Around(fn), (x,))
     except ValueError:
         return "not traced"
-    return program.module()(x)
+    if what == "values":
+        return program.module()(x)
+    x = x.clone().requires_grad_()
+    y = program.module()(x)
+    if not y.requires_grad:
+        return "no gradient"
+    cotangent = torch.arange(1.0, y.numel() + 1).view(y.shape)
+    return torch.autograd.grad(y, x, cotangent)[0]
 
 # %% ../../nbs/exercises/05b_export.ipynb #a19b4175
 def _row_by_row(x: Tensor) -> Tensor:
@@ -56,6 +66,11 @@ def _row_by_row(x: Tensor) -> Tensor:
 
 def _limited(x: Tensor) -> Tensor:
     norm = x.norm(dim=1, keepdim=True)
+    return torch.where(norm > 1, x / norm, x)
+
+
+def _constant_norm(x: Tensor) -> Tensor:
+    norm = x.norm(dim=1, keepdim=True).detach()
     return torch.where(norm > 1, x / norm, x)
 
 
@@ -69,7 +84,8 @@ _CASES = [
 ex_5b_2 = Exercise(
     "5b.2",
     _limited,
-    [(torch.tensor(rows),) for rows in _CASES] + [(torch.tensor(_CASES[0]).double(),)],
+    [(torch.tensor(rows),) for rows in _CASES]
+    + [(torch.tensor(_CASES[0]).double(),), (torch.tensor(_CASES[-1]), "gradient")],
     wrong={
         "it still decides by a value or goes through the rows in Python, and cannot be traced for "
         "any batch": _row_by_row,
@@ -81,6 +97,8 @@ ex_5b_2 = Exercise(
             x.norm(dim=1, keepdim=True) > 1, x, x / x.norm(dim=1, keepdim=True)
         ),
         "single numbers are limited, and not rows": lambda x: x.clamp(-1, 1),
+        "no gradient goes through: leave out torch.no_grad()": torch.no_grad()(_limited),
+        "the norm is a constant to you: no gradient goes through it": _constant_norm,
     },
     read="What is lost",
     probe=_by_graph,
@@ -136,6 +154,17 @@ class _EverySecond:
         return _right(x) + (0 if self.calls % 2 else 1e-3)
 
 
+class _OneBuffer:
+    """Each answer lies in the same memory as the one before, for batches of one size."""
+
+    def __init__(self) -> None:
+        self.kept: dict[int, Tensor] = {}
+
+    def __call__(self, x: Tensor) -> Tensor:
+        answer = self.kept.setdefault(len(x), torch.empty(len(x), 3))
+        return answer.copy_(_right(x).detach())
+
+
 _right = make_reference()
 ex_5b_4 = MutantHunt(
     "5b.4",
@@ -156,5 +185,8 @@ ex_5b_4 = MutantHunt(
         "is right for up to 64 rows": lambda x: _right(x) + (1e-3 if len(x) > 64 else 0),
         "is wrong for 4 to 63 rows": lambda x: _right(x) + (1e-3 if 3 < len(x) < 64 else 0),
         "is right at every second call": _EverySecond(),
+        "has one buffer, in which the next answer replaces the last": _OneBuffer(),
+        "takes nan for 0": lambda x: _right(x.nan_to_num(0.0)),
+        "cuts inputs off at 1000": lambda x: _right(x.clamp(-1000, 1000)),
     },
 )

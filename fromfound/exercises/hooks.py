@@ -52,7 +52,26 @@ def _listening(outputs_of: Callable, order: str) -> list:
         any(out.requires_grad for out in once),
         seen(once),
         seen(again),
+        *_interrupted(outputs_of, order),
     ]
+
+
+def _interrupted(outputs_of: Callable, order: str) -> list[str]:
+    """What is heard and left when Ctrl-C comes in the middle of a forward pass."""
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    modes: list[bool] = []
+    model[0].register_forward_hook(lambda module, inputs, output: modes.append(module.training))
+
+    def interrupt(module: nn.Module, inputs: object) -> None:
+        raise KeyboardInterrupt
+
+    model[2].register_forward_pre_hook(interrupt)
+    try:
+        outputs_of(model, [model[int(k)] for k in order], torch.zeros(5, 3))
+    except KeyboardInterrupt:
+        pass
+    left = sum(len(module._forward_hooks) for module in model) - 1
+    return [f"it runs in training mode: {all(modes)}", f"{left} hooks left after Ctrl-C"]
 
 
 def _right_listener(model: nn.Module, layers: list[nn.Module], batch: Tensor) -> list[Tensor]:
@@ -120,6 +139,37 @@ def _evaluating_listener(
     return _right_listener(model.eval(), layers, batch)
 
 
+def _mode_changing_listener(
+    model: nn.Module, layers: list[nn.Module], batch: Tensor
+) -> list[Tensor]:
+    training = model.training
+    try:
+        return _evaluating_listener(model, layers, batch)
+    finally:
+        model.train(training)
+
+
+def _after_errors_only(
+    model: nn.Module, layers: list[nn.Module], batch: Tensor
+) -> list[Tensor]:
+    seen: dict[nn.Module, Tensor] = {}
+    error = None
+
+    def heard(module: nn.Module, inputs: object, output: Tensor) -> None:
+        seen[module] = output.detach().clone()
+
+    handles = [layer.register_forward_hook(heard) for layer in layers]
+    try:
+        model(batch)
+    except Exception as raised:
+        error = raised
+    for handle in handles:
+        handle.remove()
+    if error is not None:
+        raise error
+    return [seen[layer] for layer in layers]
+
+
 def _zeroing_listener(model: nn.Module, layers: list[nn.Module], batch: Tensor) -> list[Tensor]:
     model.zero_grad()
     return _right_listener(model, layers, batch)
@@ -160,6 +210,8 @@ ex_6_1 = Exercise(
         "the hooks of other people are taken off as well": _clearing_listener,
         "the model is frozen afterwards, so it cannot learn anymore": _freezing_listener,
         "the model is left in evaluation mode": _evaluating_listener,
+        "the model runs in evaluation mode, if it is put back afterwards": _mode_changing_listener,
+        "the hooks stay on when Ctrl-C stops the model: finally, not except": _after_errors_only,
         "the gradients that the model had are gone": _zeroing_listener,
         "backward hooks are left on the layers": _backward_listener,
         "the error is another one than the model's": _renaming_listener,
@@ -221,6 +273,17 @@ class _Endless(Hook):
         pass
 
 
+class _Swallowing(Hook):
+    def __exit__(self, *error: object) -> bool:
+        self.remove()
+        return True
+
+
+class _Clearing(Hook):
+    def remove(self) -> None:
+        self.module._forward_hooks.clear()
+
+
 class _First(Hook):
     def __init__(self, module: nn.Module, fn: Callable) -> None:
         def once(*arguments: object) -> object:
@@ -253,6 +316,8 @@ ex_6_4 = MutantHunt(
         "keeps the first value instead of the last": _First,
         "gives the function inputs and output the wrong way around": _Swapped,
         "puts what the function returns in place of the output": _Meddling,
+        "swallows the error of its block": _Swallowing,
+        "takes off the hooks of other people as well": _Clearing,
     },
 )
 

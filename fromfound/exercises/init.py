@@ -191,6 +191,18 @@ def _elsewhere(tensor: Tensor, a: float, mode: str, generator: torch.Generator) 
     return _kaiming(torch.empty_like(tensor), a, mode, generator=generator)
 
 
+def _for_ndim(ndim: int, **changed: object) -> Callable:
+    """Return Kaiming initialization with other arguments for weights of some dimensions."""
+
+    def init(tensor: Tensor, a: float, mode: str, generator: torch.Generator) -> Tensor:
+        given = {"a": a, "mode": mode}
+        if tensor.ndim == ndim:
+            given |= changed
+        return _kaiming(tensor, generator=generator, **given)
+
+    return init
+
+
 def _nameless(fn: Callable) -> Callable:
     """Return the same function under a name that says nothing."""
     return lambda tensor, a, mode, generator: fn(tensor, a, mode, generator=generator)
@@ -213,6 +225,9 @@ _MUTANTS = {
     "draws uniform numbers": partial(_kaiming, uniform=True),
     "uses a generator of its own": partial(_kaiming, ignore=True),
     "returns the numbers and leaves the tensor as it was": _elsewhere,
+    "takes fan-in for every linear weight": _for_ndim(2, mode="fan_in"),
+    "forgets the slope for linear weights": _for_ndim(2, a=0.0),
+    "takes fan-out for every Conv2d weight": _for_ndim(4, mode="fan_out"),
 }
 ex_6a_7 = MutantHunt(
     "6a.7",

@@ -208,4 +208,7 @@ ex_5_5 = MutantHunt("5.5", _stopper(), {
     "returns the best epoch instead of the last": _stopper(answer=lambda _, best: best),
     "begins with a best of 0, so positive losses never improve": _stopper(start=0.0),
     "ignores the sign of a loss": _stopper(lambda loss, best: abs(loss) < abs(best)),
+    "begins with a best of 100, so larger losses never improve": _stopper(start=100.0),
+    "takes the first loss for the best, even nan": _stopper(
+        lambda loss, best: loss < best or best == float("inf")),
 })

@@ -119,7 +119,7 @@ def _unbroken(answer: object) -> str | None:
     """Say why an answer is not a smallest input on which `x / x.sum(1)` runs and is wrong."""
     if not isinstance(answer, Tensor) or answer.ndim != 2 or answer.numel() == 0:
         return _NO_TABLE
-    if not (answer > 0).all():
+    if not ((answer > 0) & answer.isfinite()).all():
         return _NO_TABLE
     rows, columns = answer.shape
     if rows != columns and 1 not in answer.shape:
@@ -164,6 +164,7 @@ ex_1_5 = Exercise(
         (_numbers(4, 3), _numbers(2, 3)),
         (_numbers(2, 5), _numbers(6, 5)),
         (_any_numbers(3, 2), _any_numbers(4, 2)),
+        (torch.tensor([[30.0, -40.0]]), torch.tensor([[0.0, 0.0], [3.0, -4.0]])),
     ],
     wrong={
         "row 0 of x still meets row 0 of c only, and so on: insert a dimension so that each meets "
@@ -221,6 +222,18 @@ def _without_refusal(a: Tensor, b: Tensor) -> Tensor:
     return a[:, :k] @ b[:k]
 
 
+def _refuses_long_rows(a: Tensor, b: Tensor) -> Tensor:
+    if a.shape[1] > b.shape[0]:
+        raise ValueError("the rows of a are too long")
+    return _without_refusal(a, b)
+
+
+def _in_tiles(a: Tensor, b: Tensor) -> Tensor:
+    k = a.shape[1]
+    whole = k if k < 16 else k - k % 16
+    return a[:, :whole] @ b[:whole]
+
+
 def _changes_its_input(a: Tensor, b: Tensor) -> Tensor:
     result = a @ b
     a.clamp_(min=0)
@@ -250,6 +263,9 @@ ex_1_7 = MutantHunt(
         ),
         "cuts off what does not fit instead of refusing it": _without_refusal,
         "sets negative entries of its input to 0 afterwards": _refusing(_changes_its_input),
+        "refuses rows of a that are too long, and none that are too short": _refuses_long_rows,
+        "sums in tiles of 16 and leaves out the rest": _refusing(_in_tiles),
+        "computes in float32, whatever the type": _refusing(lambda a, b: a.float() @ b.float()),
     },
 )
 
@@ -303,6 +319,7 @@ ex_1_8 = Exercise(
         ("bik,bkj->bij", _numbers(2, 3, 4), _numbers(2, 4, 5)),
         ("bqhd,bkhd->bhqk", _numbers(2, 3, 4, 5), _numbers(2, 6, 4, 5)),
         ("ik,kj->ij", _any_numbers(2, 3), _any_numbers(3, 4)),
+        ("ik,kj->ij", _any_numbers(1, 3), _any_numbers(3, 2)),
     ],
     wrong={
         "the result's dimensions come in the order in which letters first occur; the order after "
@@ -312,6 +329,9 @@ ex_1_8 = Exercise(
         "you do not sum the letters missing after the arrow": _sums_nothing,
         "you sum each operand before multiplying: shared letters must be multiplied first": (
             _sums_first
+        ),
+        "a dimension of size 1 is lost: sum drops what it sums, and nothing has to be squeezed": (
+            lambda letters, a, b: _einsum2(letters, a, b).squeeze()
         ),
         **_imprecise(_einsum2),
     },

@@ -286,6 +286,26 @@ class _Twins(Linear):
         self.weight.data.copy_(self.weight.data[:1].expand_as(self.weight))
 
 
+class _OneNumber(Linear):
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        self.weight.data.copy_(self.weight.data[:, :1].expand_as(self.weight))
+
+
+class _FixedSeed(Linear):
+    def reset_parameters(self) -> None:
+        bound, generator = self.in_features**-0.5, torch.Generator().manual_seed(0)
+        for p in self.parameters(recurse=False):
+            p.data.uniform_(-bound, bound, generator=generator)
+
+
+class _NoVector(Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        if x.ndim < 2:
+            raise ValueError("expected a batch")
+        return super().forward(x)
+
+
 class _ZeroBias(Linear):
     def reset_parameters(self) -> None:
         super().reset_parameters()
@@ -319,6 +339,9 @@ ex_3_7 = MutantHunt(
         "starts with all its units equal": _in_disguise(_Twins),
         "starts its bias from zeros": _in_disguise(_ZeroBias),
         "takes the bound of its starting values from the outputs": _in_disguise(_Outputs),
+        "starts with one number for all weights of a unit": _in_disguise(_OneNumber),
+        "starts every layer from the same seed": _in_disguise(_FixedSeed),
+        "refuses a single vector": _in_disguise(_NoVector),
     },
 )
 
@@ -334,6 +357,7 @@ def _tied_of(value: Tensor) -> Sequential:
     model.to_empty(device="cpu")
     model.body[1].weight = model.body[0].weight
     model.head.requires_grad_(False)
+    model.head.shift = Buffer(torch.ones(2))
     _fill(model, value)
     return model
 
@@ -410,6 +434,10 @@ class _Recorded(_Average):
             setattr(self, name, self.decay * getattr(self, name) + (1 - self.decay) * p)
 
 
+class _Buffers(_Average):
+    paths = staticmethod(lambda model: [*model.named_parameters(), *model.named_buffers()])
+
+
 class _NotSaved(_Average):
     def keep(self, name: str, value: Tensor) -> None:
         self.register_buffer(name, value, persistent=False)
@@ -431,6 +459,7 @@ ex_3_8 = Exercise(
         "the averages are parameters, and an optimizer would learn them": _Learned,
         "the averages remember how they were computed: use p.data or torch.no_grad()": _Recorded,
         "the averages are not saved: a plain tensor, a list, or persistent=False": _NotSaved,
+        "the buffers of the model are averaged as well; only parameters are wanted": _Buffers,
     },
     read="A constant that stays at home",
     probe=_average_trace,

@@ -104,14 +104,27 @@ ex_7_2 = Exercise(
 )
 
 # %% ../../nbs/exercises/07_norm.ipynb #44fdbce9
-def _tracked(step: Callable, batches: int, size: int, momentum: float) -> list[Tensor]:
+def _tracked(
+    step: Callable, batches: int, size: int, momentum: float
+) -> list[Tensor] | str:
     """Mean and variance after random batches of two or three images with three channels."""
     mean, var = torch.zeros(3), torch.ones(3)
     for k in range(batches):
         shape = (2 + k % 2, 3, size, size + (size > 1))
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(k))
-        mean, var = step(mean, var, 2 * noise + k, momentum)
+        kept = mean.clone(), var.clone()
+        new = step(mean, var, 2 * noise + k, momentum)
+        if not (torch.equal(mean, kept[0]) and torch.equal(var, kept[1])):
+            return "it changes the mean and variance that it is given"
+        mean, var = new
     return [mean, var]
+
+
+def _in_place(
+    mean: Tensor, var: Tensor, batch: Tensor, momentum: float
+) -> tuple[Tensor, Tensor]:
+    new_mean, new_var = _step(mean, var, batch, momentum)
+    return mean.copy_(new_mean), var.copy_(new_var)
 
 
 def _step(
@@ -152,7 +165,8 @@ ex_7_3 = Exercise(
     "7.3",
     _step,
     [(1, 2, 0.1), (3, 2, 0.1), (3, 2, 0.3), (1, 1, 0.5), (2, 2, 0.9)],
-    wrong={words: partial(_step, fault=fault) for fault, words in _STEPS.items()},
+    wrong={words: partial(_step, fault=fault) for fault, words in _STEPS.items()}
+    | {"you change the old mean and variance in place: compute new ones": _in_place},
     read="A layer",
     probe=_tracked,
 )
@@ -262,7 +276,11 @@ class _BatchNorm(nn.Module):
         var = x.var(dims, keepdim=True, correction=int(self._fault == "over n - 1"))
         if self._fault == "one pass":
             var = x.square().mean(dims, keepdim=True) - mean.square()
-        self._track(mean.detach(), var.detach(), x.numel() // x.shape[1])
+        n = len(x) * x.shape[2] ** 2 if self._fault == "square" else x.numel() // x.shape[1]
+        if self._fault == "graph":
+            self._track(mean, var, n)
+        else:
+            self._track(mean.detach(), var.detach(), n)
         if self._fault == "no_grad":
             return mean.detach(), var.detach()
         return mean, var
@@ -276,6 +294,8 @@ class _BatchNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize (N, C, H, W)."""
+        if self._fault == "cut off" and not self.training:
+            x = x.detach()
         mean, var = self._statistics(x)
         y = (x - mean) / (var + self.eps).sqrt()
         weight, bias = self.weight[:, None, None], self.bias[:, None, None]
@@ -303,10 +323,13 @@ _FAULTS = {
     "count": "batches are not counted",
     "half": "the weight gets half its gradient",
     "moves": "running statistics that move in evaluation, too",
+    "graph": "running statistics that hold the graph of every batch",
+    "cut off": "no gradient for the input in evaluation mode",
+    "square": "a running variance that takes every image for a square",
 }
 ex_7_7 = MutantHunt(
     "7.7",
     _BatchNorm,
     {words: partial(_BatchNorm, fault=fault) for fault, words in _FAULTS.items()},
-    need=13,
+    need=16,
 )

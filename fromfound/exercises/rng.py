@@ -219,6 +219,20 @@ def _quietly(
     return result if answer else None
 
 
+def _new_error(look: Callable) -> object:
+    try:
+        return _quietly(look)
+    except Exception as error:
+        raise type(error) from None
+
+
+def _no_exit(look: Callable) -> object:
+    try:
+        return _quietly(look)
+    except (KeyboardInterrupt, SystemExit):
+        return None
+
+
 ex_3a_4 = MutantHunt(
     "3a.4",
     _quietly,
@@ -230,5 +244,8 @@ ex_3a_4 = MutantHunt(
         "swallows the error": lambda look: _quietly(look, swallow=True),
         "does not return what the look has returned": lambda look: _quietly(look, answer=False),
         "does not look at all": lambda look: None,
+        "returns None where the look has returned 0 or []": lambda look: _quietly(look) or None,
+        "raises a new error of the same type, without the message": _new_error,
+        "swallows Ctrl-C": _no_exit,
     },
 )

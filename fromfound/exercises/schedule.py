@@ -248,6 +248,7 @@ def _combine(
     find: Callable = _find,
     within: Callable = _within,
     refuses: Callable = combine_scheds,
+    bottom: float = 0.0,
     top: float = 1.0,
 ) -> Callable:
     """combine_scheds, with parts that can be replaced."""
@@ -255,7 +256,7 @@ def _combine(
     edges = bounds(fractions)
 
     def at(pos: float) -> float:
-        if not 0 <= pos <= top:
+        if not bottom <= pos <= top:
             raise ValueError(f"position {pos}")
         i = find(edges, pos)
         return schedules[i](within(pos, edges[i], edges[i + 1]))
@@ -277,6 +278,16 @@ def _refusing(what: str) -> Callable:
             raise ValueError("these fractions cannot be meant")
 
     return refuses
+
+
+def _never_back(fractions: Sequence[float], schedules: Sequence[Callable]) -> Callable:
+    reached = [0]
+
+    def find(edges: list[float], pos: float) -> int:
+        reached.append(max(reached[-1], _find(edges, pos)))
+        return reached[-1]
+
+    return _combine(fractions, schedules, find=find)
 
 
 ex_5a_7 = MutantHunt(
@@ -303,5 +314,7 @@ ex_5a_7 = MutantHunt(
         "accepts a phase of no length": partial(_combine, refuses=_refusing("zeros")),
         "accepts more schedules than fractions": partial(_combine, refuses=_refusing("lengths")),
         "answers to positions beyond 1": partial(_combine, top=math.inf),
+        "answers to negative positions": partial(_combine, bottom=-math.inf),
+        "remembers its phase and never goes back to one before it": _never_back,
     },
 )

@@ -35,7 +35,7 @@ ex_4_1 = Prediction(
 
 # %% ../../nbs/exercises/04_training.ipynb #1faf130f
 def _rounded(t: Tensor) -> list[float]:
-    return [round(v, 3) + 0.0 for v in t.tolist()]
+    return [round(v, 3) + 0.0 for v in t.flatten().tolist()]
 
 
 def _with_gradient(
@@ -55,7 +55,7 @@ _ACROSS = "the softmax runs across the scores; each is a question of its own, ag
 
 
 class _WithGradient(Exercise):
-    """Probed by `_with_gradient`; the third case shifts the second, the last has large scores."""
+    """Probed by `_with_gradient`; the third case shifts the second, the last two are large."""
 
     def _symptom(self, answers: list) -> str | None:
         """A mistake that is known by what it does, however it is written."""
@@ -63,8 +63,8 @@ class _WithGradient(Exercise):
             return None
         if agree(answers[1], answers[2], self.tol):  # a common shift of the scores has no effect
             return _ACROSS
-        finite = all(map(math.isfinite, answers[-1]["losses"]))
-        limited = finite and agree(answers[:-1], self.expected[:-1], self.tol)
+        finite = all(math.isfinite(loss) for a in answers[-2:] for loss in a["losses"])
+        limited = finite and agree(answers[:-2], self.expected[:-2], self.tol)
         return _LIMITED if limited else None
 
     def judge(self, fn: Callable) -> Verdict:
@@ -82,12 +82,29 @@ def _yes_no(score: Tensor, target: Tensor) -> Tensor:
     return -(target * log_p[..., 0] + (1 - target) * log_p[..., 1])
 
 
+def _along_dimension_1(score: Tensor, target: Tensor) -> Tensor:
+    log_p = log_softmax(torch.stack([score, torch.zeros_like(score)], -1), 1)
+    return -(target * log_p[..., 0] + (1 - target) * log_p[..., 1])
+
+
 def _on_paper(p: Tensor, target: Tensor) -> Tensor:
     return -(target * p.log() + (1 - target) * (1 - p).log())
 
 
 _SCORES = torch.tensor([1.0, -2.0, 3.0])
 _OTHERS = torch.tensor([0.0, 1.0, 0.3]), torch.tensor([1.0, 0.5, -2.0])  # targets, cotangent
+_TABLE = (
+    torch.tensor([[1.0, -2.0], [0.5, 3.0]]),
+    torch.tensor([[1.0, 0.1], [0.6, 0.0]]),
+    torch.tensor([[1.0, 0.5], [-1.0, 2.0]]),
+)
+_LARGE = (
+    torch.tensor([-1000.0, 1000.0, 1000.0]),
+    torch.tensor([1.0, 0.0, 1.0]),
+    torch.tensor([1.0, 2.0, -1.0]),
+)
+
+# %% ../../nbs/exercises/04_training.ipynb #7c1f02ab
 ex_4_2 = _WithGradient(
     "4.2",
     _yes_no,
@@ -95,17 +112,17 @@ ex_4_2 = _WithGradient(
         (torch.tensor([2.0]), torch.tensor([1.0]), torch.tensor([1.0])),
         (_SCORES, *_OTHERS),
         (_SCORES + 1, *_OTHERS),
-        (
-            torch.tensor([-1000.0, 1000.0, 1000.0]),
-            torch.tensor([1.0, 0.0, 1.0]),
-            torch.tensor([1.0, 2.0, -1.0]),
-        ),
+        _TABLE,
+        _LARGE,
+        (torch.tensor([10_000.0]), torch.tensor([0.0]), torch.tensor([1.0])),
     ],
     wrong={
         "you take the logarithm of the sigmoid, which is 0 "
         "or 1 to the machine for large scores": lambda s, t: _on_paper(s.sigmoid(), t),
         _LIMITED: lambda s, t: F.binary_cross_entropy(s.sigmoid(), t, reduction="none"),
         _ACROSS: lambda s, t: _on_paper(s.softmax(-1), t),
+        "the softmax runs along dimension 1; in a table of scores yes and no are another "
+        "dimension": _along_dimension_1,
         "the losses are averaged or added up": lambda s, t: _yes_no(s, t).mean(),
         "the targets are rounded; 0.3 is a probability": lambda s, t: _yes_no(s, t.round()),
         "the second part is missing, that for the answer no": lambda s, t: (
@@ -197,6 +214,7 @@ ex_4_3 = Exercise(
         (_uneven,),
         (_pairs(([1, 2, 3], [1, 2, 0]), ([], []), ([4], [4])),),
         (_Once(_uneven),),
+        (_uneven + _uneven,),
     ],
     wrong={
         "batches are still averaged, however many images each has": _mean_of_means,
@@ -239,7 +257,7 @@ def _no_crossing(answer: object) -> str | None:
         return _FORM
     if before.argmax() == 0:
         return _RIGHT_BEFORE
-    if after.argmax() != 0:
+    if (after[1:] >= after[0]).any():
         return _WRONG_AFTER
     if cross_entropy(after, torch.tensor(0)) <= cross_entropy(before, torch.tensor(0)):
         return _TWO if len(before) == 2 else _FALLS
@@ -336,6 +354,14 @@ def _hardened(input: Tensor, target: Tensor) -> Tensor:
     return _loss(input, target.argmax(1) if target.is_floating_point() else target)
 
 
+def _last_of_three(s: Tensor) -> Tensor:
+    return log_softmax(s, -1 if s.ndim == 3 else 1)
+
+
+def _squeezing(input: Tensor, target: Tensor) -> Tensor:
+    return _loss(input.squeeze(), target)
+
+
 ex_4_7 = MutantHunt(
     "4.7",
     _loss,
@@ -350,5 +376,7 @@ ex_4_7 = MutantHunt(
         "makes a class of probabilities": _hardened,
         "lets no gradient through the sum": _by(lambda s: s - s.logsumexp(1, True).detach()),
         "cuts scores off at 50": _by(lambda s: log_softmax(s.clamp(-50, 50), 1)),
+        "takes the last of three dimensions for the classes": _by(_last_of_three),
+        "squeezes its scores, so that a single row fails": _squeezing,
     },
 )

@@ -13,12 +13,15 @@ from tests.press.chapters import name_of
 
 STILL: dict[str, str] = {}
 LONG_MODULES = {  # formatted lines of modules over the limit: no longer than this
-    "check": 521,
+    "check": 544,
     "dataloader": 428,
-    "exercises.dataloader": 322,
-    "exercises.module": 325,
-    "exercises.norm": 258,
-    "exercises.training": 267,
+    "exercises.dataloader": 372,
+    "exercises.hooks": 258,
+    "exercises.matmul": 265,
+    "exercises.module": 343,
+    "exercises.norm": 274,
+    "exercises.schedule": 259,
+    "exercises.training": 286,
     "files": 310,
     "hooks": 429,
     "init": 314,
