@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from .official import CIFAR10_CLASSES
+
 # %% ../nbs/00_standin_media.ipynb #a5a6a0a6
 def _is_inside(shape: int, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Say for each point (x, y) whether it lies in a shape about as large as the unit disk."""
@@ -151,7 +153,6 @@ _WNIDS = (
     "n01440764 n02102040 n02979186 n03000684 n03028079 "
     "n03394916 n03417042 n03425413 n03445777 n03888257"
 ).split()
-_CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck".split()
 
 
 def _imagenette(folder: Path) -> None:
@@ -171,7 +172,7 @@ def _cifar10(folder: Path) -> None:
     _write_images(
         folder,
         {"train": 200, "test": 50},
-        _CIFAR10,
+        CIFAR10_CLASSES,
         TEN_PAIRS,
         "{number:04}.png",
         size=(32, 32),

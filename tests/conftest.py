@@ -5,7 +5,7 @@ import signal
 import socket
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -41,6 +41,21 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if hasattr(torch, "accelerator") and torch.accelerator.is_available():
         devices.append(torch.accelerator.current_accelerator())
     metafunc.parametrize("device", devices, ids=str)
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for the stand-ins that several tests read, so that each is made once."""
+    return tmp_path_factory.mktemp("drawn")
+
+
+@pytest.fixture
+def made(drawn: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+    """Make a stand-in, or take the one that another test has made."""
+    from fromfound.data import stand_in
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(drawn))
+    return stand_in
 
 
 @pytest.fixture

@@ -17,12 +17,6 @@ pytestmark = pytest.mark.usefixtures("no_data")
 # --- what is drawn --------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for the stand-ins that several tests read, so that each is drawn once."""
-    return tmp_path_factory.mktemp("drawn")
-
-
 @pytest.fixture(params=["standin", pytest.param(str(REAL), marks=needs_real, id="real")])
 def place(request: pytest.FixtureRequest, drawn: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Stand-ins, and real data where they are at hand."""

@@ -12,23 +12,10 @@ import torch
 from PIL import Image
 from torch import nn
 
-from fromfound.data import DATASETS, WRITERS, edition, fetch, is_real, stand_in
+from fromfound.data import DATASETS, WRITERS, edition, fetch, is_real
 from fromfound.standin import RECIPES
 
 pytestmark = pytest.mark.usefixtures("no_data")
-
-
-@pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for the stand-ins that several tests read, so that each is made once."""
-    return tmp_path_factory.mktemp("drawn")
-
-
-@pytest.fixture
-def made(drawn: Path, monkeypatch: pytest.MonkeyPatch):
-    """Make a stand-in, or take the one that another test has made."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(drawn))
-    return stand_in
 
 
 def content(folder: Path) -> dict[str, str]:

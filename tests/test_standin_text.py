@@ -2,27 +2,13 @@
 
 import hashlib
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
-from fromfound.data import DATASETS, stand_in
+from fromfound.data import DATASETS
 from fromfound.standin_text import TEXTS, english, french, prose
 
 pytestmark = pytest.mark.usefixtures("no_data")
-
-
-@pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for the stand-ins that several tests read, so that each is made once."""
-    return tmp_path_factory.mktemp("drawn")
-
-
-@pytest.fixture
-def made(drawn: Path, monkeypatch: pytest.MonkeyPatch):
-    """Make a stand-in, or take the one that another test has made."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(drawn))
-    return stand_in
 
 
 def test_plain_text_has_the_form_of_each_dataset(made) -> None:
