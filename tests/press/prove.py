@@ -187,7 +187,7 @@ class Proof:
         # `make test SEED=7`: in a random order, the same each time.
         if seed := os.environ.get("SEED"):
             both += ["-p", "randomly", "--randomly-dont-reset-seed", f"--randomly-seed={seed}"]
-        command = [sys.executable, "-m", "pytest", "-rs", *both, *quick]
+        command = [sys.executable, "-m", "pytest", "-rsfE", *both, *quick]
         command += ["--durations=5", "--durations-min=10", "tests"]
         code, last = stream(command, cwd=ROOT, env=self.environment)
         if code:
@@ -196,7 +196,7 @@ class Proof:
 
     def device(self) -> str:
         """Run the tests of an accelerator on a simulated one, in a process of its own."""
-        command = [sys.executable, "-m", "pytest", "-rs", "-m", "device", "tests/test_device.py"]
+        command = [sys.executable, "-m", "pytest", "-rsfE", "-m", "device", "tests/test_device.py"]
         code, last = stream(command, cwd=ROOT, env=self.environment | {"SIMULATE": "1"})
         if code:
             raise StageError(last)
