@@ -636,14 +636,17 @@ class Exercise(_Judge):
 
     def judge(self, fn: Callable) -> Verdict:
         """Return the verdict on a function."""
-        answers = self._answers(fn)
+        calls = self._calls(fn)
+        afterwards = [list(arguments) for _, arguments in calls]
+        changed = not agree(afterwards, [list(case) for case in self.cases], 0.0)
+        said = "your function changes its input; compute a new result instead"
+        answers = [answer for answer, _ in calls]
         at = self._first_failure(answers)
         if at is not None:
-            return Verdict(False, self._report(answers, at))
-        for (_, after), case in zip(self._calls(fn), self.cases, strict=True):
-            if not agree(list(after), list(case), 0.0):
-                said = "right values, but your function changes its input; compute a new result"
-                return Verdict(False, [f"{self.name}: {said} instead"])
+            report = self._report(answers, at)
+            return Verdict(False, [*report, f"  Also: {said}"] if changed else report)
+        if changed:
+            return Verdict(False, [f"{self.name}: right values, but {said}"])
         if said := self._other_type(fn):
             return Verdict(False, [f"{self.name}: {said}"])
         return Verdict(True, [f"{self.name}: correct on all {len(self.cases)} inputs"])
