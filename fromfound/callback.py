@@ -227,6 +227,7 @@ def make_optimizer(
             f"a {type(opt_func).__name__} object: give its class, each fit makes one"
         )
     params = list(params)
+    lr = lr.clone() if isinstance(lr, Tensor) else lr  # a scheduler may change it in place
     opt = opt_func(iter(params), lr=lr)
     held = {id(p) for group in opt.param_groups for p in group.get("params", ())}
     strange = held - {id(p) for p in (*params, *others)}
@@ -274,9 +275,9 @@ class Recorder(Callback):
         if len(self.lrs) >= len(self.losses) + len(self.learn.train_loss.sizes):
             return
         group = self.learn.opt.param_groups[-1]
-        self.lrs.append(group["lr"])
+        self.lrs.append(float(group["lr"]))  # a tensor may change in place
         betas = group.get("betas")
-        self.moms.append(betas[0] if betas else group.get("momentum", 0.0))
+        self.moms.append(float(betas[0] if betas else group.get("momentum", 0.0)))
 
     after_batch = before_backward  # for a batch that was left before its backward pass
 

@@ -206,7 +206,7 @@ class Conv2d(nn.Module):
     ) -> None:
         super().__init__()
         numbers = in_channels, out_channels, groups
-        whole = all(isinstance(number, int) and number >= 1 for number in numbers)
+        whole = all(isinstance(number, Integral) and number >= 1 for number in numbers)
         if not whole or in_channels % groups or out_channels % groups:
             raise ValueError(
                 f"Conv2d got {in_channels!r} channels in, {out_channels!r} out and "

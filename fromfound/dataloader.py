@@ -387,7 +387,8 @@ def _work(pipe: Connection, job: _Job, worker: int, seed: int, parent: int | Non
             answer = _Parcel.dumps(failure or _fetch(dataset, collate_fn, batched, wanted))
         except Exception as error:
             answer = _Parcel.dumps(_Failure(error, worker))
-        print(end="", flush=True)
+        with contextlib.suppress(OSError, ValueError):  # a standard output that is closed
+            print(end="", flush=True)
         with contextlib.suppress(OSError):  # the main process is gone; _listen ends this one
             pipe.send_bytes(answer)
 

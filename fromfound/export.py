@@ -326,7 +326,7 @@ class TensorBoard(Callback):
 
     def before_backward(self) -> None:
         """Note the learning rates, which are ordinary numbers."""
-        self.rates.append([group["lr"] for group in self.learn.opt.param_groups])
+        self.rates.append([float(group["lr"]) for group in self.learn.opt.param_groups])
 
     def after_epoch(self) -> None:
         """Fetch all losses in one piece, and write."""

@@ -261,8 +261,11 @@ def is_watched() -> bool:
     """Say whether a person can see a progress bar: in a terminal or notebook, and not in CI."""
     if "CI" in os.environ:
         return False
-    is_terminal = getattr(sys.stderr, "isatty", None)  # there may be no console at all
-    return "ipykernel" in sys.modules or bool(is_terminal and is_terminal())
+    try:
+        is_terminal = sys.stderr.isatty()
+    except (AttributeError, ValueError):  # there is no console at all, or it is closed
+        is_terminal = False
+    return is_terminal or "ipykernel" in sys.modules
 
 # %% ../nbs/00_files.ipynb #63c7eada
 def _read(answer: IO[bytes]) -> bytes:

@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -225,7 +226,7 @@ class ActivationStats(Callback):
         range: tuple[float, float] = (-5.0, 5.0),
         channel_dim: int = 1,
     ) -> None:
-        whole = all(isinstance(number, int) for number in (every, bins, channel_dim))
+        whole = all(isinstance(number, Integral) for number in (every, bins, channel_dim))
         if not whole or min(every, bins) < 1:
             raise ValueError(
                 f"ActivationStats got every={every}, bins={bins}, channel_dim={channel_dim}; "
@@ -330,7 +331,8 @@ class ActivationStats(Callback):
             hook.remove()
         if self.latest:
             nothing = torch.full_like(next(iter(self.latest.values())), torch.nan)
-            self.rows.append(torch.stack([self.latest.get(m, nothing) for m in self.layers]))
+            rows = [self.latest.get(m, nothing).to(nothing) for m in self.layers]  # on one device
+            self.rows.append(torch.stack(rows))
             self.steps.append(self.seen - 1)
         elif self.learn.pred is not None:
             self.missed = True

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from itertools import chain
+from numbers import Integral
 from operator import length_hint
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,11 @@ def _check_parts(model: Any, data: Any, functions: list[Any]) -> None:
         raise TypeError(f"Learner expected a model with parameters, got {model!r:.60}")
     if not isinstance(data, (DataBunch, Iterable)) and not hasattr(data, "__getitem__"):
         raise TypeError(f"Learner expected a DataBunch or a loader, got {data!r:.60}")
+    if isinstance(data, (tuple, list)) and any(hasattr(part, "dataset") for part in data):
+        raise TypeError(
+            f"Learner expected a DataBunch or one loader, got a {type(data).__name__} of "
+            f"{len(data)} objects: write DataBunch(train_dl, valid_dl)"
+        )
     for function in functions:
         if not callable(function) and not hasattr(function, "update"):
             raise TypeError(
@@ -126,23 +132,14 @@ class Learner:
         cbs: Iterable[Callback] = (),
         default_cbs: bool = True,
     ) -> None:
-        as_list([loss_func], "loss_func")  # refuses a class
-        metrics = as_list(metrics, "metrics")
-        _check_parts(model, data, [loss_func, *metrics])
         self.model = model
-        self.data = data if isinstance(data, DataBunch) else DataBunch(data)
+        self.data: Any = data
         self.loss_func = loss_func
+        self.metrics: Any = metrics
         self.opt_func = opt_func
         self.lr = lr
         self.train_loss = Metric(self._loss_of_batch, "train_loss")
         self.valid_loss = Metric(self._loss_of_batch, "valid_loss")
-        self.metrics = [m if hasattr(m, "update") else Metric(m) for m in metrics]
-        names = ["train_loss", "valid_loss", *map(_name, self.metrics)]
-        if len(set(names)) < len(names):
-            raise ValueError(
-                f"Learner expected a name for each metric, got {', '.join(names)}: "
-                "rename one, with Metric(fn, name='...')"
-            )
         self.n_epochs = self.epoch = self.step = 0
         self.complete = self.interrupted = self._fitting = False
         for name in ("opt", "training", "dl", "n_batches", "batch", "xb", "yb", "pred", "loss"):
@@ -150,7 +147,24 @@ class Learner:
         cbs = as_list(cbs, "cbs")
         defaults = (Recorder, ProgressBar) if default_cbs else ()
         missing = [kind() for kind in defaults if not any(isinstance(cb, kind) for cb in cbs)]
-        self._set_callbacks(missing + cbs)
+        self.cbs = missing + cbs
+        self._refresh()
+
+    def _refresh(self) -> None:
+        """Take in the parts as they are now: users may have exchanged or appended some."""
+        as_list([self.loss_func], "loss_func")  # refuses a class
+        metrics = as_list(self.metrics, "metrics")
+        _check_parts(self.model, self.data, [self.loss_func, *metrics])
+        if not isinstance(self.data, DataBunch):
+            self.data = DataBunch(self.data)
+        self.metrics = [m if hasattr(m, "update") else Metric(m) for m in metrics]
+        names = ["train_loss", "valid_loss", *map(_name, self.metrics)]
+        if len(set(names)) < len(names):
+            raise ValueError(
+                f"Learner expected a name for each metric, got {', '.join(names)}: "
+                "rename one, with Metric(fn, name='...')"
+            )
+        self._set_callbacks(self.cbs)
 
     def _set_callbacks(self, cbs: Iterable[Callback]) -> None:
         """Bind these callbacks, and collect their methods for each event."""
@@ -158,8 +172,8 @@ class Learner:
         self.recorder = next((cb for cb in self.cbs if isinstance(cb, Recorder)), None)
         self._methods = {}
         for event in EVENTS:
-            methods = [getattr(cb, event, None) for cb in self.cbs]
-            self._methods[event] = [method for method in methods if callable(method)]
+            methods = [(cb, getattr(cb, event, None)) for cb in self.cbs]
+            self._methods[event] = [(cb, method) for cb, method in methods if callable(method)]
 
     def __call__(self, event: str) -> None:
         """Call the methods that the callbacks have for an event.
@@ -171,7 +185,8 @@ class Learner:
             RuntimeError: a callback cancels where there is nothing to leave.
         """
         try:
-            for method in self._methods[event]:
+            for cb, method in self._methods[event]:
+                vars(cb)["learn"] = self  # another learner that shares it may have bound it
                 method()
         except CancelException as cancel:
             cancel.check_event(event)
@@ -192,20 +207,22 @@ class Learner:
                 stand in the place of the learning rate.
             ValueError: the number of epochs is negative or not whole, or a batch has no target.
         """
-        if type(n_epochs) is not int or n_epochs < 0:
-            raise ValueError(f"fit expected a number of epochs, 0 or more, got {n_epochs!r}")
         if self._fitting:
             raise RuntimeError(
                 "fit within a fit, between two passes or in the middle of a pass: raise "
                 "CancelFitException and fit afterwards, or fit a Learner of its own"
             )
+        whole = isinstance(n_epochs, Integral) and not isinstance(n_epochs, bool)
+        if not whole or n_epochs < 0:
+            raise ValueError(f"fit expected a number of epochs, 0 or more, got {n_epochs!r}")
+        self._refresh()
         lr = self.lr if lr is None else lr
         opt = self._new_optimizer(lr)
         own_cbs = self.cbs
         self._set_callbacks([*own_cbs, *as_list(cbs, "cbs")])
         self.opt = opt
-        self.n_epochs = n_epochs
-        self.epoch = 0
+        self.n_epochs = int(n_epochs)
+        self.epoch = self._n_valid = 0
         self.interrupted = False
         self._fitting = True
         try:
@@ -247,15 +264,24 @@ class Learner:
                     "the training loader gave no batch: its dataset may be smaller than a batch "
                     "with drop_last, or the loader may be one that can be read only once"
                 )
-            self._run_loader(self.data.valid_dl, self._valid_updates(), training=False)
+            n_valid = self._run_loader(self.data.valid_dl, self._valid_updates(), training=False)
+            if self._n_valid and not n_valid:
+                raise ValueError(
+                    f"the validation loader gave no batch, and {self._n_valid} in the epoch "
+                    "before: it may be one that can be read only once"
+                )
+            self._n_valid = n_valid
             self.complete = True
         except CancelEpochException:
             self.complete = True
         finally:
             self("after_epoch")
 
-    def _run_loader(self, dl: Iterable | None, updates: list[Callable], training: bool) -> None:
-        """Go through a loader once, and call `updates` with predictions and target of a batch."""
+    def _run_loader(self, dl: Iterable | None, updates: list[Callable], training: bool) -> int:
+        """Go through a loader once, and call `updates` with predictions and target of a batch.
+
+        Return the number of batches.
+        """
         if self.dl is not None:
             raise RuntimeError(
                 "a callback asked for a pass in the middle of a pass through a loader: do it "
@@ -267,11 +293,11 @@ class Learner:
         tensors = chain(self.model.parameters(), self.model.buffers())
         self._device = next((t.device for t in tensors), None)
         self.model.train(training)
-        for cb in self.cbs:
-            cb.learn = self  # another learner that shares it may have bound it since
+        n = 0
         try:
             with torch.set_grad_enabled(training):
                 for self.batch in () if dl is None else dl:
+                    n += 1
                     try:
                         self._one_batch(updates)
                     except CancelBatchException:
@@ -284,17 +310,21 @@ class Learner:
                     self.step += training
         finally:
             self.dl = None
+        return n
 
     def _place(self) -> str:
         """Say where the loop is, and what it has got there."""
-        inputs = ", ".join(map(_about, self.xb or ()))
+        inputs = ", ".join(map(_about, self.xb))
         got = f"inputs {inputs}; target {_about(self.yb)}; prediction {_about(self.pred)}"
+        if not inputs:  # the batch has not been taken apart
+            got = f"a batch of type {_about(self.batch)}"
         return f"Learner: this happened in epoch {self.epoch}, batch {self.step}; {got}"
 
     def _one_batch(self, updates: list[Callable]) -> None:
         try:
-            self.xb, self.yb = self._split_batch(self.batch)
+            self.xb, self.yb = (), None
             self.pred = self.loss = None  # type: ignore[assignment]
+            self.xb, self.yb = self._split_batch(self.batch)
             self("before_batch")
             self.pred = self.model(*self.xb)
             self("after_pred")
@@ -371,6 +401,7 @@ class Learner:
         Args:
             dl: batches; the validation loader by default.
         """
+        self._refresh()
         current = self.train_loss, self.valid_loss, self.metrics
         if self._fitting:  # count with copies
             copies = copy.deepcopy(current, {id(self): self})
@@ -398,6 +429,7 @@ class Learner:
             TypeError: they are no tensors.
             ValueError: there is no batch.
         """
+        self._refresh()
         seen: list[tuple] = []
         dl = self.data.valid_dl if dl is None else dl
         self._run_loader(dl, [lambda *pair: seen.append(pair)], training=False)
@@ -494,7 +526,8 @@ class EarlyStopping(Callback):
         mode: str = "min",
         restore_best_weights: bool = False,
     ) -> None:
-        if type(patience) is not int or patience < 1:
+        whole = isinstance(patience, Integral) and not isinstance(patience, bool)
+        if not whole or patience < 1:
             raise ValueError(f"EarlyStopping got patience={patience!r}; expected 1 or more epochs")
         if not min_delta >= 0:
             raise ValueError(f"EarlyStopping got min_delta={min_delta}; expected 0 or more")

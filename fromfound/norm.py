@@ -7,6 +7,7 @@ __all__ = ['DerivedBatchNorm', 'moments', 'standardize', 'BatchNorm2d', 'LayerNo
 # %% ../nbs/07_norm.ipynb #bb58031d
 import math
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -293,7 +294,7 @@ class LayerNorm(_Norm):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        if isinstance(normalized_shape, int):
+        if isinstance(normalized_shape, Integral):
             normalized_shape = (normalized_shape,)
         super().__init__(normalized_shape, eps, elementwise_affine, bias, device, dtype)
         self.normalized_shape = tuple(normalized_shape)

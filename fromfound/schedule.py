@@ -13,6 +13,7 @@ from contextlib import suppress
 from fractions import Fraction
 from functools import wraps
 from itertools import accumulate, pairwise
+from numbers import Integral
 from pathlib import Path
 
 import torch
@@ -441,7 +442,7 @@ class LRFinder(ParamScheduler):
             "LRFinder", f"max_lr above {min_lr}", lambda x: x > min_lr, max_lr
         )
         check_numbers(
-            "LRFinder", "whole steps above 1", lambda x: type(x) is int and x > 1, steps
+            "LRFinder", "whole steps above 1", lambda x: isinstance(x, Integral) and x > 1, steps
         )
         check_numbers(
             "LRFinder", "a threshold above 1", lambda x: x > 1, early_stop_threshold
@@ -585,7 +586,7 @@ class SGDR(ParamScheduler):
     ) -> None:
         lengths = cycle_len, cycle_mult
         check_numbers(
-            "SGDR", "whole numbers above 0", lambda x: type(x) is int and x > 0, *lengths
+            "SGDR", "whole numbers above 0", lambda x: isinstance(x, Integral) and x > 0, *lengths
         )
         self.cycle = sched_cos(max_lr, min_lr)
         super().__init__("lr", self.cycle, scale=scale)

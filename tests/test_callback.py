@@ -473,3 +473,26 @@ def test_a_rate_for_each_loss(kind, event, order):
         assert kind is CancelStepException
         assert event in ("before_batch", "after_loss")
     assert len(recorder.losses) == len(recorder.lrs) == len(recorder.moms)
+
+
+# --- a learning rate that is a tensor -------------------------------------------------------------
+
+
+class Halve(Callback):
+    """Changes the learning rate in place, as torch's schedulers do with a tensor."""
+
+    order = 20
+
+    def after_batch(self):
+        self.learn.opt.param_groups[0]["lr"].mul_(0.5)
+
+
+def test_a_tensor_as_learning_rate_is_recorded_step_by_step_and_stays_the_users():
+    lr = torch.tensor(0.25)
+    learn = learner(BATCHES[:3], lr=lr, cbs=[recorder := Recorder(), Halve()])
+    learn.fit(1)
+    assert recorder.lrs == [0.25, 0.125, 0.0625]
+    assert lr.item() == 0.25
+    learn.fit(1, lr)
+    assert recorder.lrs[0] == 0.25
+    assert all(type(value) is float for value in recorder.lrs + recorder.moms)

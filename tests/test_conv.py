@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -421,3 +422,12 @@ def test_simple_cnn():
         for m in simple_cnn()
         if isinstance(m, nn.Conv2d)
     ] == [(16, (5, 5), (2, 2), (2, 2))] + [(n, (3, 3), (2, 2), (1, 1)) for n in (32, 64, 64)]
+
+
+def test_whole_numbers_of_numpy():
+    three, two = np.int64(3), np.int32(2)
+    layer = Conv2d(three, two, three, stride=two, padding=np.int64(1))
+    twin = nn.Conv2d(three, two, three, stride=two, padding=np.int64(1))
+    twin.load_state_dict(layer.state_dict())
+    x = torch.randn(2, 3, 7, 7)
+    torch.testing.assert_close(layer(x), twin(x))

@@ -5,6 +5,7 @@ It covers batches, generators, workers under fork and spawn, errors, deaths, and
 
 import contextlib
 import gc
+import io
 import math
 import multiprocessing
 import os
@@ -1476,3 +1477,14 @@ def test_no_counting_finds_what_equality_finds_at_once():
             theirs.RandomSampler(range(100), generator=torch.Generator().manual_seed(0)),
         )
         assert [list(ours) for _ in range(2)] != [list(torchs) for _ in range(2)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forking is safe on Linux only")
+def test_a_worker_whose_standard_output_is_closed_works_on(monkeypatch):
+    closed = io.StringIO()
+    closed.close()
+    monkeypatch.setattr(sys, "stdout", closed)
+    loader = DataLoader(range(4), 2, num_workers=1, multiprocessing_context="fork")
+    batches = [batch.tolist() for batch in loader]
+    monkeypatch.undo()
+    assert batches == [[0, 1], [2, 3]]

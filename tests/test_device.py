@@ -559,3 +559,20 @@ def test_a_chapter_trains_on_the_device(device, tmp_path):
     chapter = report["04b_callback"]
     assert chapter["failures"] == []
     assert chapter["comparisons"] > 20
+
+
+def test_statistics_of_a_model_on_two_devices(device):
+    class Moves(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = nn.Linear(6, 8)
+            self.last = nn.Linear(8, 2).to(device)
+
+        def forward(self, x):
+            return self.last(self.first(x).relu().to(device)).to(x.device)
+
+    stats = ActivationStats(every=1)
+    learn = Learner(Moves(), DataBunch(BATCHES[:3]), F.cross_entropy, default_cbs=False)
+    learn.fit(1, cbs=[stats])
+    assert stats.history.shape == (3, 2, 56)
+    assert stats.history[:, :, 2:].isfinite().all()

@@ -266,7 +266,13 @@ def test_a_file_without_an_address(tmp_path: Path) -> None:
         download(RemoteFile("numbers.bin", 1, ""), tmp_path)
 
 
-@pytest.mark.parametrize("stream", [None, object(), io.StringIO()])
+def closed_stream() -> io.StringIO:
+    stream = io.StringIO()
+    stream.close()
+    return stream
+
+
+@pytest.mark.parametrize("stream", [None, object(), io.StringIO(), closed_stream()])
 def test_without_a_console_nobody_watches(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stream: object
 ) -> None:

@@ -9,6 +9,7 @@ import gc
 import io
 import random
 
+import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
@@ -1107,3 +1108,9 @@ def test_a_learner_that_watches_validates_before_its_first_fit():
         cbs=[ActivationStats()],
     )
     assert learn.predict(torch.ones(2, 3)).shape == (2, 2)
+
+
+def test_whole_numbers_of_numpy():
+    assert ActivationStats(every=np.int64(2), bins=np.int32(3)).bins == 3
+    with pytest.raises(ValueError, match="expected whole numbers"):
+        ActivationStats(every=np.float64(2))

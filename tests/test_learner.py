@@ -1755,3 +1755,114 @@ def test_large_gradients_of_16_bits_are_finite():
     learn.fit(1, cbs=[look, TerminateOnNaN()])
     assert look.norms == [math.inf]  # in 16 bits
     assert len(learn.recorder.history) == 1
+
+
+# --- parts that change after the constructor ------------------------------------------------------
+
+
+class Teach(Callback):
+    """Lets another learner go through its data in the middle of an epoch or of a batch."""
+
+    def __init__(self, event, teacher):
+        self.teacher = teacher
+        setattr(self, event, self.ask)
+
+    def ask(self):
+        self.teacher.validate()
+
+
+@pytest.mark.parametrize("entry", ["fit", "validate", "get_preds", "predict"])
+def test_a_callback_that_was_appended_hears_the_next_pass(entry):
+    learn = learner(BATCHES[:2], BATCHES[:1])
+    learn.cbs.append(log := Log())
+    arguments = {"fit": [1], "predict": [X]}.get(entry, [])
+    getattr(learn, entry)(*arguments)
+    assert log.learn is learn
+    assert log.lines.count("after_pred") == (3 if entry == "fit" else 1)
+
+
+@pytest.mark.parametrize("entry", ["fit", "validate"])
+def test_a_metric_that_was_appended_counts(entry):
+    learn = learner(BATCHES[:2], BATCHES[:1])
+    learn.metrics.append(accuracy)
+    learn.fit(1) if entry == "fit" else learn.validate()
+    assert "accuracy" in (learn.results if entry == "fit" else learn.validate())
+    learn.metrics.append(accuracy)
+    with pytest.raises(ValueError, match="a name for each metric"):
+        learn.validate()
+    learn.metrics = "accuracy"
+    with pytest.raises(TypeError, match="expected functions as loss_func and metrics"):
+        learn.fit(1)
+
+
+def test_data_that_was_exchanged_is_taken():
+    learn = learner(BATCHES[:2])
+    learn.data = BATCHES[:3]
+    learn.fit(1)
+    assert learn.step == 3
+    learn.data = 3
+    with pytest.raises(TypeError, match="Learner expected a DataBunch or a loader"):
+        learn.validate()
+
+
+@pytest.mark.parametrize("event", ["before_epoch", "before_batch", "after_pred", "after_loss"])
+def test_a_teacher_that_shares_a_callback_leaves_it_to_the_student(event):
+    shared = Recorder()
+    teacher = learner(valid=BATCHES[:2], seed=1, cbs=[shared])
+    student = learner(cbs=[Teach(event, teacher), shared])
+    student.fit(2)
+    assert shared.learn is student
+    assert len(shared.losses) == len(shared.lrs) == 2 * len(BATCHES)
+    assert [row["train_loss"] for row in shared.history][-1] == student.results["train_loss"]
+
+
+class Once:
+    """Gives its batches to the first who asks."""
+
+    def __init__(self, batches):
+        self.batches = iter(batches)
+
+    def __iter__(self):
+        return self.batches
+
+
+@pytest.mark.parametrize("which", ["training", "validation"])
+def test_a_loader_that_can_be_read_once_serves_one_epoch(which):
+    def fit(epochs):
+        once = which == "validation"
+        train, valid = [[*BATCHES[:2]], Once(BATCHES[:2])][:: 1 if once else -1]
+        learn = learner(train, valid)
+        learn.fit(epochs)
+        return learn
+
+    assert fit(1).results["valid_loss"] > 0
+    with pytest.raises(ValueError, match=f"the {which} loader gave no batch"):
+        fit(2)
+
+
+@pytest.mark.parametrize("kind", [tuple, list])
+def test_two_loaders_are_no_data(kind):
+    loader = DataLoader(TensorDataset(X, Y), 16)
+    with pytest.raises(TypeError, match=r"of 2 objects: write DataBunch\(train_dl, valid_dl\)"):
+        Learner(net(), kind([loader, loader]), F.cross_entropy)
+
+
+def test_of_a_batch_that_cannot_be_split_the_note_shows_the_batch():
+    learn = learner([*BATCHES[:2], {"x": X}])
+    with pytest.raises(TypeError, match="expected batches") as caught:
+        learn.fit(1)
+    assert caught.value.__notes__ == [
+        "Learner: this happened in epoch 0, batch 2; a batch of type dict"
+    ]
+
+
+@pytest.mark.parametrize("whole", [np.int64, np.int32, np.uint8])
+def test_whole_numbers_of_numpy(whole, tmp_path):
+    learn = learner(valid=BATCHES, cbs=[EarlyStopping(patience=whole(2))])
+    learn.fit(whole(1), cbs=[Checkpoint(tmp_path / "c")])
+    assert type(learn.n_epochs) is int
+    for wrong in (True, np.float64(1), np.int64(-1)):
+        with pytest.raises(ValueError, match="fit expected a number of epochs"):
+            learn.fit(wrong)
+    with pytest.raises(ValueError, match="EarlyStopping got patience=True"):
+        EarlyStopping(patience=True)

@@ -9,6 +9,7 @@ import io
 import pickle
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -892,3 +893,11 @@ def test_a_score_in_evaluation_and_by_the_batch():
     assert experiments._score(ByMean(), x, y) == 0.5
     assert experiments._score(ByMean(), x, y, by_batch=2) == 1.0
     assert experiments._score(ByMean(), x, y, by_batch=4) == 0.5
+
+
+@pytest.mark.parametrize("shape", [np.int64(6), (np.int32(5), np.int64(6))], ids=str)
+def test_whole_numbers_of_numpy(shape):
+    x = randn(2, 5, 6)
+    mine, theirs = ours.LayerNorm(shape), nn.LayerNorm(shape)
+    theirs.load_state_dict(filled(mine).state_dict())
+    torch.testing.assert_close(mine(x), theirs(x))

@@ -1440,3 +1440,25 @@ def test_the_range_test_takes_callbacks_of_any_iterable():
     assert len(seen) > 1
     with pytest.raises(TypeError, match="cbs expected a list"):
         LRFinder(steps=3).run(learn, cbs=Look())
+
+
+def test_whole_numbers_of_numpy():
+    assert LRFinder(steps=np.int64(20)).steps == 20
+    SGDR(0.1, cycle_len=np.int64(2), cycle_mult=np.int32(2))
+    for wrong in (True, np.float64(20)):
+        with pytest.raises(ValueError, match="LRFinder"):
+            LRFinder(steps=wrong)
+
+
+@pytest.mark.parametrize("interval", ["step", "epoch"])
+def test_a_scheduler_leaves_a_tensor_of_the_user_as_it_was(interval):
+    lr = torch.tensor(0.5)
+    halves = partial(torch.optim.lr_scheduler.ExponentialLR, gamma=0.5)
+    recorder = Recorder()
+    scheduler = TorchScheduler(halves, interval=interval)
+    learn = learner(torch.optim.SGD, lr, batches=2, cbs=[scheduler, recorder])
+    for _ in range(2):
+        learn.fit(2)
+        fast = interval == "step"
+        assert recorder.lrs == ([0.5, 0.25, 0.125, 0.0625] if fast else [0.5, 0.5, 0.25, 0.25])
+    assert lr.item() == 0.5

@@ -13,7 +13,7 @@ from tests.press.chapters import name_of
 
 STILL: dict[str, str] = {}
 LONG_MODULES = {  # formatted lines of modules over the limit: no longer than this
-    "check": 544,
+    "check": 547,
     "dataloader": 428,
     "exercises.dataloader": 372,
     "exercises.hooks": 258,
@@ -22,14 +22,14 @@ LONG_MODULES = {  # formatted lines of modules over the limit: no longer than th
     "exercises.norm": 274,
     "exercises.schedule": 259,
     "exercises.training": 286,
-    "files": 310,
-    "hooks": 429,
+    "files": 313,
+    "hooks": 431,
     "init": 314,
-    "learner": 487,
+    "learner": 515,
     "module": 460,
-    "norm": 311,
+    "norm": 312,
     "record": 404,
-    "schedule": 345,
+    "schedule": 350,
 }
 
 
