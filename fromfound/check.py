@@ -9,8 +9,8 @@ import ast
 import copy
 import math
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from numbers import Integral, Real
@@ -225,6 +225,25 @@ def agree(a: object, b: object, tol: float = 1e-5) -> bool:
         return all(agree(x, y, tol) for x, y in zip(a, b, strict=True))
     return a == b
 
+# %% ../nbs/00b_check.ipynb #9bc26a59
+@contextmanager
+def _random_numbers_kept() -> Iterator[None]:
+    """Put all random numbers back afterwards: a check must not move those of what it checks."""
+    states: list[tuple[Callable, object]] = [
+        (random.setstate, random.getstate()),
+        (np.random.set_state, np.random.get_state()),
+        (torch.set_rng_state, torch.get_rng_state()),
+    ]
+    gpu = torch.get_device_module()  # torch.cpu where there is no GPU
+    in_use = getattr(gpu, "is_initialized", lambda: True)()
+    if in_use and hasattr(gpu, "get_rng_state"):
+        states.append((gpu.set_rng_state, gpu.get_rng_state()))
+    try:
+        yield
+    finally:
+        for put, state in states:
+            put(state)
+
 # %% ../nbs/00b_check.ipynb #31490271
 def _at_precision_of(module: nn.Module, values: Sequence[object]) -> nn.Module:
     """Return a deep copy of the module in the floating type of the inputs."""
@@ -246,6 +265,7 @@ def _answers_as_its_copy(module: nn.Module, inputs: Sequence[object]) -> bool:
     return agree(*answers)
 
 # %% ../nbs/00b_check.ipynb #9c0f728a
+@_random_numbers_kept()
 def same_as(
     mine: Callable,
     reference: Callable,
@@ -256,8 +276,8 @@ def same_as(
 ) -> None:
     """Check that two functions, or two modules, are the same.
 
-    Compares outputs, gradients, buffers, both modes and the `state_dict`. Seeds PyTorch's random
-    numbers on the way, so that both draw the same.
+    Compares outputs, gradients, buffers, both modes and the `state_dict`. Both draw the same of
+    PyTorch's random numbers; afterwards all random states are as before.
 
     Args:
         mine: the function or module to check.
@@ -523,34 +543,17 @@ def _show(value: object) -> str:
     return text if len(text) <= 70 else text[:67] + "…"
 
 # %% ../nbs/00b_check.ipynb #c5895950
-def _random_states() -> list[tuple[Callable, object]]:
-    """Return the states of all that draws random numbers, each behind the function that sets it."""
-    states: list[tuple[Callable, object]] = [
-        (random.setstate, random.getstate()),
-        (np.random.set_state, np.random.get_state()),
-        (torch.set_rng_state, torch.get_rng_state()),
-    ]
-    gpu = torch.get_device_module()  # torch.cpu where there is no GPU
-    in_use = getattr(gpu, "is_initialized", lambda: True)()
-    if in_use and hasattr(gpu, "get_rng_state"):
-        states.append((gpu.set_rng_state, gpu.get_rng_state()))
-    return states
-
-
 def _call(fn: Callable, case: tuple) -> tuple[object, tuple]:
     """Return the result of `fn` on a copy of the case, and the copy afterwards.
 
     The result may be the exception that it raised. The random numbers stay where they were.
     """
     arguments = copy.deepcopy(case)
-    states = _random_states()
-    try:
-        return fn(*arguments), arguments
-    except Exception as error:  # whatever the reader's function raises is an answer to be judged
-        return error, arguments
-    finally:
-        for put, state in states:
-            put(state)
+    with _random_numbers_kept():
+        try:
+            return fn(*arguments), arguments
+        except Exception as error:  # whatever the reader's function raises is to be judged
+            return error, arguments
 
 # %% ../nbs/00b_check.ipynb #28f7922e
 def _told_apart(yours: object, expected: object, tol: float) -> tuple[str, str]:

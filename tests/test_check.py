@@ -4,6 +4,7 @@ import copy
 import math
 import random
 import statistics
+from contextlib import nullcontext
 from fractions import Fraction
 from types import SimpleNamespace
 
@@ -941,3 +942,18 @@ def test_an_exercise_leaves_all_random_numbers_where_they_were():
     assert random.getstate() == before[0]
     assert str(np.random.get_state()) == before[1]
     assert torch.equal(torch.get_rng_state(), before[2])
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_same_as_leaves_all_random_numbers_where_they_were(right):
+    def states():
+        return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+
+    def noisy(x):
+        noise = torch.rand(()) + random.random() + np.random.rand()
+        return 2 * x + 0 * noise
+
+    before = states()
+    with nullcontext() if right else pytest.raises(AssertionError, match="output 0"):
+        same_as(noisy, lambda x: (2 if right else 3) * x, torch.ones(4, 3))
+    assert states() == before
