@@ -67,7 +67,7 @@ for name in sys.argv[1:]:
         found.update(part.numpy().tobytes())
 print(found.hexdigest())
 """
-# Prints a fingerprint of what a layer of eight channels computes and keeps.
+# Prints a fingerprint of what a layer of eight channels, or of rows of eight, computes and keeps.
 TRAIN = """
 import hashlib, importlib, sys
 import torch
@@ -76,9 +76,9 @@ torch.manual_seed(0)
 layer = getattr(importlib.import_module(module), name)(8)
 opt, found = torch.optim.SGD(layer.parameters(), lr=0.1), hashlib.sha256()
 for step in range(240):
-    n, side = (1, 2, 3, 32)[step % 4], (1, 4, 7)[step % 3]
+    n, height = (1, 2, 3, 32)[step % 4], (1, 4, 7)[step % 3]
     layer.train(step % 5 != 4)
-    x = (1 + torch.randn(n, 8, side, side) * (1 + step % 7)).requires_grad_()
+    x = (1 + torch.randn(n, 8, height, 8) * (1 + step % 7)).requires_grad_()
     y = layer(x)
     opt.zero_grad()
     y.backward(torch.randn_like(y))
