@@ -658,10 +658,6 @@ def test_workflows_go_through_the_makefile() -> None:
     assert {command.split()[1] for command in commands} <= targets
 
 
-# Its commit could not be looked up when the others were pinned; it runs alone in its job.
-UNPINNED = ["pypa/gh-action-pypi-publish@release/v1"]
-
-
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
 def test_workflows_trust_little(path: Path) -> None:
     """Actions are named by commit and version; what runs our code has no right to publish."""
@@ -669,9 +665,7 @@ def test_workflows_trust_little(path: Path) -> None:
     workflow = yaml.safe_load(said)
     assert workflow["permissions"] == {"contents": "read"}
     for used in re.findall(r"uses: (.*)", said):
-        assert used in UNPINNED or re.fullmatch(r"[\w/-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", used), (
-            used
-        )
+        assert re.fullmatch(r"[\w/-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", used), used
     for name, job in workflow["jobs"].items():
         rights = job.get("permissions", {"contents": "read"})
         runs_code = any("run" in step or "checkout" in step["uses"] for step in job["steps"])
