@@ -2,9 +2,9 @@
 
 # %% auto #0
 __all__ = ['IMAGE_EXTENSIONS', 'get_files', 'compose', 'ItemList', 'ImageList', 'Resize', 'to_byte_tensor', 'to_float_tensor',
-           'grandparent_splitter', 'column_splitter', 'random_splitter', 'parent_labeler', 'regex_labeler',
-           'column_labeler', 'Category', 'multi_accuracy', 'MultiCategory', 'Number', 'LabeledList', 'SplitData',
-           'LabeledBunch', 'LabeledData', 'Normalize']
+           'Normalize', 'grandparent_splitter', 'column_splitter', 'random_splitter', 'parent_labeler', 'regex_labeler',
+           'column_labeler', 'Category', 'multi_accuracy', 'MultiCategory', 'Number', 'LabeledList', 'LabeledBunch',
+           'LabeledData', 'SplitData']
 
 # %% ../nbs/08_data_block.ipynb #ebbac70f
 import copy
@@ -63,10 +63,10 @@ def get_files(
     for folder, subfolders, names in os.walk(path):
         subfolders[:] = [name for name in subfolders if recurse and name[0] != "."]
         files += [Path(folder, name) for name in names if name[0] != "."]
+    endings = Counter(file.suffix.lower() for file in files)
     if include is not None:
         wanted = set(include)
         files = [file for file in files if wanted & set(file.relative_to(path).parts[:-1])]
-    endings = Counter(file.suffix.lower() for file in files)
     if extensions is not None:
         wanted = {extension.lower() for extension in extensions}
         files = [file for file in files if file.suffix.lower() in wanted]
@@ -347,6 +347,67 @@ def to_float_tensor(x: Tensor) -> Tensor:
     """
     return x.float().div_(255)
 
+# %% ../nbs/08_data_block.ipynb #a7d6e8e2
+class Normalize:
+    """Give every channel mean 0 and standard deviation 1, on average over a dataset.
+
+    Args:
+        mean: of each channel.
+        std: standard deviation of each channel.
+
+    Raises:
+        ValueError: a standard deviation is not above 0.
+    """
+
+    def __init__(self, mean: Sequence[float] | Tensor, std: Sequence[float] | Tensor) -> None:
+        self.mean = torch.as_tensor(mean, dtype=torch.float32)[:, None, None]  # (C, 1, 1)
+        self.std = torch.as_tensor(std, dtype=torch.float32)[:, None, None]
+        if not (self.std > 0).all():
+            raise ValueError(f"Normalize expected standard deviations above 0, got {std}")
+
+    @classmethod
+    def of(cls, images: Sequence[Tensor], n: int = 500, seed: int = 0) -> "Normalize":
+        """Measure mean and standard deviation on a sample of images.
+
+        Args:
+            images: tensors (C, H, W) by number, as an `ImageList`; those of the training set.
+            n: how many to draw at most.
+            seed: of the drawing.
+        """
+        chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:n]
+        means, squares = [], []
+        for i in chosen.tolist():
+            x = images[i].double()
+            means.append(x.mean((1, 2)))
+            squares.append(x.square().mean((1, 2)))
+        mean = torch.stack(means).mean(0)
+        variance = torch.stack(squares).mean(0) - mean.square()
+        return cls(mean, variance.sqrt())
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Normalize an image (C, H, W), or a batch of them.
+
+        Args:
+            x: floating-point pixels.
+
+        Raises:
+            TypeError: the pixels are bytes.
+        """
+        if not x.is_floating_point():
+            raise TypeError(
+                f"Normalize expected floating-point pixels, got {x.dtype}: "
+                "list it after to_float_tensor"
+            )
+        return (x - self.mean.to(x)) / self.std.to(x)
+
+    def undo(self, x: Tensor) -> Tensor:
+        """Return the pixels as they were.
+
+        Args:
+            x: a normalized image or batch.
+        """
+        return x * self.std.to(x) + self.mean.to(x)
+
 # %% ../nbs/08_data_block.ipynb #471b8a59
 def grandparent_splitter(
     train: str = "train", valid: str = "valid"
@@ -487,6 +548,7 @@ class Category:
 
     Attributes:
         given: whether the vocabulary was given.
+        exclusive: whether a label is exactly one class.
         c: the number of outputs that a model needs.
         loss_func, metric: functions of predictions and targets.
 
@@ -494,6 +556,7 @@ class Category:
         ValueError: a class is listed twice.
     """
 
+    exclusive = True
     loss_func = staticmethod(cross_entropy)
     metric = staticmethod(accuracy)
 
@@ -581,6 +644,7 @@ class MultiCategory(Category):
         vocab: as for `Category`.
     """
 
+    exclusive = False
     loss_func = staticmethod(binary_cross_entropy_with_logits)
     metric = staticmethod(multi_accuracy)
 
@@ -608,6 +672,7 @@ class Number:
     """A number, such as an age. A target is a float32 of shape (1,), as a single output has."""
 
     given = True  # there is no vocabulary to learn
+    exclusive = False
     c = 1
     loss_func = staticmethod(mse_loss)
     metric = staticmethod(l1_loss)
@@ -698,81 +763,6 @@ class LabeledList(Dataset):
             where = f"label {self.labels[index]!r:.60}, {self.split} set"
             raise DataError(f"{error} ({where})") from error
 
-# %% ../nbs/08_data_block.ipynb #6b120039
-class SplitData:
-    """Items for training and for validation.
-
-    Args:
-        train: the items for training.
-        valid: the others; there may be none.
-    """
-
-    def __init__(self, train: ItemList, valid: ItemList) -> None:
-        self.train = train
-        self.valid = valid
-
-    def transform(
-        self,
-        train: Iterable[Callable[[Any], Any]],
-        valid: Iterable[Callable[[Any], Any]] | None = None,
-    ) -> "SplitData":
-        """Return the same split with other transforms.
-
-        Args:
-            train: for the training set.
-            valid: for the validation set; by default the same.
-        """
-        others = train if valid is None else valid
-        return SplitData(self.train.transform(train), self.valid.transform(others))
-
-    def label(
-        self,
-        labeler: Callable[[Any], Any],
-        kind: Category | Number | None = None,
-    ) -> "LabeledData":
-        """Label every item; the vocabulary comes from the training set alone.
-
-        Args:
-            labeler: a function of an item.
-            kind: of the labels; by default a `Category`.
-
-        Returns:
-            The same split with targets.
-
-        Raises:
-            ValueError: a label is missing, of another kind, or only in the validation set; or
-                there are fewer than two classes.
-        """
-        kind = Category() if kind is None else copy.deepcopy(kind)
-        train = LabeledList(self.train, labeler, kind, "training")
-        valid = LabeledList(self.valid, labeler, kind, "validation")
-        try:
-            kind.learn(list(chain(*train.classes)))
-        except ValueError as error:
-            raise ValueError(f"label got {train.where(0)}: {error}") from None
-        train.encode(kind)
-        valid.encode(kind)
-        if not kind.given:
-            _warn_of_strangers(train, valid)
-        return LabeledData(train, valid, kind)
-
-    def __repr__(self) -> str:
-        return f"train: {self.train}\nvalid: {self.valid}"
-
-
-def _warn_of_strangers(train: LabeledList, valid: LabeledList) -> None:
-    """Warn of a class that only the training set has, as a folder of unlabeled files would be."""
-    counts = Counter(chain(*train.classes))
-    strangers = counts.keys() - set(chain(*valid.classes))
-    if len(valid) and strangers:
-        name = max(strangers, key=lambda name: (counts[name], str(name)))
-        first = next(i for i, names in enumerate(train.classes) if name in names)
-        warnings.warn(
-            f"label got {train.where(first)}, as for {counts[name]:,} files there and none in the "
-            f"validation set: if {name!r} is not a class, leave it out with include=",
-            stacklevel=3,
-        )
-
 # %% ../nbs/08_data_block.ipynb #8237cfdf
 class LabeledBunch(DataBunch):
     """The loaders of a training run, with what follows from the kind of the labels.
@@ -851,63 +841,77 @@ class LabeledData:
             valid_dl = loader(self.valid, 2 * bs, num_workers=num_workers)
         return LabeledBunch(train_dl, valid_dl, self.kind, self.train.x.tfms)
 
-# %% ../nbs/08_data_block.ipynb #a7d6e8e2
-class Normalize:
-    """Give every channel mean 0 and standard deviation 1, on average over a dataset.
+# %% ../nbs/08_data_block.ipynb #6b120039
+class SplitData:
+    """Items for training and for validation.
 
     Args:
-        mean: of each channel.
-        std: standard deviation of each channel.
-
-    Raises:
-        ValueError: a standard deviation is not above 0.
+        train: the items for training.
+        valid: the others; there may be none.
     """
 
-    def __init__(self, mean: Sequence[float] | Tensor, std: Sequence[float] | Tensor) -> None:
-        self.mean = torch.as_tensor(mean, dtype=torch.float32)[:, None, None]  # (C, 1, 1)
-        self.std = torch.as_tensor(std, dtype=torch.float32)[:, None, None]
-        if not (self.std > 0).all():
-            raise ValueError(f"Normalize expected standard deviations above 0, got {std}")
+    def __init__(self, train: ItemList, valid: ItemList) -> None:
+        self.train = train
+        self.valid = valid
 
-    @classmethod
-    def of(cls, images: Sequence[Tensor], n: int = 500, seed: int = 0) -> "Normalize":
-        """Measure mean and standard deviation on a sample of images.
+    def transform(
+        self,
+        train: Iterable[Callable[[Any], Any]],
+        valid: Iterable[Callable[[Any], Any]] | None = None,
+    ) -> "SplitData":
+        """Return the same split with other transforms.
 
         Args:
-            images: tensors (C, H, W) by number, as an `ImageList`; those of the training set.
-            n: how many to draw at most.
-            seed: of the drawing.
+            train: for the training set.
+            valid: for the validation set; by default the same.
         """
-        chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:n]
-        means, squares = [], []
-        for i in chosen.tolist():
-            x = images[i].double()
-            means.append(x.mean((1, 2)))
-            squares.append(x.square().mean((1, 2)))
-        mean = torch.stack(means).mean(0)
-        variance = torch.stack(squares).mean(0) - mean.square()
-        return cls(mean, variance.sqrt())
+        others = train if valid is None else valid
+        return SplitData(self.train.transform(train), self.valid.transform(others))
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """Normalize an image (C, H, W), or a batch of them.
+    def label(
+        self,
+        labeler: Callable[[Any], Any],
+        kind: Category | Number | None = None,
+    ) -> "LabeledData":
+        """Label every item; the vocabulary comes from the training set alone.
 
         Args:
-            x: floating-point pixels.
+            labeler: a function of an item.
+            kind: of the labels; by default a `Category`.
+
+        Returns:
+            The same split with targets.
 
         Raises:
-            TypeError: the pixels are bytes.
+            ValueError: a label is missing, of another kind, or only in the validation set; or
+                there are fewer than two classes.
         """
-        if not x.is_floating_point():
-            raise TypeError(
-                f"Normalize expected floating-point pixels, got {x.dtype}: "
-                "list it after to_float_tensor"
-            )
-        return (x - self.mean.to(x)) / self.std.to(x)
+        kind = Category() if kind is None else copy.deepcopy(kind)
+        train = LabeledList(self.train, labeler, kind, "training")
+        valid = LabeledList(self.valid, labeler, kind, "validation")
+        try:
+            kind.learn(list(chain(*train.classes)))
+        except ValueError as error:
+            raise ValueError(f"label got {train.where(0)}: {error}") from None
+        train.encode(kind)
+        valid.encode(kind)
+        if kind.exclusive and not kind.given:
+            _warn_of_strangers(train, valid)
+        return LabeledData(train, valid, kind)
 
-    def undo(self, x: Tensor) -> Tensor:
-        """Return the pixels as they were.
+    def __repr__(self) -> str:
+        return f"train: {self.train}\nvalid: {self.valid}"
 
-        Args:
-            x: a normalized image or batch.
-        """
-        return x * self.std.to(x) + self.mean.to(x)
+
+def _warn_of_strangers(train: LabeledList, valid: LabeledList) -> None:
+    """Warn of a class that only the training set has, as a folder of unlabeled files would be."""
+    counts = Counter(chain(*train.classes))
+    strangers = counts.keys() - set(chain(*valid.classes))
+    if len(valid) and strangers:
+        name = max(strangers, key=lambda name: (counts[name], str(name)))
+        first = next(i for i, names in enumerate(train.classes) if name in names)
+        warnings.warn(
+            f"label got {train.where(first)}, as for {counts[name]:,} files there and none in the "
+            f"validation set: if {name!r} is not a class, leave it out with include=",
+            stacklevel=3,
+        )
