@@ -242,6 +242,9 @@ class ImageList(ItemList):
     def get(self, item: Any) -> "Image":
         """Open and decode an image.
 
+        Args:
+            item: a path, or a row of the table.
+
         Raises:
             DataError: the file is missing or damaged.
         """

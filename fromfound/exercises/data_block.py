@@ -181,8 +181,9 @@ ex_8_5 = Prediction(
         "d: that speaks against two vocabularies. One of both lists together would not have the "
         "problem, and would still be worse.": "d",
     },
-    because="Pooled, such a class gets an output without a single example. Validation then fails on "
-    "it for ever, and no message says so. Learned from training alone, the label is refused by name.",
+    because="Pooled, such a class gets an output without a single example. Validation then fails "
+    "on it for ever, and no message says so. Learned from training alone, the label is refused by "
+    "name.",
 )
 
 # %% ../../nbs/exercises/08_data_block.ipynb #11f202af
