@@ -9,12 +9,14 @@ __all__ = ['IMAGE_EXTENSIONS', 'get_files', 'compose', 'ItemList', 'ImageList', 
 # %% ../nbs/08_data_block.ipynb #ebbac70f
 import copy
 import math
+import operator
 import os
 import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from itertools import chain
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,9 +38,9 @@ if TYPE_CHECKING:  # slow to import
 # %% ../nbs/08_data_block.ipynb #3cb02451
 def get_files(
     path: str | Path,
-    extensions: Iterable[str] | None = None,
+    extensions: str | Iterable[str] | None = None,
     recurse: bool = True,
-    include: Iterable[str] | None = None,
+    include: str | Iterable[str] | None = None,
 ) -> list[Path]:
     """List the files below a folder, in an order that is the same on every machine.
 
@@ -46,9 +48,10 @@ def get_files(
 
     Args:
         path: the folder.
-        extensions: endings to keep, as ".jpg", in upper or lower case; by default all.
+        extensions: endings to keep, as ".jpg", in upper or lower case, one or several; by default
+            all.
         recurse: whether to enter the folders in it.
-        include: names of folders; only files below one of these are kept.
+        include: name of a folder, or names; only files below one of these are kept.
 
     Returns:
         The paths, sorted.
@@ -65,10 +68,11 @@ def get_files(
         files += [Path(folder, name) for name in names if name[0] != "."]
     endings = Counter(file.suffix.lower() for file in files)
     if include is not None:
-        wanted = set(include)
+        wanted = {include} if isinstance(include, str) else set(include)
         files = [file for file in files if wanted & set(file.relative_to(path).parts[:-1])]
     if extensions is not None:
-        wanted = {extension.lower() for extension in extensions}
+        extensions = [extensions] if isinstance(extensions, str) else list(extensions)
+        wanted = {f".{extension.lstrip('.').lower()}" for extension in extensions}
         files = [file for file in files if file.suffix.lower() in wanted]
     if not files:
         saw = ", ".join(f"{n:,} {ending!r}" for ending, n in endings.most_common(5))
@@ -94,16 +98,29 @@ def compose(x: Any, funcs: Iterable[Callable[[Any], Any]]) -> Any:
     return x
 
 # %% ../nbs/08_data_block.ipynb #3211eab4
+def _as_number(index: Any) -> int | None:
+    """Return a single number of Python, NumPy or PyTorch as an int; None for anything else."""
+    try:
+        return None if isinstance(index, (bool, list, tuple)) else operator.index(index)
+    except TypeError:  # a slice, a mask, several numbers
+        return None
+
+
 def _positions(index: Any, n: int) -> list[int]:
-    """Return the numbers that a slice, a mask or a list of numbers picks out of n."""
+    """Return the numbers, from 0 up to n, that a slice, a mask or a list of numbers picks out."""
     if isinstance(index, slice):
         return list(range(n))[index]
-    index = torch.as_tensor(index)
-    if index.dtype == torch.bool:
-        if len(index) != n:
-            raise IndexError(f"a mask for {n} items expected {n} entries, got {len(index)}")
-        index = index.nonzero().flatten()
-    return [int(i) for i in index]
+    numbers = torch.as_tensor(list(index) if isinstance(index, range) else index)
+    if numbers.ndim != 1 or (numbers.is_floating_point() and len(numbers)):
+        raise TypeError(f"expected a number, or a slice, mask or list of them, got {index!r:.60}")
+    if numbers.dtype == torch.bool:
+        if len(numbers) != n:
+            raise IndexError(f"a mask for {n} items expected {n} entries, got {len(numbers)}")
+        return numbers.nonzero().flatten().tolist()
+    outside = numbers[(numbers < -n) | (numbers >= n)].tolist()
+    if outside:
+        raise IndexError(f"{n} items have numbers from 0 to {n - 1}, got {outside[0]}")
+    return (numbers.long() % max(n, 1)).tolist()
 
 
 class ItemList(Dataset):
@@ -141,8 +158,9 @@ class ItemList(Dataset):
         return len(self.items)
 
     def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, int):
-            return compose(self.get(self.items[index]), self.tfms)
+        number = _as_number(index)
+        if number is not None:
+            return compose(self.get(self.items[number]), self.tfms)
         other = copy.copy(self)
         other.items = [self.items[i] for i in _positions(index, len(self))]
         return other
@@ -173,8 +191,16 @@ class ItemList(Dataset):
 
         Raises:
             ValueError: the training set is empty, or an item is in both sets.
+            TypeError: the splitter does not return two lists of numbers.
+            IndexError: a number is out of range.
         """
-        train, valid = (_positions(numbers, len(self)) for numbers in splitter(self.items))
+        parts = splitter(self.items)
+        if not isinstance(parts, (tuple, list)) or len(parts) != 2:
+            raise TypeError(
+                "split expected two lists of numbers from the splitter, for training and for "
+                f"validation, got {parts!r:.60}"
+            )
+        train, valid = (_positions(numbers, len(self)) for numbers in parts)
         if not train:
             raise ValueError(
                 f"split got no item for training, and {len(valid):,} of {len(self):,} for "
@@ -292,10 +318,16 @@ class Resize:
 
     Args:
         size: height and width in pixels, or one number for both.
+
+    Raises:
+        ValueError: they are not whole numbers above 0.
     """
 
     def __init__(self, size: int | tuple[int, int]) -> None:
-        self.size = (size, size) if isinstance(size, int) else tuple(size)
+        sides = (size,) * 2 if isinstance(size, Integral) else tuple(size)
+        if len(sides) != 2 or not all(isinstance(n, Integral) and n > 0 for n in sides):
+            raise ValueError(f"Resize expected whole numbers of pixels above 0, got {size!r}")
+        self.size = sides
 
     def __call__(self, image: "Image") -> "Image":
         """Return the image in the new size.
@@ -347,7 +379,12 @@ def to_float_tensor(x: Tensor) -> Tensor:
 
     Returns:
         The same shape, float32.
+
+    Raises:
+        TypeError: these are not bytes; perhaps they were divided before.
     """
+    if x.dtype != torch.uint8:
+        raise TypeError(f"to_float_tensor expected uint8, got {x.dtype}: list it once")
     return x.float().div_(255)
 
 # %% ../nbs/08_data_block.ipynb #a7d6e8e2
@@ -359,14 +396,18 @@ class Normalize:
         std: standard deviation of each channel.
 
     Raises:
-        ValueError: a standard deviation is not above 0.
+        ValueError: they are not finite numbers, one a channel, with deviations above 0.
     """
 
     def __init__(self, mean: Sequence[float] | Tensor, std: Sequence[float] | Tensor) -> None:
-        self.mean = torch.as_tensor(mean, dtype=torch.float32)[:, None, None]  # (C, 1, 1)
-        self.std = torch.as_tensor(std, dtype=torch.float32)[:, None, None]
-        if not (self.std > 0).all():
+        both = [torch.as_tensor(numbers, dtype=torch.float32) for numbers in (mean, std)]
+        if both[0].ndim != 1 or both[0].shape != both[1].shape or not both[0].isfinite().all():
+            raise ValueError(
+                f"Normalize expected a finite mean and std for each channel, got {mean}, {std}"
+            )
+        if not (both[1] > 0).all() or not both[1].isfinite().all():
             raise ValueError(f"Normalize expected standard deviations above 0, got {std}")
+        self.mean, self.std = (numbers[:, None, None] for numbers in both)  # (C, 1, 1)
 
     @classmethod
     def of(cls, images: Sequence[Tensor], n: int = 500, seed: int = 0) -> "Normalize":
@@ -376,7 +417,12 @@ class Normalize:
             images: tensors (C, H, W) by number, as an `ImageList`; those of the training set.
             n: how many to draw at most.
             seed: of the drawing.
+
+        Raises:
+            ValueError: there is no image.
         """
+        if not len(images) or n < 1:
+            raise ValueError(f"Normalize.of expected images, got {len(images)} with n={n}")
         chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:n]
         means, squares = [], []
         for i in chosen.tolist():
@@ -395,11 +441,16 @@ class Normalize:
 
         Raises:
             TypeError: the pixels are bytes.
+            ValueError: it has another number of channels.
         """
         if not x.is_floating_point():
             raise TypeError(
                 f"Normalize expected floating-point pixels, got {x.dtype}: "
                 "list it after to_float_tensor"
+            )
+        if x.ndim < 3 or x.shape[-3] != len(self.mean):
+            raise ValueError(
+                f"Normalize expected (..., {len(self.mean)}, H, W), got {tuple(x.shape)}"
             )
         return (x - self.mean.to(x)) / self.std.to(x)
 
@@ -479,7 +530,7 @@ def random_splitter(
     Raises:
         ValueError: the fraction is out of range.
     """
-    if not 0 <= valid_pct <= 1:
+    if not isinstance(valid_pct, Real) or not 0 <= valid_pct <= 1:
         raise ValueError(f"random_splitter expected a fraction from 0 to 1, got {valid_pct!r}")
 
     def splitter(items: Sequence[Any]) -> tuple[list[int], list[int]]:
@@ -574,6 +625,9 @@ class Category:
         """The number of classes."""
         return len(self.vocab)
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}, {self.c} classes"
+
     def classes(self, label: Any) -> list[Any]:
         """Return the classes in a label, here one; refuse what is not a label.
 
@@ -583,7 +637,7 @@ class Category:
         Raises:
             ValueError: it is empty, or of another kind.
         """
-        if label is None or label == "":
+        if label is None or (isinstance(label, str) and not label.strip()):
             raise ValueError("the labeler found none; try it on this file")
         if not isinstance(label, (str, int)):
             raise ValueError("not one class; MultiCategory is for several, Number for a number")
@@ -680,6 +734,9 @@ class Number:
     loss_func = staticmethod(mse_loss)
     metric = staticmethod(l1_loss)
 
+    def __repr__(self) -> str:
+        return "Number"
+
     def classes(self, label: Any) -> list[Any]:
         """Return no class; refuse what is not a finite number, or the text of one."""
         try:
@@ -730,8 +787,17 @@ class LabeledList(Dataset):
     ) -> None:
         self.x = x
         self.split = split
-        self.labels = [labeler(item) for item in x.items]
+        self.labels = [self._label(labeler, item) for item in x.items]
         self.classes = self.each(kind.classes)
+
+    def _label(self, labeler: Callable[[Any], Any], item: Any) -> Any:
+        try:
+            label = labeler(item)
+        except Exception as error:  # the labeler is the user's
+            where = f"{self.x.shown(item)} in the {self.split} set"
+            error.add_note(f"label: this happened in the labeler, for {where}")
+            raise
+        return label.item() if isinstance(label, (np.generic, Tensor)) else label
 
     def where(self, i: int) -> str:
         """Name label, file and split of an item, for a message."""
@@ -820,6 +886,9 @@ class LabeledData:
         self.valid = valid
         self.kind = kind
 
+    def __repr__(self) -> str:
+        return f"train: {self.train.x}\nvalid: {self.valid.x}\nlabels: {self.kind}"
+
     def databunch(
         self,
         bs: int = 64,
@@ -888,7 +957,10 @@ class SplitData:
         Raises:
             ValueError: a label is missing, of another kind, or only in the validation set; or
                 there are fewer than two classes.
+            TypeError: the kind is a class, not an object.
         """
+        if isinstance(kind, type):
+            raise TypeError(f"label expected an object as kind: write {kind.__name__}()")
         kind = Category() if kind is None else copy.deepcopy(kind)
         train = LabeledList(self.train, labeler, kind, "training")
         valid = LabeledList(self.valid, labeler, kind, "validation")

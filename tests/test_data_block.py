@@ -434,7 +434,7 @@ def test_the_vocabulary_does_not_depend_on_the_hash_seed(folder):
         "print(images.split(grandparent_splitter()).label(parent_labeler).kind.vocab)"
     )
     answers = set()
-    for seed in "012":
+    for seed in "01":
         environment = os.environ | {"PYTHONHASHSEED": seed}
         command = [sys.executable, "-c", program, str(folder)]
         answers.add(subprocess.check_output(command, env=environment, text=True))
