@@ -100,8 +100,9 @@ def compose(x: Any, funcs: Iterable[Callable[[Any], Any]]) -> Any:
 # %% ../nbs/08_data_block.ipynb #3211eab4
 def _as_number(index: Any) -> int | None:
     """Return a single number of Python, NumPy or PyTorch as an int; None for anything else."""
+    several = getattr(index, "ndim", 0) > 0  # even if it is a list of one
     try:
-        return None if isinstance(index, (bool, list, tuple)) else operator.index(index)
+        return None if several or isinstance(index, bool) else operator.index(index)
     except TypeError:  # a slice, a mask, several numbers
         return None
 
@@ -637,7 +638,7 @@ class Category:
         Raises:
             ValueError: it is empty, or of another kind.
         """
-        if label is None or (isinstance(label, str) and not label.strip()):
+        if label is None or label == "":
             raise ValueError("the labeler found none; try it on this file")
         if not isinstance(label, (str, int)):
             raise ValueError("not one class; MultiCategory is for several, Number for a number")
