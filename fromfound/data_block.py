@@ -97,7 +97,7 @@ def compose(x: Any, funcs: Iterable[Callable[[Any], Any]]) -> Any:
         x = func(x)
     return x
 
-# %% ../nbs/08_data_block.ipynb #3211eab4
+# %% ../nbs/08_data_block.ipynb #8ec86a23
 def _as_number(index: Any) -> int | None:
     """Return a single number of Python, NumPy or PyTorch as an int; None for anything else."""
     several = getattr(index, "ndim", 0) > 0  # even if it is a list of one
