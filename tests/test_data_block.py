@@ -366,6 +366,7 @@ def test_a_label_that_is_nothing(folder, nothing):
     with pytest.raises(ValueError) as caught:
         split.label(lambda path: nothing)
     one_line(caught.value, f"label got {nothing!r}", "'train/cat/0.png'", "training set")
+    one_line(caught.value, "the labeler found none")
 
     def only_in_validation(path):
         return nothing if path.parent.parent.name == "valid" else path.parent.name
