@@ -325,7 +325,7 @@ class Resize:
     """
 
     def __init__(self, size: int | tuple[int, int]) -> None:
-        sides = (size,) * 2 if isinstance(size, Integral) else tuple(size)
+        sides = tuple(size) if isinstance(size, Sequence) else (size, size)
         if len(sides) != 2 or not all(isinstance(n, Integral) and n > 0 for n in sides):
             raise ValueError(f"Resize expected whole numbers of pixels above 0, got {size!r}")
         self.size = sides

@@ -610,3 +610,65 @@ def test_imagenette():
     x, y = data.valid[0]
     assert x.shape == (3, 128, 128)
     assert data.kind.decode(y) == split.valid.items[0].parent.name
+
+
+# --- what a user may pass -------------------------------------------------------------------------
+
+
+def test_single_numbers_of_any_library_give_an_item():
+    items = ItemList("abcd")
+    for number in (1, np.int64(1), torch.tensor(1), -3):
+        assert items[number] == "b"
+    for several in (np.array([1]), torch.tensor([1]), range(1, 2), (1,)):
+        assert items[several].items == ["b"]
+    assert items[[-1, 0]].items == ["d", "a"]
+    for wrong in ([1.5], torch.zeros(2, 2), "a"):
+        with pytest.raises((TypeError, ValueError)):
+            items[wrong]
+    for outside in ([4], [-5], torch.tensor([0, 9])):
+        with pytest.raises(IndexError, match="4 items have numbers from 0 to 3"):
+            items[outside]
+
+
+def test_one_ending_or_folder_may_be_text(folder):
+    assert get_files(folder, ".png") == get_files(folder, ["PNG"]) == get_files(folder)
+    assert get_files(folder, include="dog") == get_files(folder, include=["dog"])
+
+
+def test_what_a_splitter_must_return():
+    items = ItemList(range(4))
+    for wrong in ([0, 1, 2], None, ([0], [1], [2])):
+        with pytest.raises(TypeError, match="split expected two lists of numbers"):
+            items.split(lambda items, wrong=wrong: wrong)
+    with pytest.raises(IndexError):
+        items.split(lambda items: ([0, 4], [1]))
+
+
+def test_labels_of_numpy_and_an_error_in_the_labeler():
+    split = ItemList([0, 1, 2, 3]).split(lambda items: ([0, 1, 2, 3], []))
+    data = split.label(lambda item: np.int64(item % 2))
+    assert data.kind.vocab == [0, 1]
+    assert type(data.kind.vocab[0]) is int
+    data = split.label(lambda item: torch.tensor(item / 4), Number())
+    assert data.train.y.flatten().tolist() == [0, 0.25, 0.5, 0.75]
+    with pytest.raises(KeyError) as caught:
+        split.label(lambda item: {}[item])
+    one_line(caught.value.__notes__[0], "in the labeler", "0 in the training set")
+
+
+def test_transforms_refuse_what_cannot_be_meant():
+    for wrong in (0, -1, 1.5, (3,), (3, 0), (1, 2, 3)):
+        with pytest.raises(ValueError, match="Resize expected"):
+            Resize(wrong)
+    assert Resize(np.int64(4))(Image.new("L", (9, 9))).size == (4, 4)
+    with pytest.raises(TypeError, match="to_float_tensor expected uint8"):
+        to_float_tensor(torch.rand(3, 2, 2))
+    norm = Normalize([0.5] * 3, [0.2] * 3)
+    for shape in ((1, 4, 4), (2, 1, 4, 4), (4, 4)):
+        with pytest.raises(ValueError, match="Normalize expected"):
+            norm(torch.rand(shape))
+    for mean, std in (([0.5], [0.2, 0.2]), ([float("nan")], [1.0]), (0.5, 0.2)):
+        with pytest.raises(ValueError, match="Normalize expected"):
+            Normalize(mean, std)
+    with pytest.raises(ValueError, match=r"Normalize\.of expected images"):
+        Normalize.of([])
