@@ -33,7 +33,7 @@ from fromfound.data_block import (
 )
 from fromfound.dataloader import DataLoader
 
-ROUNDS = 15
+ROUNDS = 21
 SIDE = 96
 CASES = {"no workers": (0, 640), "two workers": (2, 1920)}  # workers, images
 

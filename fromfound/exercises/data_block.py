@@ -43,12 +43,12 @@ def _demands(fn: Callable, names: list[str], fraction: float) -> list[str]:
     """Return the demands that a splitter keeps."""
     torch.manual_seed(7)
     state = torch.get_rng_state()
-    sets = [fn(list(names), fraction, seed) for seed in range(30)]
+    sets = [fn(list(names), fraction, seed) for seed in range(60)]
     untouched = torch.equal(torch.get_rng_state(), state)
     if not all(isinstance(one, set) and one <= set(names) for one in sets):
         return ["not a set of some of the names"]
-    turned = [fn(names[::-1], fraction, seed) for seed in range(30)]
-    moved = [fn(names[2:] + names[:2], fraction, seed) for seed in range(30)]
+    turned = [fn(names[::-1], fraction, seed) for seed in range(60)]
+    moved = [fn(names[2:] + names[:2], fraction, seed) for seed in range(60)]
     size = round(fraction * len(names))
     kept = (
         all(len(one) == size for one in sets),
