@@ -40,7 +40,7 @@ _DEMANDS = (
 
 
 def _demands(fn: Callable, names: list[str], fraction: float) -> list[str]:
-    """Return the demands that a splitter keeps."""
+    """Return the demands that a splitter does not meet."""
     torch.manual_seed(7)
     state = torch.get_rng_state()
     sets = [fn(list(names), fraction, seed) for seed in range(60)]
@@ -57,7 +57,7 @@ def _demands(fn: Callable, names: list[str], fraction: float) -> list[str]:
         set().union(*sets) == set(names),
         untouched,
     )
-    return [demand for demand, yes in zip(_DEMANDS, kept, strict=True) if yes]
+    return [demand for demand, yes in zip(_DEMANDS, kept, strict=True) if not yes]
 
 
 def _stable(names: Sequence[str], fraction: float, seed: int, fault: str = "") -> set[str]:
