@@ -8,13 +8,14 @@ __all__ = ['IMAGE_EXTENSIONS', 'get_files', 'compose', 'ItemList', 'ImageList', 
 
 # %% ../nbs/08_data_block.ipynb #ebbac70f
 import copy
-import math
+import errno
+import hashlib
 import operator
 import os
 import re
 import warnings
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from numbers import Integral, Real
 from pathlib import Path
@@ -28,6 +29,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, l1_loss
 from .callback import as_list
 from .dataloader import DataLoader, Dataset
 from .files import DataError
+from .rng import get_rng_states, set_rng_states
 from .training import DataBunch, accuracy, cross_entropy, mse_loss
 
 if TYPE_CHECKING:  # slow to import
@@ -44,7 +46,8 @@ def get_files(
 ) -> list[Path]:
     """List the files below a folder, in an order that is the same on every machine.
 
-    Files and folders whose names begin with a dot are left out.
+    Files and folders whose names begin with a dot are left out. Links to folders are followed,
+    except back to a folder that the way there has come through.
 
     Args:
         path: the folder.
@@ -57,30 +60,56 @@ def get_files(
         The paths, sorted.
 
     Raises:
-        DataError: there is no such folder, or no such file in it.
+        DataError: there is no such folder, or no such file in it; a folder cannot be listed, or
+            one to include is not there.
     """
     path = Path(path)
     if not path.is_dir():
         raise DataError(f"get_files expected a folder, got {str(path)!r}: no folder is there")
     files = []
-    for folder, subfolders, names in os.walk(path):
-        subfolders[:] = [name for name in subfolders if recurse and name[0] != "."]
+    for folder, names in _walk(path, recurse):
         files += [Path(folder, name) for name in names if name[0] != "."]
     endings = Counter(file.suffix.lower() for file in files)
+    saw = ", ".join(f"{n:,} {ending!r}" for ending, n in endings.most_common(5)) or "no file"
     if include is not None:
         wanted = {include} if isinstance(include, str) else set(include)
-        files = [file for file in files if wanted & set(file.relative_to(path).parts[:-1])]
+        above = [set(file.relative_to(path).parts[:-1]) for file in files]
+        if missing := wanted - set().union(*above):
+            raise DataError(
+                f"get_files found no file below a folder {min(missing)!r}, named in include=, "
+                f"in {str(path)!r}; it saw {saw}"
+            )
+        files = [file for file, names in zip(files, above, strict=True) if wanted & names]
     if extensions is not None:
         extensions = [extensions] if isinstance(extensions, str) else list(extensions)
         wanted = {f".{extension.lstrip('.').lower()}" for extension in extensions}
         files = [file for file in files if file.suffix.lower() in wanted]
     if not files:
-        saw = ", ".join(f"{n:,} {ending!r}" for ending, n in endings.most_common(5))
         raise DataError(
-            f"get_files found no file in {str(path)!r} with {extensions=}, {include=}; "
-            f"it saw {saw or 'no file'}"
+            f"get_files found no file in {str(path)!r} with {extensions=}, {include=}; it saw {saw}"
         )
     return sorted(files, key=Path.as_posix)
+
+
+def _walk(path: Path, recurse: bool) -> Iterator[tuple[str, list[str]]]:
+    """Yield each folder with the names of its files; follow links, but in no circle."""
+
+    def refuse(error: OSError) -> None:
+        raise DataError(
+            f"get_files cannot list the folder {str(error.filename)!r}: {error.strerror}; make it "
+            "readable, or move it away"
+        ) from error
+
+    came_through = {str(path): (os.path.realpath(path),)}  # the real folders on the way to each
+    for folder, subfolders, names in os.walk(path, followlinks=True, onerror=refuse):
+        way, entered = came_through[folder], []
+        for name in subfolders:
+            real = os.path.realpath(os.path.join(folder, name))
+            if recurse and name[0] != "." and real not in way:
+                came_through[os.path.join(folder, name)] = (*way, real)
+                entered.append(name)
+        subfolders[:] = entered
+        yield folder, names
 
 # %% ../nbs/08_data_block.ipynb #d6e5f79c
 def compose(x: Any, funcs: Iterable[Callable[[Any], Any]]) -> Any:
@@ -101,8 +130,9 @@ def compose(x: Any, funcs: Iterable[Callable[[Any], Any]]) -> Any:
 def _as_number(index: Any) -> int | None:
     """Return a single number of Python, NumPy or PyTorch as an int; None for anything else."""
     several = getattr(index, "ndim", 0) > 0  # even if it is a list of one
+    truth = isinstance(index, bool) or getattr(index, "dtype", None) == torch.bool
     try:
-        return None if several or isinstance(index, bool) else operator.index(index)
+        return None if several or truth else operator.index(index)
     except TypeError:  # a slice, a mask, several numbers
         return None
 
@@ -111,17 +141,42 @@ def _positions(index: Any, n: int) -> list[int]:
     """Return the numbers, from 0 up to n, that a slice, a mask or a list of numbers picks out."""
     if isinstance(index, slice):
         return list(range(n))[index]
-    numbers = torch.as_tensor(list(index) if isinstance(index, range) else index)
-    if numbers.ndim != 1 or (numbers.is_floating_point() and len(numbers)):
+    index = sorted(index) if isinstance(index, (set, frozenset)) else index
+    try:
+        numbers = torch.as_tensor(list(index) if isinstance(index, range) else index)
+        wrong = numbers.ndim != 1 or (numbers.is_floating_point() and len(numbers))
+    except (TypeError, ValueError, RuntimeError):  # text, or a list of no numbers
+        wrong = True
+    if wrong:
         raise TypeError(f"expected a number, or a slice, mask or list of them, got {index!r:.60}")
     if numbers.dtype == torch.bool:
         if len(numbers) != n:
             raise IndexError(f"a mask for {n} items expected {n} entries, got {len(numbers)}")
         return numbers.nonzero().flatten().tolist()
+    numbers = numbers.long()  # a byte cannot be compared with 300
     outside = numbers[(numbers < -n) | (numbers >= n)].tolist()
     if outside:
         raise IndexError(f"{n} items have numbers from 0 to {n - 1}, got {outside[0]}")
-    return (numbers.long() % max(n, 1)).tolist()
+    return (numbers % max(n, 1)).tolist()
+
+
+def _cell(who: str, row: Any, column: Hashable) -> Any:
+    """Return the cell of a row; name the columns there are where it is missing."""
+    try:
+        return row[column]
+    except (KeyError, IndexError):
+        there = list(row) if isinstance(row, Mapping) else f"{len(row)} of them"
+        said = f"{who} found no column {column!r} in a row; its columns: {there}"
+        raise ValueError(said) from None
+
+
+def _key(item: Any) -> Hashable:
+    """Return what is equal for equal items; of an item without a value, its number in memory."""
+    try:
+        hash(item)
+    except TypeError:  # a row
+        return repr(item) if isinstance(item, (Mapping, Sequence)) else id(item)
+    return item
 
 
 class ItemList(Dataset):
@@ -138,7 +193,7 @@ class ItemList(Dataset):
             functions of a module rather than lambdas.
 
     Raises:
-        TypeError: `tfms` is not a list, or has a class in it.
+        TypeError: `tfms` is not a list, or has a class in it; or `items` is a DataFrame.
     """
 
     def __init__(
@@ -147,6 +202,9 @@ class ItemList(Dataset):
         path: str | Path = ".",
         tfms: Iterable[Callable[[Any], Any]] = (),
     ) -> None:
+        if hasattr(items, "columns"):
+            who = type(self).__name__
+            raise TypeError(f"{who} expected a list, got a DataFrame: pass its to_dict('records')")
         self.items = list(items)
         self.path = Path(path)
         self.tfms = as_list(tfms, "tfms")
@@ -164,7 +222,11 @@ class ItemList(Dataset):
             return compose(self.get(self.items[number]), self.tfms)
         other = copy.copy(self)
         other.items = [self.items[i] for i in _positions(index, len(self))]
+        other.tfms = list(self.tfms)  # each half of a split has its own
         return other
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self[i] for i in range(len(self)))  # an IndexError of a transform is not the end
 
     def transform(self, tfms: Iterable[Callable[[Any], Any]]) -> "ItemList":
         """Return the same items with other transforms.
@@ -187,18 +249,18 @@ class ItemList(Dataset):
         """Split into training and validation set.
 
         Args:
-            splitter: takes the items; returns the numbers of those for training and of those for
-                validation. Items in neither are left out.
+            splitter: takes the items; returns the positions of those for training and of those
+                for validation. Items in neither are left out.
 
         Raises:
-            ValueError: the training set is empty, or an item is in both sets.
-            TypeError: the splitter does not return two lists of numbers.
-            IndexError: a number is out of range.
+            ValueError: the training set is empty, or an item, or its equal, is in both sets.
+            TypeError: the splitter does not return two lists of positions.
+            IndexError: a position is out of range.
         """
         parts = splitter(self.items)
         if not isinstance(parts, (tuple, list)) or len(parts) != 2:
             raise TypeError(
-                "split expected two lists of numbers from the splitter, for training and for "
+                "split expected two lists of positions from the splitter, for training and for "
                 f"validation, got {parts!r:.60}"
             )
         train, valid = (_positions(numbers, len(self)) for numbers in parts)
@@ -207,7 +269,8 @@ class ItemList(Dataset):
                 f"split got no item for training, and {len(valid):,} of {len(self):,} for "
                 "validation: look at what the splitter returns"
             )
-        if both := sorted(set(train) & set(valid)):
+        seen = {_key(self.items[i]) for i in train}
+        if both := [i for i in valid if _key(self.items[i]) in seen]:
             name = self.shown(self.items[both[0]])
             raise ValueError(
                 f"split got {len(both):,} items for training and for validation, such as {name}: "
@@ -233,6 +296,10 @@ class ImageList(ItemList):
         mode: of the images: "RGB" makes three channels of gray ones, too; "L" makes one; None
             leaves each as it is.
         column: of the table.
+
+    Raises:
+        TypeError: the items are rows, and `column` is missing.
+        ValueError: PIL has no such mode.
     """
 
     def __init__(
@@ -243,7 +310,16 @@ class ImageList(ItemList):
         mode: str | None = "RGB",
         column: Hashable = None,
     ) -> None:
+        from PIL import Image
+
         super().__init__(items, path, tfms)
+        if mode is not None and mode not in Image.MODES:
+            raise ValueError(f"ImageList expected a mode of PIL, as 'RGB' or 'L', got {mode!r}")
+        if column is None and self.items and isinstance(self.items[0], (Mapping, tuple, list)):
+            raise TypeError(
+                f"ImageList expected paths, got the row {self.items[0]!r:.60}: say in which column "
+                "they are, as column='name'"
+            )
         self.mode = mode
         self.column = column
 
@@ -267,20 +343,23 @@ class ImageList(ItemList):
         return cls(get_files(path, IMAGE_EXTENSIONS, include=include), path, tfms)
 
     def get(self, item: Any) -> "Image":
-        """Open and decode an image.
+        """Open and decode an image, and turn it upright where its file says how it was held.
 
         Args:
             item: a path, or a row of the table.
 
         Raises:
-            DataError: the file is missing or damaged.
+            DataError: the file is missing or damaged, or has more than 8 bits a channel.
         """
-        from PIL import Image
+        from PIL import Image, ImageOps
 
-        file = item if self.column is None else self.path / item[self.column]
+        file = item
+        if self.column is not None:
+            file = self.path / _cell("ImageList", item, self.column)
         try:
             with Image.open(file) as image:
                 image.load()
+            ImageOps.exif_transpose(image, in_place=True)
         except Exception as error:  # a damaged file makes PIL raise errors of any kind
             empty = os.path.isfile(file) and os.path.getsize(file) == 0
             why = "the file is empty" if empty else re.split(":? ['\"]", str(error))[0]
@@ -288,7 +367,14 @@ class ImageList(ItemList):
                 f"ImageList cannot read {self.shown(file)}: {why}; replace it, "
                 "or leave it out by check(skip=True)"
             ) from error
-        return image if self.mode in (None, image.mode) else image.convert(self.mode)
+        if self.mode in (None, image.mode):
+            return image
+        if image.mode[0] in "IF":  # convert would turn all above 255 white
+            raise DataError(
+                f"ImageList cannot turn {self.shown(file)} into {self.mode!r}: its mode is "
+                f"{image.mode!r}, with more than 8 bits; pass mode=None and scale it in a transform"
+            )
+        return image.convert(self.mode)
 
     def check(self, skip: bool = False) -> "ImageList":
         """Open every image once, before hours of training depend on it.
@@ -300,15 +386,18 @@ class ImageList(ItemList):
             The list of those that can be read.
 
         Raises:
-            DataError: a file is damaged, and `skip` is False.
+            DataError: a file is damaged, and `skip` is False; or the machine fails, not the file.
         """
+        failing = (errno.EMFILE, errno.ENFILE, errno.EIO, errno.EACCES)
         sound = []
         for i, item in enumerate(self.items):
             try:
                 self.get(item)
                 sound.append(i)
             except DataError as error:
-                if not skip:
+                cause = error.__cause__
+                machine = isinstance(cause, MemoryError) or getattr(cause, "errno", None) in failing
+                if machine or not skip:
                     raise
                 print("left out:", str(error).partition("; replace")[0])
         return self[sound]
@@ -362,12 +451,21 @@ def to_byte_tensor(image: "Image") -> Tensor:
         The pixels (C, H, W), uint8.
 
     Raises:
-        TypeError: the image has other pixels.
+        TypeError: the image has other pixels, or is already a tensor.
     """
+    if isinstance(image, Tensor):
+        raise TypeError("to_byte_tensor expected an image of PIL, got a tensor: list it once")
     array = np.array(image)  # a copy, which may be written to
+    mode = getattr(image, "mode", array.dtype)
+    if mode == "P":
+        raise TypeError(
+            "to_byte_tensor expected brightness, got mode 'P', numbers of a palette: use mode='RGB'"
+        )
     if array.dtype != np.uint8:
-        mode = getattr(image, "mode", type(image).__name__)
-        raise TypeError(f"to_byte_tensor expected 8 bits a channel, got {mode}: use mode='RGB'")
+        raise TypeError(
+            f"to_byte_tensor expected 8 bits a channel, got {mode}: scale it by a function of your "
+            "own in its place"
+        )
     pixels = torch.from_numpy(array)
     return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
 
@@ -421,15 +519,23 @@ class Normalize:
 
         Raises:
             ValueError: there is no image.
+            TypeError: an image is not a tensor of floating-point numbers (C, H, W).
         """
         if not len(images) or n < 1:
             raise ValueError(f"Normalize.of expected images, got {len(images)} with n={n}")
         chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:n]
         means, squares = [], []
         for i in chosen.tolist():
-            x = images[i].double()
-            means.append(x.mean((1, 2)))
-            squares.append(x.square().mean((1, 2)))
+            x = images[i]
+            if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim != 3:
+                got = x.dtype if isinstance(x, Tensor) else type(x).__name__
+                raise TypeError(
+                    f"Normalize.of expected floating-point images (C, H, W), got {got} of shape "
+                    f"{tuple(getattr(x, 'shape', ()))}: list to_byte_tensor and to_float_tensor "
+                    "as transforms"
+                )
+            means.append(x.double().mean((1, 2)))
+            squares.append(x.double().square().mean((1, 2)))
         mean = torch.stack(means).mean(0)
         variance = torch.stack(squares).mean(0) - mean.square()
         return cls(mean, variance.sqrt())
@@ -499,7 +605,7 @@ def column_splitter(
     """
 
     def splitter(items: Sequence[Any]) -> tuple[list[int], list[int]]:
-        names = [str(row[column]) for row in items]
+        names = [str(_cell("column_splitter", row, column)) for row in items]
         return _by_name("column_splitter", names, str(train), str(valid))
 
     return splitter
@@ -519,14 +625,16 @@ def random_splitter(
 ) -> Callable[[Sequence[Any]], tuple[list[int], list[int]]]:
     """Split at random, in the same way on every machine.
 
-    The order of the items does not matter, and torch's global generator is not touched.
+    Each item is ranked by a hash of the seed and its name; a file's name is its path from the
+    folder that all have in common. So neither order nor place matters, and one more file moves at
+    most one of the others. Equal items stay together, even if fewer are then for validation.
 
     Args:
         valid_pct: the fraction for validation, from 0 to 1.
         seed: another number gives another split.
 
     Returns:
-        A splitter.
+        A splitter. It raises a ValueError where items have no name of their own.
 
     Raises:
         ValueError: the fraction is out of range.
@@ -535,14 +643,40 @@ def random_splitter(
         raise ValueError(f"random_splitter expected a fraction from 0 to 1, got {valid_pct!r}")
 
     def splitter(items: Sequence[Any]) -> tuple[list[int], list[int]]:
-        names = [item.as_posix() if isinstance(item, Path) else str(item) for item in items]
-        ranked = sorted(range(len(names)), key=names.__getitem__)
-        drawn = torch.randperm(len(ranked), generator=torch.Generator().manual_seed(seed))
-        chosen = [ranked[i] for i in drawn.tolist()]
-        n = round(valid_pct * len(ranked))
-        return sorted(chosen[n:]), sorted(chosen[:n])
+        groups: dict[str, list[int]] = {}
+        for i, name in enumerate(_names(items)):
+            groups.setdefault(name, []).append(i)
+        for name, (first, *others) in groups.items():
+            if any(_key(items[i]) != _key(items[first]) for i in others):
+                raise ValueError(f"random_splitter got different items of one name, {name:.60}")
+        room, parts = round(valid_pct * len(items)), ([], [])
+        for name in sorted(groups, key=lambda name: (_rank(seed, name), name)):
+            fits = len(groups[name]) <= room
+            parts[fits].extend(groups[name])
+            room -= fits * len(groups[name])
+        return sorted(parts[False]), sorted(parts[True])
 
     return splitter
+
+
+def _names(items: Sequence[Any]) -> list[str]:
+    """Name each item by its value, a file by its path from the folder that all share."""
+    if items and all(isinstance(item, Path) for item in items):
+        root = os.path.commonpath([item.parent for item in items])
+        return [item.relative_to(root).as_posix() for item in items]
+    names = [str(item) if isinstance(item, (str, Path)) else repr(item) for item in items]
+    for item, name in zip(items, names, strict=True):
+        if " at 0x" in name and not isinstance(item, (str, Path)):
+            raise ValueError(
+                f"random_splitter expected items with names, got {name:.60}, which is another one "
+                "in each run: split paths, texts or rows"
+            )
+    return names
+
+
+def _rank(seed: int, name: str) -> bytes:
+    text = f"{seed} {name}".encode(errors="backslashreplace")
+    return hashlib.blake2b(text, digest_size=16).digest()
 
 # %% ../nbs/08_data_block.ipynb #dce1af1c
 def parent_labeler(item: Path) -> str:
@@ -555,7 +689,7 @@ def parent_labeler(item: Path) -> str:
 
 
 def regex_labeler(pattern: str) -> Callable[[Path], str | None]:
-    """Make a labeler that finds the label in the path of a file.
+    """Make a labeler that finds the label in the name of a file, not in its folders.
 
     Args:
         pattern: a regular expression; its first group is the label.
@@ -571,7 +705,7 @@ def regex_labeler(pattern: str) -> Callable[[Path], str | None]:
         raise ValueError(f"regex_labeler expected a group, as in '(.+)_', got {pattern!r}")
 
     def labeler(item: Path) -> str | None:
-        match = compiled.search(Path(item).as_posix())
+        match = compiled.search(Path(item).name)
         return match and match[1]
 
     return labeler
@@ -589,7 +723,7 @@ def column_labeler(column: Hashable, delimiter: str | None = None) -> Callable[[
     """
 
     def labeler(row: Any) -> Any:
-        cell = row[column]
+        cell = _cell("column_labeler", row, column)
         return cell if delimiter is None else [part for part in cell.split(delimiter) if part]
 
     return labeler
@@ -609,6 +743,7 @@ class Category:
 
     Raises:
         ValueError: a class is listed twice.
+        TypeError: the vocabulary has no order, as a set, or is text.
     """
 
     exclusive = True
@@ -616,8 +751,13 @@ class Category:
     metric = staticmethod(accuracy)
 
     def __init__(self, vocab: Sequence[Hashable] | None = None) -> None:
+        if isinstance(vocab, (str, set, frozenset)):
+            raise TypeError(
+                f"{type(self).__name__} expected a list of classes, got {vocab!r:.60}: their order "
+                "gives them their numbers"
+            )
         self.given = vocab is not None
-        self.vocab = list(vocab or [])
+        self.vocab = [] if vocab is None else list(vocab)
         if len(set(self.vocab)) < len(self.vocab):
             raise ValueError(f"{type(self).__name__} expected each class once, got {vocab!r:.80}")
 
@@ -689,7 +829,15 @@ def multi_accuracy(input: Tensor, target: Tensor) -> Tensor:
 
     Returns:
         One number from 0 to 1.
+
+    Raises:
+        ValueError: the shapes differ.
     """
+    if input.shape != target.shape:
+        raise ValueError(
+            f"multi_accuracy expected equal shapes, got {tuple(input.shape)} and "
+            f"{tuple(target.shape)}"
+        )
     return ((input > 0) == (target > 0.5)).float().mean()
 
 
@@ -741,8 +889,9 @@ class Number:
     def classes(self, label: Any) -> list[Any]:
         """Return no class; refuse what is not a finite number, or the text of one."""
         try:
-            sound = math.isfinite(float(label))
-        except (TypeError, ValueError):
+            largest = torch.finfo(torch.float32).max
+            sound = abs(float(label)) <= largest and "_" not in str(label)  # 1_0 is a slip
+        except (TypeError, ValueError, OverflowError):
             sound = False
         if not sound:
             raise ValueError("not a finite number; correct it, or leave the item out")
@@ -761,7 +910,7 @@ class Number:
 
 # %% ../nbs/08_data_block.ipynb #5378a7ea
 class LabeledList(Dataset):
-    """Items with their targets: sample i is the pair (x, y).
+    """Items with their targets: sample i is the pair (x, y); a slice, mask or list gives a part.
 
     Args:
         x: the items.
@@ -826,12 +975,31 @@ class LabeledList(Dataset):
     def __len__(self) -> int:
         return len(self.x)
 
-    def __getitem__(self, index: int) -> tuple[Any, Tensor]:
+    def __getitem__(self, index: Any) -> Any:
+        number = _as_number(index)
+        if number is None:
+            return self._part(_positions(index, len(self)))
+        item = self.x.items[number]
         try:
-            return self.x[index], self.y[index]
+            return self.x[number], self.y[number]
         except DataError as error:
-            where = f"label {self.labels[index]!r:.60}, {self.split} set"
+            where = f"label {self.labels[number]!r:.60}, {self.split} set"
             raise DataError(f"{error} ({where})") from error
+        except Exception as error:  # a transform is the user's
+            where = f"{self.x.shown(item)}, label {self.labels[number]!r:.60}, {self.split} set"
+            error.add_note(f"LabeledList: this happened in a transform of {where}")
+            raise
+
+    def __iter__(self) -> Iterator[tuple[Any, Tensor]]:
+        return (self[i] for i in range(len(self)))
+
+    def _part(self, positions: list[int]) -> "LabeledList":
+        other = copy.copy(self)
+        other.x = self.x[positions]
+        other.labels = [self.labels[i] for i in positions]
+        other.classes = [self.classes[i] for i in positions]
+        other.y = self.y[positions]
+        return other
 
 # %% ../nbs/08_data_block.ipynb #8237cfdf
 class LabeledBunch(DataBunch):
@@ -858,19 +1026,30 @@ class LabeledBunch(DataBunch):
         self.tfms = tfms
 
     def show_batch(self, n: int = 8) -> "Picture":
-        """Draw the first images of a training batch under their labels.
+        """Draw images from all over the training set, as a batch, under their labels.
+
+        A look changes nothing: all random numbers of the training run stay as they would be.
 
         Args:
             n: how many.
         """
         from fromfound.plot import show_images
 
-        xb, yb = next(iter(self.train_dl))
+        loader = self.train_dl
+        n = min(n, len(loader.dataset))
+        states = get_rng_states([loader, *self.tfms])
+        try:
+            spread = [i * len(loader.dataset) // n for i in range(n)]
+            xb, yb = loader.collate_fn([loader.dataset[i] for i in spread])
+        finally:
+            set_rng_states(states, [loader, *self.tfms])
         undo = [tfm.undo for tfm in reversed(self.tfms) if hasattr(tfm, "undo")]
-        images = compose(xb[:n], undo)
+        images = compose(xb, undo)
         if images.is_floating_point():
             images = images.clamp(0, 1)
-        return show_images(images, [self.kind.decode(y) for y in yb[:n]], ncols=4, size=1.5)
+        labels = [self.kind.decode(y) for y in yb]
+        titles = [f"{label:.4g}" if isinstance(label, float) else label for label in labels]
+        return show_images(images, titles, ncols=4, size=1.5)
 
 
 class LabeledData:
@@ -938,8 +1117,8 @@ class SplitData:
             train: for the training set.
             valid: for the validation set; by default the same.
         """
-        others = train if valid is None else valid
-        return SplitData(self.train.transform(train), self.valid.transform(others))
+        first = self.train.transform(train)  # lists what may be read only once
+        return SplitData(first, self.valid.transform(first.tfms if valid is None else valid))
 
     def label(
         self,
