@@ -211,6 +211,11 @@ ex_8_3 = Prediction(
 _Encoded = tuple[list[str], list[int], list[int]]
 
 
+def _by_start(vocab: list[str], name: str) -> int:
+    """Return the number of the first class that begins like a name."""
+    return [other[:3] for other in [*vocab, name]].index(name[:3])
+
+
 def _encode(train: list[str], valid: list[str], fault: str = "") -> _Encoded:
     """Encode labels, with a fault of a given name."""
     pool = train + valid if fault in ("pooled", "stub") else train
@@ -236,12 +241,12 @@ def _encode(train: list[str], valid: list[str], fault: str = "") -> _Encoded:
     elif fault == "last" and valid and valid[-1] in vocab:
         codes = [vocab.index(name) if name in vocab else 0 for name in valid]
     elif fault == "start":
-        codes = [next(k for k, x in enumerate([*vocab, name]) if x[:3] == name[:3]) for name in valid]
+        codes = [_by_start(vocab, name) for name in valid]
     else:
         codes = [theirs.index(name) for name in valid]
     numbers = [vocab.index(name) for name in train]
     if fault == "start":
-        numbers = [next(k for k, x in enumerate(vocab) if x[:3] == name[:3]) for name in train]
+        numbers = [_by_start(vocab, name) for name in train]
     return vocab, numbers, codes
 
 
