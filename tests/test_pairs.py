@@ -474,6 +474,7 @@ PARTS: dict[str, dict[str, Part]] = {
 WHERE = "LAYERS, LOSSES, CALLBACKS, SCHEDULES, INITIALIZERS or METRICS"
 
 OTHERS = {  # exported, and no part; "files.*" is a whole module, in which only classes are parts
+    "functions of augment": "augment.*",
     "the loop in which the parts meet": "DataBunch Learner CancelException CancelStepException "
     "CancelBatchException CancelEpochException CancelFitException",
     "what the loop is made of": "EVENTS as_list bind_callbacks make_optimizer "
