@@ -357,7 +357,7 @@ def _check_magnitude(name: str, magnitude: float) -> None:
 # %% ../nbs/08a_augment.ipynb #0b7efe48
 def _centers(n: int, align_corners: bool) -> Tensor:
     """Return the coordinates of n pixels in a row, from -1 to 1."""
-    steps = 2 * torch.arange(n)
+    steps = 2 * torch.arange(n, dtype=torch.float64)
     if align_corners:
         return steps / max(1, n - 1) - float(n > 1)
     return (steps + 1) / n - 1
