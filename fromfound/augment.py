@@ -123,6 +123,9 @@ class ImageTransform:
 
         Returns:
             Another image.
+
+        Raises:
+            NotImplementedError: the subclass has not written it.
         """
         raise NotImplementedError(f"{type(self).__name__} has no change of its own: write it")
 
@@ -439,10 +442,7 @@ def rotation(degrees: Tensor | float) -> Tensor:
 
 
 def warp(
-    images: Tensor,
-    matrix: Tensor,
-    mode: str = "bilinear",
-    padding_mode: str = "reflection",
+    images: Tensor, matrix: Tensor, mode: str = "bilinear", padding_mode: str = "reflection"
 ) -> Tensor:
     """Warp images, each by its matrix, with one interpolation.
 
@@ -570,6 +570,9 @@ class BatchTransform(nn.Module):
 
         Returns:
             The same, changed.
+
+        Raises:
+            NotImplementedError: the subclass has not written it.
         """
         raise NotImplementedError(f"{type(self).__name__} has no change of its own: write it")
 
@@ -628,6 +631,9 @@ class Geometric(BatchTransform):
 
         Returns:
             Matrices (N, 3, 3) in float64 on the CPU, or one (3, 3) for all.
+
+        Raises:
+            NotImplementedError: the subclass has not written it.
         """
         raise NotImplementedError(f"{type(self).__name__} has no draw of its own: write it")
 
@@ -697,11 +703,7 @@ class Zoom(Geometric):
     """
 
     def __init__(
-        self,
-        low: float = 1.0,
-        high: float = 1.25,
-        p: float = 1.0,
-        seed: int | None = None,
+        self, low: float = 1.0, high: float = 1.25, p: float = 1.0, seed: int | None = None
     ) -> None:
         super().__init__(p, seed)
         if not 0 < low <= high:
@@ -811,10 +813,7 @@ class Compose(BatchTransform):
     floating = False  # each part checks for itself
 
     def __init__(
-        self,
-        *parts: BatchTransform,
-        padding_mode: str = "reflection",
-        seed: int | None = None,
+        self, *parts: BatchTransform, padding_mode: str = "reflection", seed: int | None = None
     ) -> None:
         super().__init__(1.0, seed)
         self.padding_mode = padding_mode
@@ -967,7 +966,7 @@ def _between(n: int, start: Tensor, stop: Tensor) -> Tensor:
     place = torch.arange(n)
     return (place >= start[:, None]) & (place < stop[:, None])
 
-# %% ../nbs/08a_augment.ipynb #5975c49a
+# %% ../nbs/08a_augment.ipynb #3bd74e32
 class Augment(Callback):
     """Change the inputs of each training batch; validation sees them as they are.
 
@@ -991,7 +990,7 @@ class Augment(Callback):
             self.learn.xb = (self.transform(first), *others)
 
     def state_dict(self) -> dict[str, object]:
-        """Return the state of the transform, so that a resumed fit goes on in its random numbers."""
+        """Return the state of the transform, with which a resumed fit goes on."""
         if isinstance(self.transform, nn.Module):
             return dict(self.transform.state_dict())
         return {}

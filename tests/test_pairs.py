@@ -34,6 +34,7 @@ from torch import Tensor, nn
 
 import fromfound
 from fromfound import conv, init, module, norm, schedule, training
+from fromfound.augment import Augment, Lighting
 from fromfound.callback import Callback, ProgressBar, Recorder
 from fromfound.dataloader import DataLoader, TensorDataset
 from fromfound.export import TensorBoard, export_model, load_exported
@@ -383,7 +384,15 @@ OPTIMIZERS = {
     "Lion": OptimizerPart(Lion),
 }
 
+class OfRows(Lighting):
+    """A batch transform for rows of numbers."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x[:, :, None, None])[..., 0, 0]
+
+
 CALLBACKS = {
+    "Augment": CallbackPart(lambda folder: [Augment(OfRows(seed=0))]),
     "Callback": CallbackPart(lambda folder: [Callback()]),
     "Recorder": CallbackPart(lambda folder: [Recorder()]),
     "ProgressBar": CallbackPart(lambda folder: [ProgressBar()]),
@@ -474,7 +483,10 @@ PARTS: dict[str, dict[str, Part]] = {
 WHERE = "LAYERS, LOSSES, CALLBACKS, SCHEDULES, INITIALIZERS or METRICS"
 
 OTHERS = {  # exported, and no part; "files.*" is a whole module, in which only classes are parts
-    "functions of augment": "augment.*",
+    "what draws random numbers; tests/test_augment.py has one contract for all": "augment.* "
+    "RandomStream ImageTransform RandomFlip RandomDihedral RandomCrop RandomResizedCrop "
+    "PerspectiveWarp Batch BatchTransform Geometric Rotate Zoom Translate Warp Flip Compose "
+    "Lighting RandomErasing",
     "the loop in which the parts meet": "DataBunch Learner CancelException CancelStepException "
     "CancelBatchException CancelEpochException CancelFitException",
     "what the loop is made of": "EVENTS as_list bind_callbacks make_optimizer "

@@ -3,9 +3,8 @@
 # %% auto #0
 __all__ = ['ex_8a_1', 'ex_8a_2', 'ex_8a_3', 'ex_8a_4', 'ex_8a_5', 'ex_8a_6']
 
-# %% ../../nbs/exercises/08a_augment.ipynb #9be1c95a
+# %% ../../nbs/exercises/08a_augment.ipynb #9a9c8f92
 import math
-from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -77,7 +76,13 @@ _TURNS = {
 ex_8a_3 = Exercise(
     "8a.3",
     _turn_about,
-    [(180.0, 10.0, 0.0), (90.0, 0.0, -3.0), (0.0, 2.5, 1.0), (-33.0, 7.25, -40.0), (57.0, -8.0, 2.0)],
+    [
+        (180.0, 10.0, 0.0),
+        (90.0, 0.0, -3.0),
+        (0.0, 2.5, 1.0),
+        (-33.0, 7.25, -40.0),
+        (57.0, -8.0, 2.0),
+    ],
     wrong={words: partial(_turn_about, fault=fault) for fault, words in _TURNS.items()},
     read="One matrix",
     tol=1e-6,
@@ -199,7 +204,9 @@ def _random_erasing(
             continue
         tall, wide = height - side + spare, width - side + spare
         top, left = int(places[i, 0] * tall), int(places[i, 1] * wide)
-        hole = result[i, :1 if fault == "one channel" else None, top : top + side, left : left + side]
+        hole = result[
+            i, : 1 if fault == "one channel" else None, top : top + side, left : left + side
+        ]
         hole.fill_({"ones": 1.0, "mean": images[i].mean().item()}.get(fault, 0.0))
     if fault == "clamped":
         result.clamp_(0, 1)
