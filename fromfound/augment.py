@@ -23,7 +23,7 @@ from torch.utils.data import get_worker_info
 
 from .callback import Callback
 
-# %% ../nbs/08a_augment.ipynb #20319c3d
+# %% ../nbs/08a_augment.ipynb #b64d1f91
 def _rank() -> int:
     """Return the number of this process among those that train together; alone it is 0."""
     parallel = torch.distributed
@@ -47,7 +47,9 @@ class RandomStream:
 
     def __init__(self, seed: int | None = None) -> None:
         if seed is not None and (not isinstance(seed, int) or seed < 0):
-            raise ValueError(f"RandomStream expected a seed of 0 or more, or None, got {seed!r}")
+            raise ValueError(
+                f"RandomStream expected a seed of 0 or more, or None, got {seed!r}"
+            )
         self.seed = seed
         self.calls = 0
 
@@ -55,14 +57,18 @@ class RandomStream:
         """Return the next generator: of this seed, rank, worker and call."""
         if self.seed is None:
             self.seed = int(torch.randint(2**31, ()))
-        worker = get_worker_info()  # a data loader gives each worker a seed, new in each epoch
+        worker = (
+            get_worker_info()
+        )  # a data loader gives each worker a seed, new in each epoch
         place = (self.seed, _rank(), worker.seed if worker else 0, self.calls)
         self.calls += 1
         digest = hashlib.blake2b(repr(place).encode(), digest_size=8).digest()
         return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
 
 
-def uniform(generator: torch.Generator, low: float, high: float, *shape: int) -> Tensor:
+def uniform(
+    generator: torch.Generator, low: float, high: float, *shape: int
+) -> Tensor:
     """Draw random numbers between two bounds, in float64 on the CPU.
 
     Args:
@@ -74,9 +80,11 @@ def uniform(generator: torch.Generator, low: float, high: float, *shape: int) ->
     Returns:
         A tensor of that shape.
     """
-    return low + (high - low) * torch.rand(shape, generator=generator, dtype=torch.float64)
+    return low + (high - low) * torch.rand(
+        shape, generator=generator, dtype=torch.float64
+    )
 
-# %% ../nbs/08a_augment.ipynb #c871063d
+# %% ../nbs/08a_augment.ipynb #4cee9157
 def _check_p(name: str, p: float) -> None:
     """Refuse a probability that is none."""
     if not 0 <= p <= 1:
@@ -87,7 +95,9 @@ def _pair(name: str, size: int | Sequence[int]) -> tuple[int, int]:
     """Return a size as (height, width)."""
     height, width = (size, size) if isinstance(size, int) else size
     if height < 1 or width < 1:
-        raise ValueError(f"{name} expected a size of 1 or more pixels, got {size!r}")
+        raise ValueError(
+            f"{name} expected a size of 1 or more pixels, got {size!r}"
+        )
     return height, width
 
 
@@ -127,7 +137,9 @@ class ImageTransform:
         Raises:
             NotImplementedError: the subclass has not written it.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no change of its own: write it")
+        raise NotImplementedError(
+            f"{type(self).__name__} has no change of its own: write it"
+        )
 
 
 class RandomFlip(ImageTransform):
@@ -154,7 +166,7 @@ class RandomDihedral(ImageTransform):
         way = int(uniform(generator, 0, 8))
         return image.transpose(Image.Transpose(way - 1)) if way else image
 
-# %% ../nbs/08a_augment.ipynb #fe77cad6
+# %% ../nbs/08a_augment.ipynb #bd24d338
 class RandomCrop(ImageTransform):
     """Cut out a rectangle of a fixed size, anywhere.
 
@@ -235,7 +247,9 @@ class RandomResizedCrop(ImageTransform):
         self.ratio = ratio
         self.resample = resample
 
-    def box(self, width: int, height: int, generator: torch.Generator) -> tuple[int, int, int, int]:
+    def box(
+        self, width: int, height: int, generator: torch.Generator
+    ) -> tuple[int, int, int, int]:
         """Draw a rectangle.
 
         Args:
@@ -249,7 +263,9 @@ class RandomResizedCrop(ImageTransform):
         low, high = self.ratio
         for _ in range(10):
             area = uniform(generator, *self.scale).item() * width * height
-            ratio = math.exp(uniform(generator, math.log(low), math.log(high)).item())
+            ratio = math.exp(
+                uniform(generator, math.log(low), math.log(high)).item()
+            )
             wide = max(1, round(math.sqrt(area * ratio)))
             tall = max(1, round(math.sqrt(area / ratio)))
             if wide <= width and tall <= height:
@@ -266,7 +282,7 @@ class RandomResizedCrop(ImageTransform):
         box = self.box(*image.size, generator)
         return image.resize(self.size[::-1], self.resample, box=box)
 
-# %% ../nbs/08a_augment.ipynb #7a27e1cf
+# %% ../nbs/08a_augment.ipynb #b0d8efff
 def homography(source: Tensor, target: Tensor) -> Tensor:
     """Find the matrix that takes four points to four others and keeps lines straight.
 
@@ -291,7 +307,9 @@ def homography(source: Tensor, target: Tensor) -> Tensor:
     try:
         numbers = torch.linalg.solve(equations, values)[..., 0]
     except torch.linalg.LinAlgError as error:
-        raise ValueError("homography expected points of which no three lie on a line") from error
+        raise ValueError(
+            "homography expected points of which no three lie on a line"
+        ) from error
     return torch.cat([numbers, one[..., :1]], -1).unflatten(-1, (3, 3))
 
 
@@ -313,7 +331,7 @@ def find_coeffs(
     points = torch.tensor([corners, places], dtype=torch.float64)
     return homography(points[0], points[1]).flatten()[:8].tolist()
 
-# %% ../nbs/08a_augment.ipynb #d74fcc2f
+# %% ../nbs/08a_augment.ipynb #5fe7b3b1
 class PerspectiveWarp(ImageTransform):
     """Look at an image from a random side.
 
@@ -355,9 +373,11 @@ class PerspectiveWarp(ImageTransform):
 def _check_magnitude(name: str, magnitude: float) -> None:
     """Refuse a magnitude that would bring corners together."""
     if not 0 <= magnitude < 1:
-        raise ValueError(f"{name} expected a magnitude from 0 up to 1, got {magnitude!r}")
+        raise ValueError(
+            f"{name} expected a magnitude from 0 up to 1, got {magnitude!r}"
+        )
 
-# %% ../nbs/08a_augment.ipynb #0b7efe48
+# %% ../nbs/08a_augment.ipynb #34609d01
 def _centers(n: int, align_corners: bool) -> Tensor:
     """Return the coordinates of n pixels in a row, from -1 to 1."""
     steps = 2 * torch.arange(n, dtype=torch.float64)
@@ -366,7 +386,9 @@ def _centers(n: int, align_corners: bool) -> Tensor:
     return (steps + 1) / n - 1
 
 
-def affine_grid(theta: Tensor, size: Sequence[int], align_corners: bool = False) -> Tensor:
+def affine_grid(
+    theta: Tensor, size: Sequence[int], align_corners: bool = False
+) -> Tensor:
     """Compute for each pixel of the result where in the image it comes from.
 
     Args:
@@ -401,7 +423,7 @@ def affine_grid(theta: Tensor, size: Sequence[int], align_corners: bool = False)
         grid = grid[:, :2] / grid[:, 2:]
     return grid.movedim(1, -1)
 
-# %% ../nbs/08a_augment.ipynb #81c694a3
+# %% ../nbs/08a_augment.ipynb #ca8804a8
 def affine_matrix(
     a: Tensor | float,
     b: Tensor | float,
@@ -442,7 +464,10 @@ def rotation(degrees: Tensor | float) -> Tensor:
 
 
 def warp(
-    images: Tensor, matrix: Tensor, mode: str = "bilinear", padding_mode: str = "reflection"
+    images: Tensor,
+    matrix: Tensor,
+    mode: str = "bilinear",
+    padding_mode: str = "reflection",
 ) -> Tensor:
     """Warp images, each by its matrix, with one interpolation.
 
@@ -462,7 +487,9 @@ def warp(
     """
     _check_images("warp", images)
     if matrix.shape[-2:] != (3, 3) or matrix.ndim > 3:
-        raise ValueError(f"warp expected matrices (N, 3, 3), got shape {tuple(matrix.shape)}")
+        raise ValueError(
+            f"warp expected matrices (N, 3, 3), got shape {tuple(matrix.shape)}"
+        )
     height, width = images.shape[-2:]
     half = torch.tensor([width / 2, height / 2, 1]).to(matrix)
     theta = (matrix * half / half[:, None]).expand(len(images), 3, 3)
@@ -471,7 +498,10 @@ def warp(
     wide = images.to(torch.promote_types(images.dtype, torch.float32))
     grid = affine_grid(theta.to(wide), images.shape)
     result = F.grid_sample(wide, grid, mode, padding_mode, align_corners=False)
-    if images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous():
+    if (
+        images.is_contiguous(memory_format=torch.channels_last)
+        and not images.is_contiguous()
+    ):
         result = result.contiguous(memory_format=torch.channels_last)
     return result.to(images.dtype)
 
@@ -479,15 +509,21 @@ def warp(
 def _check_images(name: str, images: Tensor, floating: bool = True) -> None:
     """Refuse what is not a batch of images, or not in floating-point numbers."""
     if not isinstance(images, Tensor) or images.ndim != 4:
-        got = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
-        raise ValueError(f"{name} expected a batch of images (N, C, H, W), got {got}")
+        got = (
+            tuple(images.shape)
+            if isinstance(images, Tensor)
+            else type(images).__name__
+        )
+        raise ValueError(
+            f"{name} expected a batch of images (N, C, H, W), got {got}"
+        )
     if floating and not images.is_floating_point():
         raise TypeError(
             f"{name} expected floating-point images, got {images.dtype}: convert them with "
             ".float() / 255"
         )
 
-# %% ../nbs/08a_augment.ipynb #e5d197e6
+# %% ../nbs/08a_augment.ipynb #38c9045d
 class Batch(NamedTuple):
     """A batch of images, and what moves with them.
 
@@ -537,7 +573,10 @@ class BatchTransform(nn.Module):
         vars(self.stream).update(state)
 
     def forward(
-        self, images: Tensor, masks: Tensor | None = None, points: Tensor | None = None
+        self,
+        images: Tensor,
+        masks: Tensor | None = None,
+        points: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, ...]:
         """Return changed images, and with them what moves along.
 
@@ -574,7 +613,9 @@ class BatchTransform(nn.Module):
         Raises:
             NotImplementedError: the subclass has not written it.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no change of its own: write it")
+        raise NotImplementedError(
+            f"{type(self).__name__} has no change of its own: write it"
+        )
 
     def chosen(self, n: int, generator: torch.Generator) -> Tensor:
         """Toss a coin for each image.
@@ -588,7 +629,7 @@ class BatchTransform(nn.Module):
         """
         return uniform(generator, 0, 1, n) < self.p
 
-# %% ../nbs/08a_augment.ipynb #4b7b169f
+# %% ../nbs/08a_augment.ipynb #86583864
 def move_points(points: Tensor, matrix: Tensor, height: int, width: int) -> Tensor:
     """Find where points of an image are after a warp.
 
@@ -620,7 +661,9 @@ class Geometric(BatchTransform):
 
     padding_mode = "reflection"
 
-    def draw(self, n: int, height: int, width: int, generator: torch.Generator) -> Tensor:
+    def draw(
+        self, n: int, height: int, width: int, generator: torch.Generator
+    ) -> Tensor:
         """Draw a matrix for each image, as `warp` takes it.
 
         Args:
@@ -635,9 +678,13 @@ class Geometric(BatchTransform):
         Raises:
             NotImplementedError: the subclass has not written it.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no draw of its own: write it")
+        raise NotImplementedError(
+            f"{type(self).__name__} has no draw of its own: write it"
+        )
 
-    def matrix(self, n: int, height: int, width: int, generator: torch.Generator) -> Tensor:
+    def matrix(
+        self, n: int, height: int, width: int, generator: torch.Generator
+    ) -> Tensor:
         """Draw as `draw`, with the identity for the images that are not chosen.
 
         Args:
@@ -670,7 +717,7 @@ def _warp_all(batch: Batch, matrix: Tensor, padding_mode: str) -> Batch:
         points = move_points(points, matrix, *images.shape[-2:])
     return Batch(warp(images, matrix, padding_mode=padding_mode), masks, points)
 
-# %% ../nbs/08a_augment.ipynb #439d47c4
+# %% ../nbs/08a_augment.ipynb #f66cbfc2
 class Rotate(Geometric):
     """Turn each image about its center.
 
@@ -680,11 +727,15 @@ class Rotate(Geometric):
         seed: of its own random numbers.
     """
 
-    def __init__(self, degrees: float = 10.0, p: float = 1.0, seed: int | None = None) -> None:
+    def __init__(
+        self, degrees: float = 10.0, p: float = 1.0, seed: int | None = None
+    ) -> None:
         super().__init__(p, seed)
         self.degrees = degrees
 
-    def draw(self, n: int, height: int, width: int, generator: torch.Generator) -> Tensor:
+    def draw(
+        self, n: int, height: int, width: int, generator: torch.Generator
+    ) -> Tensor:
         """Draw an angle for each image."""
         return rotation(uniform(generator, -self.degrees, self.degrees, n))
 
@@ -703,17 +754,27 @@ class Zoom(Geometric):
     """
 
     def __init__(
-        self, low: float = 1.0, high: float = 1.25, p: float = 1.0, seed: int | None = None
+        self,
+        low: float = 1.0,
+        high: float = 1.25,
+        p: float = 1.0,
+        seed: int | None = None,
     ) -> None:
         super().__init__(p, seed)
         if not 0 < low <= high:
-            raise ValueError(f"Zoom expected 0 < low <= high, got low={low!r}, high={high!r}")
+            raise ValueError(
+                f"Zoom expected 0 < low <= high, got low={low!r}, high={high!r}"
+            )
         self.low = low
         self.high = high
 
-    def draw(self, n: int, height: int, width: int, generator: torch.Generator) -> Tensor:
+    def draw(
+        self, n: int, height: int, width: int, generator: torch.Generator
+    ) -> Tensor:
         """Draw a factor for each image."""
-        shrink = uniform(generator, -math.log(self.high), -math.log(self.low), n).exp()
+        shrink = uniform(
+            generator, -math.log(self.high), -math.log(self.low), n
+        ).exp()
         return affine_matrix(shrink, 0, 0, shrink)
 
 
@@ -726,11 +787,15 @@ class Translate(Geometric):
         seed: of its own random numbers.
     """
 
-    def __init__(self, fraction: float = 0.1, p: float = 1.0, seed: int | None = None) -> None:
+    def __init__(
+        self, fraction: float = 0.1, p: float = 1.0, seed: int | None = None
+    ) -> None:
         super().__init__(p, seed)
         self.fraction = fraction
 
-    def draw(self, n: int, height: int, width: int, generator: torch.Generator) -> Tensor:
+    def draw(
+        self, n: int, height: int, width: int, generator: torch.Generator
+    ) -> Tensor:
         """Draw a shift for each image."""
         x, y = uniform(generator, -self.fraction, self.fraction, 2, n)
         return affine_matrix(1, 0, 0, 1, x * width, y * height)
@@ -748,14 +813,20 @@ class Warp(Geometric):
         ValueError: the magnitude is not from 0 up to 1.
     """
 
-    def __init__(self, magnitude: float = 0.2, p: float = 1.0, seed: int | None = None) -> None:
+    def __init__(
+        self, magnitude: float = 0.2, p: float = 1.0, seed: int | None = None
+    ) -> None:
         super().__init__(p, seed)
         _check_magnitude("Warp", magnitude)
         self.magnitude = magnitude
 
-    def draw(self, n: int, height: int, width: int, generator: torch.Generator) -> Tensor:
+    def draw(
+        self, n: int, height: int, width: int, generator: torch.Generator
+    ) -> Tensor:
         """Draw for each image four places from which its corners come."""
-        corners = torch.tensor([[-1.0, -1], [1, -1], [1, 1], [-1, 1]], dtype=torch.float64)
+        corners = torch.tensor(
+            [[-1.0, -1], [1, -1], [1, 1], [-1, 1]], dtype=torch.float64
+        )
         corners = corners * torch.tensor([width / 2, height / 2])
         inward = 1 - uniform(generator, 0, self.magnitude, n, 4, 2)
         return homography(corners.expand(n, 4, 2), corners * inward)
@@ -774,7 +845,9 @@ class Flip(Geometric):
     def __init__(self, p: float = 0.5, seed: int | None = None) -> None:
         super().__init__(p, seed)
 
-    def draw(self, n: int, height: int, width: int, generator: torch.Generator) -> Tensor:
+    def draw(
+        self, n: int, height: int, width: int, generator: torch.Generator
+    ) -> Tensor:
         """Return the matrix of a mirror."""
         return affine_matrix(-1, 0, 0, 1)
 
@@ -794,9 +867,11 @@ class Flip(Geometric):
 def _mirrored(images: Tensor, chosen: Tensor) -> Tensor:
     """Return a batch in which the chosen images are mirrored."""
     flipped = images.flip(-1)
-    return torch.stack([flipped[i] if k else images[i] for i, k in enumerate(chosen.tolist())])
+    return torch.stack(
+        [flipped[i] if k else images[i] for i, k in enumerate(chosen.tolist())]
+    )
 
-# %% ../nbs/08a_augment.ipynb #eea496e8
+# %% ../nbs/08a_augment.ipynb #823dcf91
 class Compose(BatchTransform):
     """Apply transforms in order; geometric ones in a row become one matrix and one interpolation.
 
@@ -813,13 +888,18 @@ class Compose(BatchTransform):
     floating = False  # each part checks for itself
 
     def __init__(
-        self, *parts: BatchTransform, padding_mode: str = "reflection", seed: int | None = None
+        self,
+        *parts: BatchTransform,
+        padding_mode: str = "reflection",
+        seed: int | None = None,
     ) -> None:
         super().__init__(1.0, seed)
         self.padding_mode = padding_mode
         for part in parts:
             if not isinstance(part, BatchTransform):
-                raise TypeError(f"Compose expected transforms such as Flip(), got {part!r:.60}")
+                raise TypeError(
+                    f"Compose expected transforms such as Flip(), got {part!r:.60}"
+                )
             if part.stream.seed is not None:
                 raise ValueError(
                     f"Compose expected parts without a seed, got one for {type(part).__name__}: "
@@ -831,11 +911,17 @@ class Compose(BatchTransform):
         """Apply the parts that are in training mode."""
         n, _, height, width = batch.images.shape
         active = [part for part in self.parts if part.training]
-        for geometric, group in groupby(active, lambda part: isinstance(part, Geometric)):
+        for geometric, group in groupby(
+            active, lambda part: isinstance(part, Geometric)
+        ):
             parts = list(group)
-            exact = all(isinstance(part, Flip) for part in parts)  # no interpolation needed
+            exact = all(
+                isinstance(part, Flip) for part in parts
+            )  # no interpolation needed
             if geometric and not exact:
-                matrices = [part.matrix(n, height, width, generator) for part in parts]
+                matrices = [
+                    part.matrix(n, height, width, generator) for part in parts
+                ]
                 product = reduce(torch.matmul, matrices)
                 batch = _warp_all(batch, product, self.padding_mode)
                 continue
@@ -844,7 +930,7 @@ class Compose(BatchTransform):
                 batch = part.change(batch, generator)
         return batch
 
-# %% ../nbs/08a_augment.ipynb #371c34db
+# %% ../nbs/08a_augment.ipynb #8327c1e1
 class Lighting(BatchTransform):
     """Change brightness and contrast of each image.
 
@@ -885,11 +971,15 @@ class Lighting(BatchTransform):
         limit = math.log1p(self.contrast)
         factor = (chosen * uniform(generator, -limit, limit, n)).exp()
         shift = chosen * uniform(generator, -self.brightness, self.brightness, n)
-        factor, shift = (numbers.view(n, 1, 1, 1).to(images) for numbers in (factor, shift))
+        factor, shift = (
+            numbers.view(n, 1, 1, 1).to(images) for numbers in (factor, shift)
+        )
         mean = images.mean((1, 2, 3), keepdim=True)
-        return batch._replace(images=images * factor + (mean * (1 - factor) + shift))
+        return batch._replace(
+            images=images * factor + (mean * (1 - factor) + shift)
+        )
 
-# %% ../nbs/08a_augment.ipynb #08bcd2f7
+# %% ../nbs/08a_augment.ipynb #e3c484f4
 class RandomErasing(BatchTransform):
     """Delete a rectangle of each image, of random size and place.
 
@@ -946,7 +1036,9 @@ class RandomErasing(BatchTransform):
         fits = (tall <= height) & (wide <= width)
         first = fits.int().argmax(1, keepdim=True)
         erased = self.chosen(n, generator) & fits.any(1)
-        return tall.gather(1, first)[:, 0] * erased, wide.gather(1, first)[:, 0] * erased
+        return tall.gather(1, first)[:, 0] * erased, wide.gather(1, first)[
+            :, 0
+        ] * erased
 
     def change(self, batch: Batch, generator: torch.Generator) -> Batch:
         """Fill the rectangles of copies of the images."""
@@ -966,7 +1058,7 @@ def _between(n: int, start: Tensor, stop: Tensor) -> Tensor:
     place = torch.arange(n)
     return (place >= start[:, None]) & (place < stop[:, None])
 
-# %% ../nbs/08a_augment.ipynb #3bd74e32
+# %% ../nbs/08a_augment.ipynb #e48f2e39
 class Augment(Callback):
     """Change the inputs of each training batch; validation sees them as they are.
 
@@ -980,7 +1072,9 @@ class Augment(Callback):
 
     def __init__(self, transform: Callable[[Tensor], Tensor]) -> None:
         if not callable(transform) or isinstance(transform, type):
-            raise TypeError(f"Augment expected a transform such as Flip(), got {transform!r:.60}")
+            raise TypeError(
+                f"Augment expected a transform such as Flip(), got {transform!r:.60}"
+            )
         self.transform = transform
 
     def before_batch(self) -> None:

@@ -13,6 +13,7 @@ from tests.press.chapters import name_of
 
 STILL: dict[str, str] = {}
 LONG_MODULES = {  # formatted lines of modules over the limit: no longer than this
+    "augment": 501,
     "check": 544,
     "dataloader": 428,
     "exercises.dataloader": 372,
