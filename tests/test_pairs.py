@@ -497,7 +497,7 @@ OTHERS = {  # exported, and no part; "files.*" is a whole module, in which only 
     "types": "Size Schedule HookFunction SummaryRow Summary",
     "tools that look at a model; checks use them": "Hook Hooks model_summary",
     "numbers about a weight or a function": "fan_in_and_fan_out calculate_gain gain_for",
-    "data": "image_loaders data.* dataloader.* official.* registry.* standin.* "
+    "data": "image_loaders data.* data_block.* dataloader.* official.* registry.* standin.* "
     "standin_media.* standin_text.*",
     "tools around the book": "check.* codehash.* files.* plot.* record.* rng.*",
     "chapters 01 and 02, which come before torch's modules": "matmul.* autograd.*",

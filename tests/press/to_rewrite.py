@@ -15,6 +15,7 @@ STILL: dict[str, str] = {}
 LONG_MODULES = {  # formatted lines of modules over the limit: no longer than this
     "augment": 501,
     "check": 544,
+    "data_block": 520,
     "dataloader": 428,
     "exercises.dataloader": 372,
     "exercises.hooks": 258,
