@@ -418,9 +418,9 @@ def affine_grid(
     y = _centers(height, align_corners).to(theta)
     across = theta[:, :, :1] * x + theta[:, :, 2:]  # (N, 2, W)
     down = theta[:, :, 1:2] * y  # (N, 2, H)
-    grid = across[:, :, None] + down[..., None]  # (N, 2, H, W)
+    grid = across[:, :2, None] + down[:, :2, :, None]  # (N, 2, H, W)
     if theta.shape[1] == 3:
-        grid = grid[:, :2] / grid[:, 2:]
+        grid /= across[:, 2:, None] + down[:, 2:, :, None]
     return grid.movedim(1, -1)
 
 # %% ../nbs/08a_augment.ipynb #ca8804a8
@@ -486,17 +486,19 @@ def warp(
         TypeError: the images are not floating-point numbers.
     """
     _check_images("warp", images)
-    if matrix.shape[-2:] != (3, 3) or matrix.ndim > 3:
+    if matrix.shape not in ((3, 3), (len(images), 3, 3)):
         raise ValueError(
-            f"warp expected matrices (N, 3, 3), got shape {tuple(matrix.shape)}"
+            f"warp expected matrices ({len(images)}, 3, 3) for {len(images)} images, or one for "
+            f"all, got shape {tuple(matrix.shape)}"
         )
     height, width = images.shape[-2:]
     half = torch.tensor([width / 2, height / 2, 1]).to(matrix)
-    theta = (matrix * half / half[:, None]).expand(len(images), 3, 3)
+    theta = (matrix * half / half[:, None]).reshape(-1, 3, 3)
     if not bool((theta[:, 2] - torch.tensor([0, 0, 1]).to(theta)).any()):
         theta = theta[:, :2]  # no perspective, so no division
     wide = images.to(torch.promote_types(images.dtype, torch.float32))
-    grid = affine_grid(theta.to(wide), images.shape)
+    grid = affine_grid(theta.to(wide), (len(theta), *images.shape[1:]))
+    grid = grid.expand(len(images), -1, -1, -1)  # where one matrix is for all
     result = F.grid_sample(wide, grid, mode, padding_mode, align_corners=False)
     if (
         images.is_contiguous(memory_format=torch.channels_last)

@@ -434,6 +434,7 @@ def test_one_matrix_serves_all():
             "warp expected a batch of images .* got list",
         ),
         (lambda: warp(pictures().byte(), torch.eye(3)), TypeError, "floating-point images, got"),
+        (lambda: warp(pictures(), torch.eye(3).repeat(5, 1, 1)), ValueError, "warp expected matri"),
         (lambda: warp(pictures(), torch.eye(2)), ValueError, "warp expected matrices"),
         (lambda: Rotate()(pictures().byte()), TypeError, "Rotate expected floating-point images"),
         (lambda: Compose(Lighting())(pictures().byte()), TypeError, "Lighting expected floating"),
