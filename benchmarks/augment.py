@@ -5,9 +5,9 @@ The cases, for 64 images of 3 x 128 x 128 on one core: a composed warp beside it
 torchvision and kornia. Libraries that are not installed are left out, and the result says so.
 `python benchmarks/augment.py` prints JSON.
 
-A ratio is ours / theirs, the median over rounds; a round times both, one after the other. It reads
-the processor's clock. For each, the quality stands beside the speed: how far, at most, our result is
-from the other one in the middle of the images, in 1/255.
+A ratio is ours / theirs, the median over rounds; a round times both, one after the other, by the
+processor's clock. Beside the speed stands the quality: how far, at most, our result is from the
+other one in the middle of the images, in 1/255.
 
 torchvision has no build for every torch: where its operators do not load, they are declared, which
 is enough for transforms that use none of them.
@@ -44,7 +44,7 @@ SIDE = 128
 
 
 def keep_memory() -> None:
-    """Let the allocator keep what is freed: else pages are fetched again in the middle of a time."""
+    """Let the allocator keep what is freed, so no page is fetched again while time is taken."""
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
         for option in (-1, -3):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD

@@ -142,7 +142,6 @@ ex_8a_4 = Exercise(
     _erase,
     _CORNERS,
     wrong={words: partial(_erase, fault=fault) for fault, words in _ERASURES.items()},
-    read="Light, and holes",
 )
 
 # %% ../../nbs/exercises/08a_augment.ipynb #104d4f04

@@ -13,7 +13,7 @@ from tests.press.chapters import name_of
 
 STILL: dict[str, str] = {}
 LONG_MODULES = {  # formatted lines of modules over the limit: no longer than this
-    "augment": 501,
+    "augment": 505,
     "check": 544,
     "data_block": 520,
     "dataloader": 428,
