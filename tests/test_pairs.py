@@ -34,6 +34,7 @@ from torch import Tensor, nn
 
 import fromfound
 from fromfound import conv, init, module, norm, schedule, training
+from fromfound.augment import Augment
 from fromfound.callback import Callback, ProgressBar, Recorder
 from fromfound.dataloader import DataLoader, TensorDataset
 from fromfound.export import TensorBoard, export_model, load_exported
@@ -383,7 +384,13 @@ OPTIMIZERS = {
     "Lion": OptimizerPart(Lion),
 }
 
+def smaller(x: Tensor) -> Tensor:
+    """A transform of inputs that draws nothing."""
+    return 0.9 * x
+
+
 CALLBACKS = {
+    "Augment": CallbackPart(lambda folder: [Augment(smaller)]),
     "Callback": CallbackPart(lambda folder: [Callback()]),
     "Recorder": CallbackPart(lambda folder: [Recorder()]),
     "ProgressBar": CallbackPart(lambda folder: [ProgressBar()]),
@@ -474,6 +481,10 @@ PARTS: dict[str, dict[str, Part]] = {
 WHERE = "LAYERS, LOSSES, CALLBACKS, SCHEDULES, INITIALIZERS or METRICS"
 
 OTHERS = {  # exported, and no part; "files.*" is a whole module, in which only classes are parts
+    "what draws random numbers; tests/test_augment.py has one contract for all": "augment.* "
+    "RandomStream ImageTransform RandomFlip RandomDihedral RandomCrop RandomResizedCrop "
+    "PerspectiveWarp Batch BatchTransform Geometric Rotate Zoom Translate Warp Flip Compose "
+    "Lighting RandomErasing",
     "the loop in which the parts meet": "DataBunch Learner CancelException CancelStepException "
     "CancelBatchException CancelEpochException CancelFitException",
     "what the loop is made of": "EVENTS as_list bind_callbacks make_optimizer "
@@ -1361,6 +1372,14 @@ class Unfit:
 BOOK = "Linear|LazyLinear|ModuleList|Sequential"
 NO_PICKLE = (AttributeError, pickle.PicklingError)
 UNFIT = [
+    Unfit(
+        "callback",
+        "Augment",
+        "leaves_alone",
+        AssertionError,
+        "not equal",
+        "it changes the inputs of training, which is what it is for",
+    ),
     Unfit(
         "layer",
         BOOK,
