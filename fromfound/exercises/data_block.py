@@ -106,7 +106,7 @@ def _demands(fn: Callable, names: list[str], fraction: float) -> list[str]:
     )
     return [demand for demand, yes in zip(_DEMANDS, kept, strict=True) if not yes]
 
-
+# %% ../../nbs/exercises/08_data_block.ipynb #e48a4739
 _SIZES = {
     "floor": int,
     "ceil": math.ceil,
@@ -148,7 +148,7 @@ def _stable(names: list[str], fraction: float, seed: int, fault: str = "") -> se
         _CACHE[len(names), fraction, seed] = chosen
     return chosen
 
-
+# %% ../../nbs/exercises/08_data_block.ipynb #4a9c44eb
 _STABLE = {
     "order": "the names are not sorted first, so that their order decides",
     "seed": "the seed is not used",

@@ -17,6 +17,7 @@ LONG_MODULES = {  # formatted lines of modules over the limit: no longer than th
     "check": 550,
     "data_block": 680,
     "dataloader": 428,
+    "exercises.data_block": 365,
     "exercises.dataloader": 372,
     "exercises.hooks": 258,
     "exercises.matmul": 265,
