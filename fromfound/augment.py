@@ -1101,6 +1101,9 @@ def _between(n: int, start: Tensor, stop: Tensor) -> Tensor:
 class Augment(Callback):
     """Change the inputs of each training batch; validation sees them as they are.
 
+    Only the state of a transform that is a module is saved with a checkpoint, as that of a
+    `BatchTransform`. Any other one goes on as it happens to be.
+
     Args:
         transform: takes the first input of a batch and returns another in its place; a
             `BatchTransform`, or any function.
