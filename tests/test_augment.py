@@ -49,6 +49,7 @@ from fromfound.augment import (
 )
 from fromfound.check import same_as
 from fromfound.dataloader import DataLoader
+from fromfound.exercises import augment as exercises
 from fromfound.learner import Checkpoint, DataBunch, Learner
 from fromfound.training import cross_entropy
 from tests.toys import seeded
@@ -863,3 +864,16 @@ def test_every_exported_name_is_tried_here():
     source = Path(__file__).read_text(encoding="utf-8")
     assert [name for name in augment.__all__ if name not in source] == []
     assert Batch(pictures()).masks is None
+
+
+def test_the_exercises_take_other_forms_of_right_answers():
+    image = [[1, 2, 3], [4, 5, 4], [3, 2, 1]]
+    for answer in (image, np.array(image)):
+        assert exercises.ex_8a_5.judge(answer).passed
+    for form in (torch.Tensor.tolist, torch.Tensor.numpy):
+        assert exercises.ex_8a_3.judge(lambda *a, f=form: f(exercises._turn_about(*a))).passed
+    said = exercises.ex_8a_2.judge(-2)
+    assert said.passed
+    assert "to the left" in str(said)
+    erased = exercises._random_erasing(torch.ones(2, 1, 8, 8).byte(), 0.2, seeded(0))
+    assert erased.dtype == torch.uint8
