@@ -37,33 +37,43 @@ class RandomStream:
 
     Args:
         seed: None takes one from PyTorch's own random numbers when the first is needed.
+        name: of the owner; streams of one seed and different names are independent.
 
     Attributes:
+        given: whether a seed was given, and not drawn.
         calls: how many generators it has given so far.
 
     Raises:
         ValueError: the seed is not a whole number of 0 or more.
     """
 
-    def __init__(self, seed: int | None = None) -> None:
+    def __init__(self, seed: int | None = None, name: str = "") -> None:
         if seed is not None and (not isinstance(seed, int) or seed < 0):
             raise ValueError(
                 f"RandomStream expected a seed of 0 or more, or None, got {seed!r}"
             )
         self.seed = seed
+        self.name = name
+        self.given = seed is not None
         self.calls = 0
+        self.rank = 0  # of the process that pickled it
+
+    def __getstate__(self) -> dict[str, object]:
+        """Return what is pickled: a worker that is started anew doesn't know its rank."""
+        return vars(self) | {"rank": _rank()}
 
     def generator(self) -> torch.Generator:
-        """Return the next generator: of this seed, rank, worker and call."""
+        """Return the next generator: of this seed, name, rank, worker and call."""
         if self.seed is None:
-            self.seed = int(torch.randint(2**31, ()))
+            self.seed = int(torch.randint(2**31, (), device="cpu"))
         worker = (
             get_worker_info()
         )  # a data loader gives each worker a seed, new in each epoch
-        place = (self.seed, _rank(), worker.seed if worker else 0, self.calls)
+        rank = _rank() or (self.rank if worker else 0)
+        place = (self.seed, self.name, rank, worker.seed if worker else 0, self.calls)
         self.calls += 1
         digest = hashlib.blake2b(repr(place).encode(), digest_size=8).digest()
-        return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
+        return torch.Generator("cpu").manual_seed(int.from_bytes(digest, "little"))
 
 
 def uniform(
@@ -81,7 +91,7 @@ def uniform(
         A tensor of that shape.
     """
     return low + (high - low) * torch.rand(
-        shape, generator=generator, dtype=torch.float64
+        shape, generator=generator, dtype=torch.float64, device="cpu"
     )
 
 # %% ../nbs/08a_augment.ipynb #4cee9157
@@ -115,7 +125,7 @@ class ImageTransform:
     def __init__(self, p: float = 0.5, seed: int | None = None) -> None:
         _check_p(type(self).__name__, p)
         self.p = p
-        self.stream = RandomStream(seed)
+        self.stream = RandomStream(seed, type(self).__name__)
 
     def __call__(self, image: Image.Image) -> Image.Image:
         """Return the image, or a changed copy of it."""
@@ -328,7 +338,7 @@ def find_coeffs(
     Raises:
         ValueError: three of the points lie on a line.
     """
-    points = torch.tensor([corners, places], dtype=torch.float64)
+    points = torch.tensor([corners, places], dtype=torch.float64, device="cpu")
     return homography(points[0], points[1]).flatten()[:8].tolist()
 
 # %% ../nbs/08a_augment.ipynb #5fe7b3b1
@@ -336,13 +346,13 @@ class PerspectiveWarp(ImageTransform):
     """Look at an image from a random side.
 
     Args:
-        magnitude: how far from its corner a corner may come from, as a fraction of half a side.
+        magnitude: how far from its corner a corner may come from, as a fraction of half a side; below 2/3.
         p: how probable it is that an image is changed.
         resample: the filter of PIL's `transform`: NEAREST, BILINEAR or BICUBIC.
         seed: of its own random numbers.
 
     Raises:
-        ValueError: the magnitude is not from 0 up to 1, or `p` is not a probability.
+        ValueError: the magnitude is not from 0 up to 2/3, or `p` is not a probability.
     """
 
     def __init__(
@@ -360,8 +370,10 @@ class PerspectiveWarp(ImageTransform):
     def change(self, image: Image.Image, generator: torch.Generator) -> Image.Image:
         """Return the image as seen from elsewhere."""
         width, height = image.size
-        corners = torch.tensor([[0, 0], [width, 0], [width, height], [0, height]])
-        center = torch.tensor([width / 2, height / 2], dtype=torch.float64)
+        corners = torch.tensor(
+            [[0, 0], [width, 0], [width, height], [0, height]], device="cpu"
+        )
+        center = corners[2] / 2
         inward = 1 - uniform(generator, 0, self.magnitude, 4, 2)
         places = center + (corners - center) * inward
         coeffs = find_coeffs(corners.tolist(), places.tolist())
@@ -371,16 +383,16 @@ class PerspectiveWarp(ImageTransform):
 
 
 def _check_magnitude(name: str, magnitude: float) -> None:
-    """Refuse a magnitude that would bring corners together."""
-    if not 0 <= magnitude < 1:
+    """Refuse a magnitude by which a corner could cross a diagonal: the image would fold."""
+    if not 0 <= magnitude < 2 / 3:
         raise ValueError(
-            f"{name} expected a magnitude from 0 up to 1, got {magnitude!r}"
+            f"{name} expected a magnitude from 0 up to (and without) 2/3, got {magnitude!r}"
         )
 
 # %% ../nbs/08a_augment.ipynb #34609d01
 def _centers(n: int, align_corners: bool) -> Tensor:
     """Return the coordinates of n pixels in a row, from -1 to 1."""
-    steps = 2 * torch.arange(n, dtype=torch.float64)
+    steps = 2 * torch.arange(n, dtype=torch.float64, device="cpu")
     if align_corners:
         return steps / max(1, n - 1) - float(n > 1)
     return (steps + 1) / n - 1
@@ -446,7 +458,10 @@ def affine_matrix(
         Matrices (N, 3, 3), or one (3, 3), in float64.
     """
     numbers = (a, b, x, c, d, y, 0.0, 0.0, 1.0)
-    tensors = [torch.as_tensor(number, dtype=torch.float64) for number in numbers]
+    tensors = [
+        torch.as_tensor(number, dtype=torch.float64, device="cpu")
+        for number in numbers
+    ]
     return torch.stack(torch.broadcast_tensors(*tensors), -1).unflatten(-1, (3, 3))
 
 
@@ -459,7 +474,7 @@ def rotation(degrees: Tensor | float) -> Tensor:
     Returns:
         Matrices (N, 3, 3), or one (3, 3).
     """
-    angle = torch.as_tensor(degrees, dtype=torch.float64).deg2rad()
+    angle = torch.as_tensor(degrees, dtype=torch.float64, device="cpu").deg2rad()
     return affine_matrix(angle.cos(), -angle.sin(), angle.sin(), angle.cos())
 
 
@@ -492,9 +507,10 @@ def warp(
             f"all, got shape {tuple(matrix.shape)}"
         )
     height, width = images.shape[-2:]
-    half = torch.tensor([width / 2, height / 2, 1]).to(matrix)
+    matrix = matrix.double()
+    half = matrix.new_tensor([width / 2, height / 2, 1])
     theta = (matrix * half / half[:, None]).reshape(-1, 3, 3)
-    if not bool((theta[:, 2] - torch.tensor([0, 0, 1]).to(theta)).any()):
+    if not bool((theta[:, 2] - theta.new_tensor([0, 0, 1])).any()):
         theta = theta[:, :2]  # no perspective, so no division
     wide = images.to(torch.promote_types(images.dtype, torch.float32))
     grid = affine_grid(theta.to(wide), (len(theta), *images.shape[1:]))
@@ -560,11 +576,11 @@ class BatchTransform(nn.Module):
         super().__init__()
         _check_p(type(self).__name__, p)
         self.p = p
-        self.stream = RandomStream(seed)
+        self.stream = RandomStream(seed, type(self).__name__)
 
     def get_extra_state(self) -> dict[str, int | None]:
         """Return the seed and the count of calls, for the `state_dict`."""
-        return dict(vars(self.stream))
+        return {"seed": self.stream.seed, "calls": self.stream.calls}
 
     def set_extra_state(self, state: dict[str, int | None]) -> None:
         """Take back what `get_extra_state` returned.
@@ -592,12 +608,13 @@ class BatchTransform(nn.Module):
             The images alone, or a tuple of the images and what was given besides.
 
         Raises:
-            ValueError: the images are no batch.
+            ValueError: the images are no batch, or masks or points don't fit them.
             TypeError: the images are whole numbers, and this transform computes with them.
         """
         batch = Batch(images, masks, points)
         if self.training and len(images):
             _check_images(type(self).__name__, images, self.floating)
+            _check_moving(type(self).__name__, batch)
             batch = self.change(batch, self.stream.generator())
         given = [moved for moved in batch if moved is not None]
         return given[0] if len(given) == 1 else tuple(given)
@@ -631,6 +648,22 @@ class BatchTransform(nn.Module):
         """
         return uniform(generator, 0, 1, n) < self.p
 
+
+def _check_moving(name: str, batch: Batch) -> None:
+    """Refuse masks and points that don't belong to the images."""
+    (n, _, height, width), masks, points = batch.images.shape, batch.masks, batch.points
+    if masks is not None and (
+        masks.ndim < 3 or len(masks) != n or masks.shape[-2:] != (height, width)
+    ):
+        raise ValueError(
+            f"{name} expected masks ({n}, {height}, {width}) or ({n}, K, {height}, {width}), got "
+            f"{tuple(masks.shape)}"
+        )
+    if points is not None and (points.ndim != 3 or len(points) != n or points.shape[2] != 2):
+        raise ValueError(
+            f"{name} expected points ({n}, K, 2), got {tuple(points.shape)}"
+        )
+
 # %% ../nbs/08a_augment.ipynb #86583864
 def move_points(points: Tensor, matrix: Tensor, height: int, width: int) -> Tensor:
     """Find where points of an image are after a warp.
@@ -642,12 +675,15 @@ def move_points(points: Tensor, matrix: Tensor, height: int, width: int) -> Tens
         width: of the images, in pixels.
 
     Returns:
-        The new places, (N, K, 2).
+        The new places, (N, K, 2), in the type of the points; in float32 for whole numbers.
     """
-    center = torch.tensor([width / 2, height / 2]).to(points)
-    inverse = matrix.inverse().to(points)
-    moved = F.pad(points - center, (0, 1), value=1.0) @ inverse.mT  # (N, K, 3)
-    return moved[..., :2] / moved[..., 2:] + center
+    inverse = matrix.double().inverse()
+    center = inverse.new_tensor([width / 2, height / 2])
+    from_center = points.to(inverse) - center
+    moved = F.pad(from_center, (0, 1), value=1.0) @ inverse.mT  # (N, K, 3)
+    places = moved[..., :2] / moved[..., 2:] + center
+    dtype = points.dtype if points.is_floating_point() else torch.float32
+    return places.to(points.device, dtype)
 
 
 class Geometric(BatchTransform):
@@ -699,7 +735,7 @@ class Geometric(BatchTransform):
             Matrices (N, 3, 3).
         """
         chosen = self.chosen(n, generator)[:, None, None]
-        identity = torch.eye(3, dtype=torch.float64)
+        identity = torch.eye(3, dtype=torch.float64, device="cpu")
         return torch.where(chosen, self.draw(n, height, width, generator), identity)
 
     def change(self, batch: Batch, generator: torch.Generator) -> Batch:
@@ -807,12 +843,12 @@ class Warp(Geometric):
     """Look at each image from a random side; straight lines stay straight.
 
     Args:
-        magnitude: how far from its corner a corner may come from, as a fraction of half a side.
+        magnitude: how far from its corner a corner may come from, as a fraction of half a side; below 2/3.
         p: how probable it is for each image that it is warped.
         seed: of its own random numbers.
 
     Raises:
-        ValueError: the magnitude is not from 0 up to 1.
+        ValueError: the magnitude is not from 0 up to 2/3.
     """
 
     def __init__(
@@ -826,10 +862,10 @@ class Warp(Geometric):
         self, n: int, height: int, width: int, generator: torch.Generator
     ) -> Tensor:
         """Draw for each image four places from which its corners come."""
+        x, y = width / 2, height / 2
         corners = torch.tensor(
-            [[-1.0, -1], [1, -1], [1, 1], [-1, 1]], dtype=torch.float64
+            [[-x, -y], [x, -y], [x, y], [-x, y]], dtype=torch.float64, device="cpu"
         )
-        corners = corners * torch.tensor([width / 2, height / 2])
         inward = 1 - uniform(generator, 0, self.magnitude, n, 4, 2)
         return homography(corners.expand(n, 4, 2), corners * inward)
 
@@ -867,11 +903,11 @@ class Flip(Geometric):
 
 
 def _mirrored(images: Tensor, chosen: Tensor) -> Tensor:
-    """Return a batch in which the chosen images are mirrored."""
-    flipped = images.flip(-1)
-    return torch.stack(
-        [flipped[i] if k else images[i] for i, k in enumerate(chosen.tolist())]
-    )
+    """Return a copy of a batch in which the chosen images are mirrored."""
+    rows = chosen.nonzero()[:, 0].to(images.device)
+    result = images.clone()  # in the same memory format
+    result[rows] = images[rows].flip(-1)
+    return result
 
 # %% ../nbs/08a_augment.ipynb #823dcf91
 class Compose(BatchTransform):
@@ -883,7 +919,7 @@ class Compose(BatchTransform):
         seed: of the random numbers of all of them.
 
     Raises:
-        ValueError: a part has a seed.
+        ValueError: a part was given a seed.
         TypeError: a part is no `BatchTransform`.
     """
 
@@ -902,7 +938,7 @@ class Compose(BatchTransform):
                 raise TypeError(
                     f"Compose expected transforms such as Flip(), got {part!r:.60}"
                 )
-            if part.stream.seed is not None:
+            if part.stream.given:
                 raise ValueError(
                     f"Compose expected parts without a seed, got one for {type(part).__name__}: "
                     "give it to Compose, whose random numbers its parts use"
@@ -1051,18 +1087,22 @@ class RandomErasing(BatchTransform):
         rows = _between(height, top, top + tall)
         columns = _between(width, left, left + wide)
         holes = rows[:, None, :, None] & columns[:, None, None, :]  # (N, 1, H, W)
-        images = batch.images.masked_fill(holes.to(batch.images.device), self.value)
+        images = batch.images.clone()  # in the same memory format
+        images.masked_fill_(holes.to(images.device), self.value)
         return batch._replace(images=images)
 
 
 def _between(n: int, start: Tensor, stop: Tensor) -> Tensor:
     """Say for each of n places whether it lies from start up to stop, (N, n)."""
-    place = torch.arange(n)
+    place = torch.arange(n, device=start.device)
     return (place >= start[:, None]) & (place < stop[:, None])
 
 # %% ../nbs/08a_augment.ipynb #e48f2e39
 class Augment(Callback):
     """Change the inputs of each training batch; validation sees them as they are.
+
+    Only the state of a transform that is a module is saved with a checkpoint, as that of a
+    `BatchTransform`. Any other one goes on as it happens to be.
 
     Args:
         transform: takes the first input of a batch and returns another in its place; a

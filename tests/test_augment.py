@@ -5,6 +5,7 @@ import pickle
 import statistics
 from functools import partial, reduce
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -48,6 +49,7 @@ from fromfound.augment import (
 )
 from fromfound.check import same_as
 from fromfound.dataloader import DataLoader
+from fromfound.exercises import augment as exercises
 from fromfound.learner import Checkpoint, DataBunch, Learner
 from fromfound.training import cross_entropy
 from tests.toys import seeded
@@ -152,6 +154,29 @@ def test_workers_and_epochs_differ_and_repeat(kind, staying):
     assert epochs() == first
 
 
+def test_one_seed_gives_different_classes_different_numbers():
+    assert numbers(RandomStream(3, "Flip")) != numbers(RandomStream(3, "Warp"))
+    images = torch.arange(40.0).expand(40, 1, 1, 40)
+    mirrored = Flip(seed=7)(images)[:, 0, 0, 0] > 0
+    turned = Rotate(30, seed=7)
+    left = turned.matrix(40, 8, 8, turned.stream.generator())[:, 1, 0] < 0
+    assert 0.2 < (mirrored == left).float().mean() < 0.8
+
+
+def test_a_spawned_worker_has_the_rank_of_its_parent(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    sent = {}
+    for rank in (0, 1):
+        monkeypatch.setattr(augment, "_rank", lambda rank=rank: rank)
+        sent[rank] = pickle.dumps(RandomStream(0))
+    monkeypatch.setattr(augment, "_rank", lambda: 0)
+    here = numbers(pickle.loads(sent[1]))
+    assert here == numbers(RandomStream(0)), "outside of a worker its own rank counts"
+    monkeypatch.setattr(augment, "get_worker_info", lambda: SimpleNamespace(seed=5))
+    drawn = [numbers(pickle.loads(sent[rank])) for rank in (0, 1)]
+    assert drawn[0] != drawn[1]
+
+
 # --- one image at a time --------------------------------------------------------------------------
 
 
@@ -250,6 +275,7 @@ def test_the_crop_has_the_size_that_was_asked_for():
         (lambda: RandomResizedCrop(8, ratio=(2, 1)), "RandomResizedCrop expected a ratio"),
         (lambda: PerspectiveWarp(1.0), "PerspectiveWarp expected a magnitude"),
         (lambda: Warp(-0.1), "Warp expected a magnitude"),
+        (lambda: Warp(0.67), "Warp expected a magnitude"),
         (lambda: Zoom(0, 1), "Zoom expected 0 < low <= high"),
         (lambda: Lighting(-1), "Lighting expected numbers of 0 or more"),
         (lambda: RandomErasing(area=(0.5, 0.1)), "RandomErasing expected area and ratio"),
@@ -536,6 +562,84 @@ def test_p_of_zero_changes_nothing(name):
     torch.testing.assert_close(tfm(pictures()), pictures(), atol=1e-5, rtol=0)
 
 
+@each_transform
+def test_a_default_device_changes_nothing(name):
+    make, x = BATCH_TRANSFORMS[name], pictures()
+    expected = make(seed=0)(x)
+    with torch.device("meta"):
+        make()(x)
+        assert torch.equal(make(seed=0)(x), expected)
+
+
+def test_a_default_device_does_not_reach_pil_transforms():
+    image = picture()
+    expected = PerspectiveWarp(0.4, 1.0, seed=0)(image).tobytes()
+    with torch.device("meta"):
+        assert PerspectiveWarp(0.4, 1.0, seed=0)(image).tobytes() == expected
+        assert RandomResizedCrop(8)(image).size == (8, 8)
+
+
+@each_transform
+@pytest.mark.parametrize("kind", [torch.float32, torch.float16])
+def test_a_batch_transform_keeps_channels_last(name, kind):
+    x = pictures().to(kind).contiguous(memory_format=torch.channels_last)
+    y = BATCH_TRANSFORMS[name](seed=0)(x)
+    assert y.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_matrices_of_whole_numbers_do():
+    mirror = torch.tensor([[-1, 0, 0], [0, 1, 0], [0, 0, 1]])
+    torch.testing.assert_close(warp(pictures(), mirror), pictures().flip(-1))
+
+
+@pytest.mark.parametrize(
+    "kind, result",
+    [
+        (torch.int64, torch.float32),
+        (torch.float32, torch.float32),
+        (torch.float16, torch.float16),
+        (torch.float64, torch.float64),
+    ],
+)
+def test_points_of_any_type_move_by_fractions(kind, result):
+    points = torch.tensor([[[3, 5], [10, 2]]])
+    moved = move_points(points.to(kind), rotation(33.0)[None], 13, 17)
+    assert moved.dtype == result
+    expected = move_points(points.double(), rotation(33.0)[None], 13, 17)
+    torch.testing.assert_close(moved.double(), expected, atol=5e-3, rtol=0)
+    assert (expected - expected.round()).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("make", [Flip, Rotate, Lighting, lambda: Compose(Flip(), Zoom())])
+@pytest.mark.parametrize(
+    "moving, said",
+    [
+        ({"masks": torch.ones(6, 12, 16)}, r"masks \(6, 12, 17\) or"),
+        ({"masks": torch.ones(12, 17)}, "expected masks"),
+        ({"masks": torch.ones(5, 12, 17)}, "expected masks"),
+        ({"points": torch.ones(6, 2)}, r"expected points \(6, K, 2\), got \(6, 2\)"),
+        ({"points": torch.ones(1, 4, 2)}, "expected points"),
+        ({"points": torch.ones(6, 4, 3)}, "expected points"),
+    ],
+)
+def test_what_does_not_belong_to_the_images_is_refused(make, moving, said):
+    with pytest.raises(ValueError, match=said):
+        make()(pictures(), **moving)
+
+
+def test_a_part_that_drew_its_seed_may_be_composed():
+    flip = Flip()
+    flip(pictures())
+    Compose(flip, seed=0)(pictures())
+
+
+def test_quadrilaterals_do_not_fold():
+    for seed in range(20):
+        matrix = Warp(0.66).draw(500, 100, 100, seeded(seed))
+        corners = torch.tensor([[-50.0, -50, 1], [50, -50, 1], [50, 50, 1], [-50, 50, 1]]).double()
+        assert (matrix[:, 2] @ corners.mT > 0).all(), "no place lies behind the eye"
+
+
 def test_channels_last_stays():
     x = pictures().contiguous(memory_format=torch.channels_last)
     assert warp(x, rotation(5.0)).is_contiguous(memory_format=torch.channels_last)
@@ -555,7 +659,7 @@ def test_composing_is_one_warp_by_the_product_in_order():
     x = pictures()
     parts = [Rotate(30), Zoom(1.1, 1.5), Translate(0.2), Warp(0.3), Flip()]
     composed = Compose(*parts, seed=0)
-    generator = RandomStream(0).generator()
+    generator = RandomStream(0, "Compose").generator()
     matrices = [part.matrix(6, 12, 17, generator) for part in parts]
     torch.testing.assert_close(composed(x), warp(x, reduce(torch.matmul, matrices)))
     steps = x
@@ -668,7 +772,8 @@ def test_each_image_loses_a_rectangle_of_its_own():
     for hole in holes[hit]:
         rows, columns = hole.any(1), hole.any(0)
         assert hole.sum() == rows.sum() * columns.sum(), "a whole rectangle"
-    assert holes.any(0).all(), "every place at some time"
+    many = RandomErasing(1.0, area=(0.1, 0.3), seed=0)(torch.ones(4000, 1, 20, 30))
+    assert (many == 0).any(0).all(), "every place at some time"
 
 
 def test_what_never_fits_is_not_erased():
@@ -759,3 +864,16 @@ def test_every_exported_name_is_tried_here():
     source = Path(__file__).read_text(encoding="utf-8")
     assert [name for name in augment.__all__ if name not in source] == []
     assert Batch(pictures()).masks is None
+
+
+def test_the_exercises_take_other_forms_of_right_answers():
+    image = [[1, 2, 3], [4, 5, 4], [3, 2, 1]]
+    for answer in (image, np.array(image)):
+        assert exercises.ex_8a_5.judge(answer).passed
+    for form in (torch.Tensor.tolist, torch.Tensor.numpy):
+        assert exercises.ex_8a_3.judge(lambda *a, f=form: f(exercises._turn_about(*a))).passed
+    said = exercises.ex_8a_2.judge(-2)
+    assert said.passed
+    assert "to the left" in str(said)
+    erased = exercises._random_erasing(torch.ones(2, 1, 8, 8).byte(), 0.2, seeded(0))
+    assert erased.dtype == torch.uint8

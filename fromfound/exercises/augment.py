@@ -7,11 +7,22 @@ __all__ = ['ex_8a_1', 'ex_8a_2', 'ex_8a_3', 'ex_8a_4', 'ex_8a_5', 'ex_8a_6']
 import math
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..augment import affine_matrix, rotation
-from ..check import Exercise, MutantHunt, Prediction, Search
+from ..check import Exercise, MutantHunt, Prediction, Search, Verdict
+
+
+def _as_tensor(answer: object) -> object:
+    """Return a list or an array of numbers as a tensor, and anything else as it is."""
+    if not isinstance(answer, (list, tuple, np.ndarray)):
+        return answer
+    try:
+        return torch.as_tensor(answer, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        return answer
 
 # %% ../../nbs/exercises/08a_augment.ipynb #da42703e
 ex_8a_1 = Prediction(
@@ -28,7 +39,18 @@ ex_8a_1 = Prediction(
 )
 
 # %% ../../nbs/exercises/08a_augment.ipynb #a31d3c47
-ex_8a_2 = Prediction(
+class _Distance(Prediction):
+    """A prediction that also takes the number with its direction, and says so."""
+
+    def judge(self, answer: object) -> Verdict:
+        """Return the verdict on an answer."""
+        if self._equals(answer, -self.right):
+            said = "correct, with its direction: the image moves to the left."
+            return Verdict(True, [f"{self.name}: {said} {self.because}"])
+        return super().judge(answer)
+
+
+ex_8a_2 = _Distance(
     "8a.2",
     right=2.0,
     wrong={
@@ -63,6 +85,11 @@ def _turn_about(degrees: float, x: float, y: float, fault: str = "") -> Tensor:
     return products.get(fault, there @ turn @ back)
 
 
+def _matrix_of(turn_about: object, *case: float) -> object:
+    """Call a reader's function, which may return a list or an array."""
+    return _as_tensor(turn_about(*case))
+
+
 _TURNS = {
     "reversed": "the two shifts are exchanged: it turns about (-x, -y)",
     "only there": "the place is not brought to the center before the turn",
@@ -82,10 +109,14 @@ ex_8a_3 = Exercise(
         (0.0, 2.5, 1.0),
         (-33.0, 7.25, -40.0),
         (57.0, -8.0, 2.0),
+        (12.7, 3.0, 11.5),
+        (-250.0, -6.0, 4.0),
+        (3.3, 20.0, -9.0),
     ],
     wrong={words: partial(_turn_about, fault=fault) for fault, words in _TURNS.items()},
     read="One matrix",
     tol=1e-6,
+    probe=_matrix_of,
 )
 
 # %% ../../nbs/exercises/08a_augment.ipynb #3806bcec
@@ -136,6 +167,8 @@ _CORNERS = (
     (_batch(1, 2, 3, 5, 1), torch.tensor([1]), torch.tensor([3]), 1),
     (_batch(3, 2, 4, 7, 2), torch.tensor([2, 0, 1]), torch.tensor([0, 5, 3]), 2),
     (_batch(2, 3, 6, 5, 3) - 2, torch.tensor([4, 3]), torch.tensor([3, 0]), 3),
+    (_batch(5, 4, 9, 7, 4), torch.tensor([4, 0, 2, 1, 3]), torch.tensor([0, 2, 1, 2, 0]), 5),
+    (_batch(2, 1, 5, 6, 5).double(), torch.tensor([3, 0]), torch.tensor([1, 4]), 2),
 )
 ex_8a_4 = Exercise(
     "8a.4",
@@ -152,6 +185,7 @@ _SHAPE = "Expected a tensor of finite real numbers of shape (3, 3)."
 
 def _is_seen(answer: object) -> str | None:
     """Return what is wrong with an image that should hide the wrong axis and not no flip at all."""
+    answer = _as_tensor(answer)
     if not isinstance(answer, Tensor) or answer.shape != (3, 3) or answer.is_complex():
         return _SHAPE
     image = answer.detach().double()
@@ -206,7 +240,7 @@ def _random_erasing(
         hole = result[
             i, : 1 if fault == "one channel" else None, top : top + side, left : left + side
         ]
-        hole.fill_({"ones": 1.0, "mean": images[i].mean().item()}.get(fault, 0.0))
+        hole.fill_({"ones": 1.0, "mean": images[i].double().mean().item()}.get(fault, 0.0))
     if fault == "clamped":
         result.clamp_(0, 1)
     return result.float() if fault == "type" else result
@@ -234,5 +268,5 @@ ex_8a_6 = MutantHunt(
     "8a.6",
     _random_erasing,
     {words: partial(_random_erasing, fault=fault) for fault, words in _MUTANTS.items()},
-    need=15,
+    need=16,
 )
