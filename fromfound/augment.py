@@ -59,7 +59,7 @@ class RandomStream:
         self.rank = 0  # of the process that pickled it
 
     def __getstate__(self) -> dict[str, object]:
-        """Return what is pickled: a worker that is started anew doesn't know its rank."""
+        """Return what is pickled: a worker that is spawned doesn't know its rank."""
         return vars(self) | {"rank": _rank()}
 
     def generator(self) -> torch.Generator:
@@ -346,7 +346,8 @@ class PerspectiveWarp(ImageTransform):
     """Look at an image from a random side.
 
     Args:
-        magnitude: how far from its corner a corner may come from, as a fraction of half a side; below 2/3.
+        magnitude: how far from its corner a corner may come from, as a fraction of half a side;
+            below 2/3.
         p: how probable it is that an image is changed.
         resample: the filter of PIL's `transform`: NEAREST, BILINEAR or BICUBIC.
         seed: of its own random numbers.
@@ -843,7 +844,8 @@ class Warp(Geometric):
     """Look at each image from a random side; straight lines stay straight.
 
     Args:
-        magnitude: how far from its corner a corner may come from, as a fraction of half a side; below 2/3.
+        magnitude: how far from its corner a corner may come from, as a fraction of half a side;
+            below 2/3.
         p: how probable it is for each image that it is warped.
         seed: of its own random numbers.
 
