@@ -10,9 +10,11 @@ __all__ = ['RandomStream', 'uniform', 'ImageTransform', 'RandomFlip', 'RandomDih
 import hashlib
 import math
 import os
+import sys
 from collections.abc import Callable, Sequence
 from functools import reduce
 from itertools import groupby
+from numbers import Integral, Real
 from typing import NamedTuple
 
 import torch
@@ -24,6 +26,26 @@ from torch.utils.data import get_worker_info
 from .callback import Callback
 
 # %% ../nbs/08a_augment.ipynb #b64d1f91
+_FINITE = sys.float_info.max
+
+
+def _is_number(value: object, low: float = 0, high: float = _FINITE) -> bool:
+    """Say whether a value is a number from `low` to `high`; nan and True are not."""
+    return isinstance(value, Real) and not isinstance(value, bool) and low <= value <= high
+
+
+def _is_whole(value: object, low: int) -> bool:
+    """Say whether a value is a whole number of at least `low`."""
+    return isinstance(value, Integral) and _is_number(value, low)
+
+
+def _is_range(values: object, high: float = _FINITE) -> bool:
+    """Say whether a value is two numbers above 0 and at most `high`, in ascending order."""
+    if not isinstance(values, Sequence) or len(values) != 2:
+        return False
+    return all(_is_number(value, 0, high) for value in values) and 0 < values[0] <= values[1]
+
+
 def _rank() -> int:
     """Return the number of this process among those that train together; alone it is 0."""
     parallel = torch.distributed
@@ -48,11 +70,11 @@ class RandomStream:
     """
 
     def __init__(self, seed: int | None = None, name: str = "") -> None:
-        if seed is not None and (not isinstance(seed, int) or seed < 0):
+        if seed is not None and not _is_whole(seed, 0):
             raise ValueError(
                 f"RandomStream expected a seed of 0 or more, or None, got {seed!r}"
             )
-        self.seed = seed
+        self.seed = None if seed is None else int(seed)
         self.name = name
         self.given = seed is not None
         self.calls = 0
@@ -97,18 +119,21 @@ def uniform(
 # %% ../nbs/08a_augment.ipynb #4cee9157
 def _check_p(name: str, p: float) -> None:
     """Refuse a probability that is none."""
-    if not 0 <= p <= 1:
+    if not _is_number(p, 0, 1):
         raise ValueError(f"{name} expected a probability p from 0 to 1, got {p!r}")
 
 
 def _pair(name: str, size: int | Sequence[int]) -> tuple[int, int]:
     """Return a size as (height, width)."""
-    height, width = (size, size) if isinstance(size, int) else size
-    if height < 1 or width < 1:
+    sides = (size, size) if isinstance(size, Integral) else size
+    two = isinstance(sides, Sequence) and len(sides) == 2
+    if not two or not all(_is_whole(side, 1) for side in sides):
         raise ValueError(
-            f"{name} expected a size of 1 or more pixels, got {size!r}"
+            f"{name} expected a size of 1 or more pixels, got {size!r}: give a whole number, or "
+            "(height, width)"
         )
-    return height, width
+    height, width = sides
+    return int(height), int(width)
 
 
 class ImageTransform:
@@ -120,6 +145,7 @@ class ImageTransform:
 
     Raises:
         ValueError: `p` is not a probability.
+        TypeError: when called, it was given something else than a PIL image.
     """
 
     def __init__(self, p: float = 0.5, seed: int | None = None) -> None:
@@ -129,6 +155,11 @@ class ImageTransform:
 
     def __call__(self, image: Image.Image) -> Image.Image:
         """Return the image, or a changed copy of it."""
+        if not isinstance(image, Image.Image):
+            raise TypeError(
+                f"{type(self).__name__} expected a PIL image, got {type(image).__name__}: open "
+                "files with PIL.Image.open; batches of tensors have transforms such as Flip"
+            )
         generator = self.stream.generator()
         if uniform(generator, 0, 1).item() < self.p:
             return self.change(image, generator)
@@ -187,7 +218,8 @@ class RandomCrop(ImageTransform):
         seed: of its own random numbers.
 
     Raises:
-        ValueError: the size is below 1; or, when called, the image is smaller than the crop.
+        ValueError: the size is below 1, or the padding below 0; or, when called, the image is
+            smaller than the crop.
     """
 
     def __init__(
@@ -199,7 +231,11 @@ class RandomCrop(ImageTransform):
     ) -> None:
         super().__init__(1.0, seed)
         self.size = _pair("RandomCrop", size)
-        self.padding = padding
+        if not _is_whole(padding, 0):
+            raise ValueError(
+                f"RandomCrop expected a padding of 0 or more whole pixels, got {padding!r}"
+            )
+        self.padding = int(padding)
         self.fill = fill
 
     def change(self, image: Image.Image, generator: torch.Generator) -> Image.Image:
@@ -243,12 +279,12 @@ class RandomResizedCrop(ImageTransform):
     ) -> None:
         super().__init__(1.0, seed)
         self.size = _pair("RandomResizedCrop", size)
-        if not 0 < scale[0] <= scale[1] <= 1:
+        if not _is_range(scale, 1):
             raise ValueError(
                 f"RandomResizedCrop expected a scale such as (0.08, 1), two fractions of the area "
                 f"in ascending order, got {scale!r}"
             )
-        if not 0 < ratio[0] <= ratio[1]:
+        if not _is_range(ratio):
             raise ValueError(
                 f"RandomResizedCrop expected a ratio such as (3/4, 4/3), in ascending order, got "
                 f"{ratio!r}"
@@ -298,15 +334,24 @@ def homography(source: Tensor, target: Tensor) -> Tensor:
 
     Args:
         source: points (..., 4, 2), as x and y; no three of them on a line.
-        target: where they go, of the same shape.
+        target: where they go, of the same shape; no three of them on a line.
 
     Returns:
         Matrices (..., 3, 3), the last number of each 1. They take (x, y, 1) to (u, v, 1) times a
         number.
 
     Raises:
-        ValueError: three of the points lie on a line.
+        ValueError: three of the points lie on a line, or the shapes do not fit.
     """
+    if source.shape != target.shape or source.shape[-2:] != (4, 2):
+        raise ValueError(
+            f"homography expected two tensors of points (..., 4, 2), got {tuple(source.shape)} and "
+            f"{tuple(target.shape)}"
+        )
+    kind = torch.promote_types(torch.promote_types(source.dtype, target.dtype), torch.float32)
+    source, target = source.to(kind), target.to(kind)
+    if bool(_on_a_line(source).any()) or bool(_on_a_line(target).any()):
+        raise ValueError("homography expected points of which no three lie on a line")
     x, y = source.unbind(-1)
     u, v = target.unbind(-1)
     one, zero = torch.ones_like(x), torch.zeros_like(x)
@@ -314,13 +359,17 @@ def homography(source: Tensor, target: Tensor) -> Tensor:
     for_v = torch.stack([zero, zero, zero, x, y, one, -v * x, -v * y], -1)
     equations = torch.cat([for_u, for_v], -2)  # (..., 8, 8)
     values = torch.cat([u, v], -1)[..., None]  # (..., 8, 1)
-    try:
-        numbers = torch.linalg.solve(equations, values)[..., 0]
-    except torch.linalg.LinAlgError as error:
-        raise ValueError(
-            "homography expected points of which no three lie on a line"
-        ) from error
+    numbers = torch.linalg.solve(equations, values)[..., 0]
     return torch.cat([numbers, one[..., :1]], -1).unflatten(-1, (3, 3))
+
+
+def _on_a_line(points: Tensor) -> Tensor:
+    """Say for four points whether three are on a line as far as rounding can tell; nan counts."""
+    first, second, third = points[..., [[0, 0, 0, 1], [1, 1, 2, 2], [2, 3, 3, 3]], :].unbind(-3)
+    a, b = second - first, third - first
+    area = (a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]).abs()
+    largest = a.square().sum(-1) + b.square().sum(-1)
+    return ~(area > 16 * torch.finfo(points.dtype).eps * largest)
 
 
 def find_coeffs(
@@ -338,7 +387,7 @@ def find_coeffs(
     Raises:
         ValueError: three of the points lie on a line.
     """
-    points = torch.tensor([corners, places], dtype=torch.float64, device="cpu")
+    points = [torch.tensor(four, dtype=torch.float64, device="cpu") for four in (corners, places)]
     return homography(points[0], points[1]).flatten()[:8].tolist()
 
 # %% ../nbs/08a_augment.ipynb #5fe7b3b1
@@ -385,7 +434,7 @@ class PerspectiveWarp(ImageTransform):
 
 def _check_magnitude(name: str, magnitude: float) -> None:
     """Refuse a magnitude by which a corner could cross a diagonal: the image would fold."""
-    if not 0 <= magnitude < 2 / 3:
+    if not _is_number(magnitude, 0, 2 / 3) or magnitude == 2 / 3:
         raise ValueError(
             f"{name} expected a magnitude from 0 up to (and without) 2/3, got {magnitude!r}"
         )
@@ -498,7 +547,7 @@ def warp(
         New images of the same shape, type, device and memory format.
 
     Raises:
-        ValueError: the shapes do not fit.
+        ValueError: the shapes do not fit, or a matrix has nan or infinity in it.
         TypeError: the images are not floating-point numbers.
     """
     _check_images("warp", images)
@@ -507,6 +556,8 @@ def warp(
             f"warp expected matrices ({len(images)}, 3, 3) for {len(images)} images, or one for "
             f"all, got shape {tuple(matrix.shape)}"
         )
+    if not bool(matrix.isfinite().all()):
+        raise ValueError("warp expected matrices of finite numbers, got nan or infinity")
     height, width = images.shape[-2:]
     matrix = matrix.double()
     half = matrix.new_tensor([width / 2, height / 2, 1])
@@ -613,9 +664,10 @@ class BatchTransform(nn.Module):
             TypeError: the images are whole numbers, and this transform computes with them.
         """
         batch = Batch(images, masks, points)
-        if self.training and len(images):
+        if self.training:
             _check_images(type(self).__name__, images, self.floating)
             _check_moving(type(self).__name__, batch)
+        if self.training and len(images):
             batch = self.change(batch, self.stream.generator())
         given = [moved for moved in batch if moved is not None]
         return given[0] if len(given) == 1 else tuple(given)
@@ -764,12 +816,17 @@ class Rotate(Geometric):
         degrees: the greatest angle, to either side.
         p: how probable it is for each image that it is turned.
         seed: of its own random numbers.
+
+    Raises:
+        ValueError: the angle is not a number of 0 or more.
     """
 
     def __init__(
         self, degrees: float = 10.0, p: float = 1.0, seed: int | None = None
     ) -> None:
         super().__init__(p, seed)
+        if not _is_number(degrees):
+            raise ValueError(f"Rotate expected degrees of 0 or more, got {degrees!r}")
         self.degrees = degrees
 
     def draw(
@@ -800,7 +857,7 @@ class Zoom(Geometric):
         seed: int | None = None,
     ) -> None:
         super().__init__(p, seed)
-        if not 0 < low <= high:
+        if not _is_range((low, high)):
             raise ValueError(
                 f"Zoom expected 0 < low <= high, got low={low!r}, high={high!r}"
             )
@@ -824,12 +881,17 @@ class Translate(Geometric):
         fraction: the greatest shift in each direction, as a fraction of the side.
         p: how probable it is for each image that it is shifted.
         seed: of its own random numbers.
+
+    Raises:
+        ValueError: the fraction is not a number of 0 or more.
     """
 
     def __init__(
         self, fraction: float = 0.1, p: float = 1.0, seed: int | None = None
     ) -> None:
         super().__init__(p, seed)
+        if not _is_number(fraction):
+            raise ValueError(f"Translate expected a fraction of 0 or more, got {fraction!r}")
         self.fraction = fraction
 
     def draw(
@@ -916,12 +978,13 @@ class Compose(BatchTransform):
     """Apply transforms in order; geometric ones in a row become one matrix and one interpolation.
 
     Args:
-        parts: the transforms, without seeds.
-        padding_mode: what lies outside of an image: "reflection", "border" or "zeros".
+        parts: the transforms, without seeds. A `Compose` among them warps on its own.
+        padding_mode: what lies outside of an image: "reflection", "border" or "zeros". It holds
+            for all parts, whatever theirs is, but not within another `Compose`.
         seed: of the random numbers of all of them.
 
     Raises:
-        ValueError: a part was given a seed.
+        ValueError: a part was given a seed, or there is no such padding mode.
         TypeError: a part is no `BatchTransform`.
     """
 
@@ -934,6 +997,11 @@ class Compose(BatchTransform):
         seed: int | None = None,
     ) -> None:
         super().__init__(1.0, seed)
+        if padding_mode not in ("reflection", "border", "zeros"):
+            raise ValueError(
+                'Compose expected a padding_mode "reflection", "border" or "zeros", got '
+                f"{padding_mode!r}"
+            )
         self.padding_mode = padding_mode
         for part in parts:
             if not isinstance(part, BatchTransform):
@@ -984,7 +1052,7 @@ class Lighting(BatchTransform):
         seed: of its own random numbers.
 
     Raises:
-        ValueError: one of the two is negative.
+        ValueError: one of the two is not a number of 0 or more.
     """
 
     def __init__(
@@ -995,7 +1063,7 @@ class Lighting(BatchTransform):
         seed: int | None = None,
     ) -> None:
         super().__init__(p, seed)
-        if brightness < 0 or contrast < 0:
+        if not _is_number(brightness) or not _is_number(contrast):
             raise ValueError(
                 f"Lighting expected numbers of 0 or more, got brightness={brightness!r}, "
                 f"contrast={contrast!r}"
@@ -1031,7 +1099,7 @@ class RandomErasing(BatchTransform):
         seed: of its own random numbers.
 
     Raises:
-        ValueError: the area or the ratio is no such thing.
+        ValueError: the area, the ratio or the value is no such thing.
 
     Source: Zhong2020 §3
     """
@@ -1045,7 +1113,9 @@ class RandomErasing(BatchTransform):
         seed: int | None = None,
     ) -> None:
         super().__init__(p, seed)
-        if not 0 < area[0] <= area[1] <= 1 or not 0 < ratio[0] <= ratio[1]:
+        if not _is_number(value, -_FINITE):
+            raise ValueError(f"RandomErasing expected a value that is one number, got {value!r}")
+        if not _is_range(area, 1) or not _is_range(ratio):
             raise ValueError(
                 f"RandomErasing expected area and ratio in ascending order, the area within 0 and "
                 f"1, got {area!r} and {ratio!r}"

@@ -1,6 +1,7 @@
 """Augmentation: against torch and PIL, over random shapes; what repeats and what differs."""
 
 import copy
+import math
 import pickle
 import statistics
 from functools import partial, reduce
@@ -280,6 +281,25 @@ def test_the_crop_has_the_size_that_was_asked_for():
         (lambda: Lighting(-1), "Lighting expected numbers of 0 or more"),
         (lambda: RandomErasing(area=(0.5, 0.1)), "RandomErasing expected area and ratio"),
         (lambda: Flip(-0.1), "Flip expected a probability"),
+        (lambda: Flip("0.5"), "Flip expected a probability p from 0 to 1, got '0.5'"),
+        (lambda: RandomCrop(True), "RandomCrop expected a size of 1 or more pixels, got True"),
+        (lambda: RandomCrop(2.5), "RandomCrop expected a size of 1 or more pixels, got 2.5"),
+        (lambda: RandomCrop((2.5, 3)), "RandomCrop expected a size of 1 or more pixels"),
+        (lambda: RandomCrop((3, 8, 8)), "RandomCrop expected a size of 1 or more pixels"),
+        (lambda: RandomCrop("8"), "RandomCrop expected a size of 1 or more pixels, got '8'"),
+        (lambda: RandomCrop(8, padding=-1), "RandomCrop expected a padding of 0 or more"),
+        (lambda: RandomResizedCrop(None), "RandomResizedCrop expected a size"),
+        (lambda: RandomResizedCrop(8, scale=0.5), "RandomResizedCrop expected a scale"),
+        (lambda: RandomResizedCrop(8, ratio=(1, math.inf)), "RandomResizedCrop expected a ratio"),
+        (lambda: RandomFlip(seed=True), "RandomStream expected a seed of 0 or more"),
+        (lambda: Rotate(math.nan), "Rotate expected degrees of 0 or more, got nan"),
+        (lambda: Rotate((-5, 5)), "Rotate expected degrees of 0 or more"),
+        (lambda: Translate(math.inf), "Translate expected a fraction of 0 or more, got inf"),
+        (lambda: Lighting(math.nan), "Lighting expected numbers of 0 or more"),
+        (lambda: Zoom(1, math.inf), "Zoom expected 0 < low <= high"),
+        (lambda: RandomErasing(area=0.3), "RandomErasing expected area and ratio"),
+        (lambda: RandomErasing(value=None), "RandomErasing expected a value that is one number"),
+        (lambda: Compose(padding_mode="wrap"), "Compose expected a padding_mode"),
     ],
 )
 def test_refusals_name_what_was_called(make, said):
@@ -305,6 +325,21 @@ def test_image_transforms_repeat_and_go_on_after_pickling(make):
     again = pickle.loads(pickle.dumps(second))
     assert [again(image).tobytes() for _ in range(3)] == results[3:]
     assert image.tobytes() == picture().tobytes(), "the image of the caller is as it was"
+
+
+@pytest.mark.parametrize("image", [torch.ones(3, 8, 8), np.ones((8, 8, 3)), "a.png"])
+@pytest.mark.parametrize("make", [RandomFlip, RandomDihedral, partial(RandomCrop, 4)])
+def test_image_transforms_say_that_they_want_pil_images(make, image):
+    with pytest.raises(TypeError, match=f"expected a PIL image, got {type(image).__name__}"):
+        make()(image)
+
+
+def test_numpys_whole_numbers_are_whole_numbers():
+    number = np.int64(7)
+    assert RandomCrop(number, seed=number)(picture()).size == (7, 7)
+    repeated = RandomFlip(seed=7), RandomFlip(seed=number)
+    first, second = ([flip(picture()).tobytes() for _ in range(9)] for flip in repeated)
+    assert first == second
 
 
 def test_the_base_asks_for_a_change():
@@ -384,10 +419,34 @@ def test_homographies_come_in_batches():
     torch.testing.assert_close(many[3, 1], homography(SQUARE, targets[3, 1]))
 
 
-def test_three_points_on_a_line_are_refused():
-    line = torch.tensor([[0.0, 0], [1, 0], [2, 0], [0, 1]])
-    with pytest.raises(ValueError, match="homography expected points of which no three"):
-        homography(line, SQUARE.float())
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "second, third",
+    [((1, 0), (2, 0)), ((0.1, 0.1), (0.3, 0.3)), ((1, 0), (1, math.nan)), ((1, 1), (1, 1))],
+)
+def test_three_points_on_a_line_are_refused(second, third, kind):
+    line = torch.tensor([[0.0, 0], second, third, [0, 1]], dtype=kind) / 3
+    said = "homography expected points of which no three"
+    with pytest.raises(ValueError, match=said):
+        homography(line, SQUARE.to(kind))
+    with pytest.raises(ValueError, match=said):
+        homography(SQUARE.to(kind), line)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1, 1e6])
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64, torch.int64])
+def test_what_is_no_line_is_taken_at_any_scale(kind, scale):
+    scale = int(max(1, scale)) if kind is torch.int64 else scale
+    points = torch.tensor([[0.0, 0], [4, 1], [5, 5], [-1, 3]]).mul(scale).to(kind)
+    matrix = homography(points, 2 * points)
+    wanted = torch.diag(matrix.new_tensor([2, 2, 1]))
+    torch.testing.assert_close(matrix / wanted.clamp_min(1), wanted / wanted.clamp_min(1))
+
+
+@pytest.mark.parametrize("shapes", [((3, 2), (3, 2)), ((4, 2), (2, 4, 2)), ((4, 3), (4, 3))])
+def test_homographies_want_four_points_and_four_places(shapes):
+    with pytest.raises(ValueError, match="homography expected two tensors of points"):
+        homography(*map(torch.ones, shapes))
 
 
 MATRICES = {
@@ -462,6 +521,8 @@ def test_one_matrix_serves_all():
         (lambda: warp(pictures().byte(), torch.eye(3)), TypeError, "floating-point images, got"),
         (lambda: warp(pictures(), torch.eye(3).repeat(5, 1, 1)), ValueError, "warp expected matri"),
         (lambda: warp(pictures(), torch.eye(2)), ValueError, "warp expected matrices"),
+        (lambda: warp(pictures(), rotation(math.nan)), ValueError, "matrices of finite numbers"),
+        (lambda: Flip()(picture()), ValueError, "Flip expected a batch of images .* got Image"),
         (lambda: Rotate()(pictures().byte()), TypeError, "Rotate expected floating-point images"),
         (lambda: Compose(Lighting())(pictures().byte()), TypeError, "Lighting expected floating"),
         (lambda: Flip()(torch.ones(3, 4, 4)), ValueError, "Flip expected a batch of images"),
