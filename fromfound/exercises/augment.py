@@ -217,11 +217,15 @@ def _random_erasing(
     """Set a square of about this area to zero in each image, with a fault of a given name."""
     n, _, height, width = images.shape
     result = images if fault == "in place" else images.clone()
-    fraction = {"side": area**2, "half": area / 2, "double": 2 * area}.get(fault, area)
-    side = max(1, round(math.sqrt(fraction * height * width)))
-    side = min(side, height, width)
+    fractions = {"side": area**2, "half": area / 2, "double": 2 * area, "fixed": 0.2}
+    pixels = fractions.get(fault, area) * height * width
+    side = min(max(1, round(math.sqrt(pixels))), height, width)
+    high = max(1, side // 2) if fault == "rectangle" else side
+    broad = min(width, 2 * side) if fault == "rectangle" else side
     spare = 0 if fault == "edge" else 1
     places = torch.rand(n, 2, generator=generator)
+    if fault == "seed":
+        places = torch.rand(n, 2, generator=torch.Generator().manual_seed(0))
     if fault == "global numbers":
         places = torch.rand(n, 2)
     if fault == "one place":
@@ -233,12 +237,12 @@ def _random_erasing(
     if fault == "corner":
         places = torch.zeros(n, 2)
     for i in range(n):
-        if fault == "every other" and i % 2:
+        if (fault == "every other" and i % 2) or (fault == "last image" and i == n - 1):
             continue
-        tall, wide = height - side + spare, width - side + spare
+        tall, wide = height - high + spare, width - broad + spare
         top, left = int(places[i, 0] * tall), int(places[i, 1] * wide)
         hole = result[
-            i, : 1 if fault == "one channel" else None, top : top + side, left : left + side
+            i, : 1 if fault == "one channel" else None, top : top + high, left : left + broad
         ]
         hole.fill_({"ones": 1.0, "mean": images[i].double().mean().item()}.get(fault, 0.0))
     if fault == "clamped":
@@ -251,13 +255,17 @@ _MUTANTS = {
     "side": "the area is taken for a side",
     "half": "it erases half of the area",
     "double": "it erases twice the area",
+    "fixed": "it erases a fifth of the image, whatever the area is",
+    "rectangle": "it erases a rectangle that is no square",
     "edge": "the last row and column are never erased",
     "global numbers": "it takes its random numbers from elsewhere",
+    "seed": "every seed gives the same places",
     "one place": "all images lose the same square",
     "diagonal": "row and column are the same random number",
     "center": "it always erases the middle",
     "corner": "it always erases the first corner",
     "every other": "every other image is left alone",
+    "last image": "the last image is left alone",
     "one channel": "only the first channel is erased",
     "ones": "it fills with ones",
     "mean": "it fills with the mean",
@@ -268,5 +276,5 @@ ex_8a_6 = MutantHunt(
     "8a.6",
     _random_erasing,
     {words: partial(_random_erasing, fault=fault) for fault, words in _MUTANTS.items()},
-    need=16,
+    need=20,
 )
