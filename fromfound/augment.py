@@ -57,6 +57,9 @@ def _rank() -> int:
 class RandomStream:
     """Random numbers that a seed repeats, and that differ in every rank and worker.
 
+    In the workers of a data loader, the numbers also depend on the seed of the loader, which
+    `torch.manual_seed` sets.
+
     Args:
         seed: None takes one from PyTorch's own random numbers when the first is needed.
         name: of the owner; streams of one seed and different names are independent.
@@ -343,6 +346,10 @@ def homography(source: Tensor, target: Tensor) -> Tensor:
     Raises:
         ValueError: three of the points lie on a line, or the shapes do not fit.
     """
+    source, target = (
+        points if isinstance(points, Tensor) else torch.tensor(points, device="cpu")
+        for points in (source, target)
+    )
     if source.shape != target.shape or source.shape[-2:] != (4, 2):
         raise ValueError(
             f"homography expected two tensors of points (..., 4, 2), got {tuple(source.shape)} and "
@@ -365,7 +372,8 @@ def homography(source: Tensor, target: Tensor) -> Tensor:
 
 def _on_a_line(points: Tensor) -> Tensor:
     """Say for four points whether three are on a line as far as rounding can tell; nan counts."""
-    first, second, third = points[..., [[0, 0, 0, 1], [1, 1, 2, 2], [2, 3, 3, 3]], :].unbind(-3)
+    threes = torch.tensor([[0, 1, 2], [0, 1, 3], [0, 2, 3], [1, 2, 3]], device=points.device)
+    first, second, third = points[..., threes, :].unbind(-2)  # (..., 4, 2)
     a, b = second - first, third - first
     area = (a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]).abs()
     largest = a.square().sum(-1) + b.square().sum(-1)
@@ -402,7 +410,8 @@ class PerspectiveWarp(ImageTransform):
         seed: of its own random numbers.
 
     Raises:
-        ValueError: the magnitude is not from 0 up to 2/3, or `p` is not a probability.
+        ValueError: the magnitude is not from 0 up to 2/3, `p` is not a probability, or PIL's
+            `transform` has no such filter.
     """
 
     def __init__(
@@ -414,6 +423,11 @@ class PerspectiveWarp(ImageTransform):
     ) -> None:
         super().__init__(p, seed)
         _check_magnitude("PerspectiveWarp", magnitude)
+        filters = (Image.Resampling.NEAREST, Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)
+        if resample not in filters:
+            raise ValueError(
+                f"PerspectiveWarp expected the filter NEAREST, BILINEAR or BICUBIC, got {resample!r}"
+            )
         self.magnitude = magnitude
         self.resample = resample
 
@@ -463,6 +477,7 @@ def affine_grid(
 
     Raises:
         ValueError: the shapes do not fit.
+        TypeError: the matrices are not floating-point numbers.
 
     Source: torch.nn.functional.affine_grid
     """
@@ -470,7 +485,9 @@ def affine_grid(
         raise ValueError(
             f"affine_grid expected theta of shape (N, 2, 3) or (N, 3, 3), got {tuple(theta.shape)}"
         )
-    if len(size) != 4 or size[0] != len(theta) or min(size[1:]) < 1:
+    if not theta.is_floating_point():
+        raise TypeError(f"affine_grid expected floating-point numbers, got {theta.dtype}")
+    if len(size) != 4 or size[0] != len(theta) or not all(_is_whole(side, 1) for side in size[1:]):
         raise ValueError(
             f"affine_grid expected a size ({len(theta)}, C, H, W) for {len(theta)} matrices, got "
             f"{tuple(size)}"
@@ -547,14 +564,17 @@ def warp(
         New images of the same shape, type, device and memory format.
 
     Raises:
-        ValueError: the shapes do not fit, or a matrix has nan or infinity in it.
+        ValueError: the shapes do not fit, there is no such padding mode, or a matrix is none of a
+            warp: it has nan or infinity in it, or its horizon crosses the image.
         TypeError: the images are not floating-point numbers.
     """
     _check_images("warp", images)
-    if matrix.shape not in ((3, 3), (len(images), 3, 3)):
+    _check_padding("warp", padding_mode)
+    shape = matrix.shape if isinstance(matrix, Tensor) else type(matrix).__name__
+    if shape not in ((3, 3), (len(images), 3, 3)):
         raise ValueError(
             f"warp expected matrices ({len(images)}, 3, 3) for {len(images)} images, or one for "
-            f"all, got shape {tuple(matrix.shape)}"
+            f"all, got {shape}"
         )
     if not bool(matrix.isfinite().all()):
         raise ValueError("warp expected matrices of finite numbers, got nan or infinity")
@@ -564,6 +584,11 @@ def warp(
     theta = (matrix * half / half[:, None]).reshape(-1, 3, 3)
     if not bool((theta[:, 2] - theta.new_tensor([0, 0, 1])).any()):
         theta = theta[:, :2]  # no perspective, so no division
+    elif bool(_horizon_inside(theta).any()):
+        raise ValueError(
+            "warp expected matrices that divide by numbers of one sign, got one whose horizon "
+            "crosses the image"
+        )
     wide = images.to(torch.promote_types(images.dtype, torch.float32))
     grid = affine_grid(theta.to(wide), (len(theta), *images.shape[1:]))
     grid = grid.expand(len(images), -1, -1, -1)  # where one matrix is for all
@@ -574,6 +599,21 @@ def warp(
     ):
         result = result.contiguous(memory_format=torch.channels_last)
     return result.to(images.dtype)
+
+
+def _horizon_inside(theta: Tensor) -> Tensor:
+    """Say whether the denominator is 0 somewhere in the result: it changes sign at a corner."""
+    corners = theta.new_tensor([[-1, -1, 1], [1, -1, 1], [1, 1, 1], [-1, 1, 1]])
+    below = theta[:, 2] @ corners.T  # (N, 4)
+    return below.amin(1) * below.amax(1) <= 0
+
+
+def _check_padding(name: str, mode: str) -> None:
+    """Refuse what is no padding mode."""
+    if mode not in ("reflection", "border", "zeros"):
+        raise ValueError(
+            f'{name} expected a padding_mode "reflection", "border" or "zeros", got {mode!r}'
+        )
 
 
 def _check_images(name: str, images: Tensor, floating: bool = True) -> None:
@@ -705,8 +745,11 @@ class BatchTransform(nn.Module):
 def _check_moving(name: str, batch: Batch) -> None:
     """Refuse masks and points that don't belong to the images."""
     (n, _, height, width), masks, points = batch.images.shape, batch.masks, batch.points
+    for kind, moved in (("masks", masks), ("points", points)):
+        if moved is not None and not isinstance(moved, Tensor):
+            raise ValueError(f"{name} expected a tensor of {kind}, got {type(moved).__name__}")
     if masks is not None and (
-        masks.ndim < 3 or len(masks) != n or masks.shape[-2:] != (height, width)
+        masks.ndim not in (3, 4) or len(masks) != n or masks.shape[-2:] != (height, width)
     ):
         raise ValueError(
             f"{name} expected masks ({n}, {height}, {width}) or ({n}, K, {height}, {width}), got "
@@ -729,8 +772,13 @@ def move_points(points: Tensor, matrix: Tensor, height: int, width: int) -> Tens
 
     Returns:
         The new places, (N, K, 2), in the type of the points; in float32 for whole numbers.
+
+    Raises:
+        ValueError: a matrix takes the whole image to a line or a point, so none leads back.
     """
-    inverse = matrix.double().inverse()
+    inverse, failed = torch.linalg.inv_ex(matrix.double())
+    if bool(failed.any()):
+        raise ValueError("move_points expected matrices that can be inverted, got one that cannot")
     center = inverse.new_tensor([width / 2, height / 2])
     from_center = points.to(inverse) - center
     moved = F.pad(from_center, (0, 1), value=1.0) @ inverse.mT  # (N, K, 3)
@@ -997,11 +1045,7 @@ class Compose(BatchTransform):
         seed: int | None = None,
     ) -> None:
         super().__init__(1.0, seed)
-        if padding_mode not in ("reflection", "border", "zeros"):
-            raise ValueError(
-                'Compose expected a padding_mode "reflection", "border" or "zeros", got '
-                f"{padding_mode!r}"
-            )
+        _check_padding("Compose", padding_mode)
         self.padding_mode = padding_mode
         for part in parts:
             if not isinstance(part, BatchTransform):
@@ -1090,6 +1134,8 @@ class Lighting(BatchTransform):
 # %% ../nbs/08a_augment.ipynb #e3c484f4
 class RandomErasing(BatchTransform):
     """Delete a rectangle of each image, of random size and place.
+
+    Where none of ten rectangles fits, nothing is deleted.
 
     Args:
         p: how probable it is for each image that it loses a rectangle.

@@ -449,6 +449,14 @@ def test_homographies_want_four_points_and_four_places(shapes):
         homography(*map(torch.ones, shapes))
 
 
+HORIZON = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0.5, 0, 1]])  # 0 two pixels left of the center
+
+
+def test_points_may_be_lists():
+    corners = [[0, 0], [1, 0], [1, 1], [0, 1]]
+    torch.testing.assert_close(homography(corners, corners), torch.eye(3))
+
+
 MATRICES = {
     "turn": rotation(20.0),
     "zoom": affine_matrix(0.8, 0, 0, 1.1),
@@ -522,6 +530,29 @@ def test_one_matrix_serves_all():
         (lambda: warp(pictures(), torch.eye(3).repeat(5, 1, 1)), ValueError, "warp expected matri"),
         (lambda: warp(pictures(), torch.eye(2)), ValueError, "warp expected matrices"),
         (lambda: warp(pictures(), rotation(math.nan)), ValueError, "matrices of finite numbers"),
+        (lambda: warp(pictures(), np.eye(3)), ValueError, "warp expected matrices .* got ndarray"),
+        (lambda: warp(pictures(), torch.zeros(3, 3)), ValueError, "whose horizon crosses"),
+        (lambda: warp(pictures(), HORIZON), ValueError, "whose horizon crosses the image"),
+        (lambda: warp(pictures(), torch.eye(3), padding_mode="wrap"), ValueError, "warp expected"),
+        (lambda: affine_grid(torch.eye(3)[None].long(), (1, 1, 2, 2)), TypeError, "floating-point"),
+        (lambda: affine_grid(torch.eye(3)[None], (1, 1, 2.5, 2)), ValueError, "expected a size"),
+        (lambda: Rotate()(pictures(), [1]), ValueError, "Rotate expected a tensor of masks"),
+        (lambda: Rotate()(pictures(), None, [1]), ValueError, "expected a tensor of points"),
+        (
+            lambda: Rotate()(pictures(), torch.ones(3, 1, 1, 20, 30)),
+            ValueError,
+            "Rotate expected masks",
+        ),
+        (
+            lambda: move_points(torch.ones(1, 1, 2), torch.zeros(1, 3, 3), 4, 4),
+            ValueError,
+            "move_points expected matrices that can be inverted",
+        ),
+        (
+            lambda: PerspectiveWarp(resample=Image.Resampling.LANCZOS),
+            ValueError,
+            "PerspectiveWarp expected the filter",
+        ),
         (lambda: Flip()(picture()), ValueError, "Flip expected a batch of images .* got Image"),
         (lambda: Rotate()(pictures().byte()), TypeError, "Rotate expected floating-point images"),
         (lambda: Compose(Lighting())(pictures().byte()), TypeError, "Lighting expected floating"),
