@@ -820,9 +820,14 @@ class MutantHunt(_Judge):
 
     def judge(self, check: Callable) -> Verdict:
         """Return the verdict on a check."""
-        if not self._accepts(check, self.right):
+        try:
+            answer = _as_said(check(self.right))
+            did = None if answer is True else f"it returned {answer!r:.40}"
+        except Exception as error:  # the check is the reader's
+            did = f"it raised {type(error).__name__}: {error!s:.80}"
+        if did:
             said = "your check rejects a correct implementation (it must return True for it)"
-            return Verdict(False, [f"{self.name}: {said}"])
+            return Verdict(False, [f"{self.name}: {said}", f"  {did}"])
         alive = [m for m, mutant in self.mutants.items() if self._accepts(check, mutant)]
         killed = len(self.mutants) - len(alive)
         score = f"{self.name}: {killed} of {len(self.mutants)} mutants killed"

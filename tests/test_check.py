@@ -726,6 +726,20 @@ def test_mutant_hunt():
         assert "rejects a correct" in str(hunt.judge(lambda f, answer=answer: answer))
 
 
+@pytest.mark.parametrize(
+    "check, did",
+    [
+        (lambda f: None, "it returned None"),
+        (lambda f: f() == 3, "it raised TypeError"),
+        (lambda f: 1 / 0, "it raised ZeroDivisionError: division by zero"),
+        (None, "it raised TypeError: 'NoneType' object is not callable"),
+    ],
+)
+def test_mutant_hunt_says_what_a_check_did_to_the_correct_one(check, did):
+    hunt = MutantHunt("9.6", total, {"raises": lambda xs: xs.none})
+    assert did in str(hunt.judge(check))
+
+
 @pytest.mark.parametrize("alive, more", [(2, []), (3, []), (4, ["  and 1 more"])])
 def test_mutant_hunt_names_three_that_are_alive(alive, more):
     hunt = MutantHunt("9.6", total, {f"copy {k}": total for k in range(alive)})
