@@ -29,9 +29,17 @@ from .callback import Callback
 _FINITE = sys.float_info.max
 
 
+def _expect(holds: bool, name: str, wanted: str, got: object) -> None:
+    """Raise an error that says what was expected and what came, unless it holds."""
+    if not holds:
+        raise ValueError(f"{name} expected {wanted}, got {got!s:.200}")
+
+
 def _is_number(value: object, low: float = 0, high: float = _FINITE) -> bool:
     """Say whether a value is a number from `low` to `high`; nan and True are not."""
-    return isinstance(value, Real) and not isinstance(value, bool) and low <= value <= high
+    return (
+        isinstance(value, Real) and not isinstance(value, bool) and low <= value <= high
+    )
 
 
 def _is_whole(value: object, low: int) -> bool:
@@ -43,7 +51,10 @@ def _is_range(values: object, high: float = _FINITE) -> bool:
     """Say whether a value is two numbers above 0 and at most `high`, in ascending order."""
     if not isinstance(values, Sequence) or len(values) != 2:
         return False
-    return all(_is_number(value, 0, high) for value in values) and 0 < values[0] <= values[1]
+    return (
+        all(_is_number(value, 0, high) for value in values)
+        and 0 < values[0] <= values[1]
+    )
 
 
 def _rank() -> int:
@@ -73,10 +84,8 @@ class RandomStream:
     """
 
     def __init__(self, seed: int | None = None, name: str = "") -> None:
-        if seed is not None and not _is_whole(seed, 0):
-            raise ValueError(
-                f"RandomStream expected a seed of 0 or more, or None, got {seed!r}"
-            )
+        valid = seed is None or _is_whole(seed, 0)
+        _expect(valid, "RandomStream", "a seed of 0 or more, or None", repr(seed))
         self.seed = None if seed is None else int(seed)
         self.name = name
         self.given = seed is not None
@@ -101,9 +110,7 @@ class RandomStream:
         return torch.Generator("cpu").manual_seed(int.from_bytes(digest, "little"))
 
 
-def uniform(
-    generator: torch.Generator, low: float, high: float, *shape: int
-) -> Tensor:
+def uniform(generator: torch.Generator, low: float, high: float, *shape: int) -> Tensor:
     """Draw random numbers between two bounds, in float64 on the CPU.
 
     Args:
@@ -122,19 +129,15 @@ def uniform(
 # %% ../nbs/08a_augment.ipynb #4cee9157
 def _check_p(name: str, p: float) -> None:
     """Refuse a probability that is none."""
-    if not _is_number(p, 0, 1):
-        raise ValueError(f"{name} expected a probability p from 0 to 1, got {p!r}")
+    _expect(_is_number(p, 0, 1), name, "a probability p from 0 to 1", repr(p))
 
 
 def _pair(name: str, size: int | Sequence[int]) -> tuple[int, int]:
     """Return a size as (height, width)."""
     sides = (size, size) if isinstance(size, Integral) else size
-    two = isinstance(sides, Sequence) and len(sides) == 2
-    if not two or not all(_is_whole(side, 1) for side in sides):
-        raise ValueError(
-            f"{name} expected a size of 1 or more pixels, got {size!r}: give a whole number, or "
-            "(height, width)"
-        )
+    valid = isinstance(sides, Sequence) and len(sides) == 2
+    valid = valid and all(_is_whole(side, 1) for side in sides)
+    _expect(valid, name, "a size of 1 or more pixels, or (height, width)", repr(size))
     height, width = sides
     return int(height), int(width)
 
@@ -234,10 +237,10 @@ class RandomCrop(ImageTransform):
     ) -> None:
         super().__init__(1.0, seed)
         self.size = _pair("RandomCrop", size)
-        if not _is_whole(padding, 0):
-            raise ValueError(
-                f"RandomCrop expected a padding of 0 or more whole pixels, got {padding!r}"
-            )
+        whole = _is_whole(padding, 0)
+        _expect(
+            whole, "RandomCrop", "a padding of 0 or more whole pixels", repr(padding)
+        )
         self.padding = int(padding)
         self.fill = fill
 
@@ -246,11 +249,9 @@ class RandomCrop(ImageTransform):
         if self.padding:
             image = ImageOps.expand(image, self.padding, self.fill)
         height, width = self.size
-        if image.width < width or image.height < height:
-            raise ValueError(
-                f"RandomCrop expected an image of at least {height} by {width} pixels, got "
-                f"{image.height} by {image.width}: resize it first, or give a padding"
-            )
+        fits = width <= image.width and height <= image.height
+        wanted = f"an image of at least {height} by {width} pixels (resize it, or give a padding)"
+        _expect(fits, "RandomCrop", wanted, f"{image.height} by {image.width}")
         left = int(uniform(generator, 0, image.width - width + 1))
         top = int(uniform(generator, 0, image.height - height + 1))
         return image.crop((left, top, left + width, top + height))
@@ -282,16 +283,13 @@ class RandomResizedCrop(ImageTransform):
     ) -> None:
         super().__init__(1.0, seed)
         self.size = _pair("RandomResizedCrop", size)
-        if not _is_range(scale, 1):
-            raise ValueError(
-                f"RandomResizedCrop expected a scale such as (0.08, 1), two fractions of the area "
-                f"in ascending order, got {scale!r}"
-            )
-        if not _is_range(ratio):
-            raise ValueError(
-                f"RandomResizedCrop expected a ratio such as (3/4, 4/3), in ascending order, got "
-                f"{ratio!r}"
-            )
+        name = "RandomResizedCrop"
+        wanted = (
+            "a scale such as (0.08, 1), two fractions of the area in ascending order"
+        )
+        _expect(_is_range(scale, 1), name, wanted, scale)
+        wanted = "a ratio such as (3/4, 4/3), in ascending order"
+        _expect(_is_range(ratio), name, wanted, ratio)
         self.scale = scale
         self.ratio = ratio
         self.resample = resample
@@ -312,9 +310,7 @@ class RandomResizedCrop(ImageTransform):
         low, high = self.ratio
         for _ in range(10):
             area = uniform(generator, *self.scale).item() * width * height
-            ratio = math.exp(
-                uniform(generator, math.log(low), math.log(high)).item()
-            )
+            ratio = math.exp(uniform(generator, math.log(low), math.log(high)).item())
             wide = max(1, round(math.sqrt(area * ratio)))
             tall = max(1, round(math.sqrt(area / ratio)))
             if wide <= width and tall <= height:
@@ -350,12 +346,12 @@ def homography(source: Tensor, target: Tensor) -> Tensor:
         points if isinstance(points, Tensor) else torch.tensor(points, device="cpu")
         for points in (source, target)
     )
-    if source.shape != target.shape or source.shape[-2:] != (4, 2):
-        raise ValueError(
-            f"homography expected two tensors of points (..., 4, 2), got {tuple(source.shape)} and "
-            f"{tuple(target.shape)}"
-        )
-    kind = torch.promote_types(torch.promote_types(source.dtype, target.dtype), torch.float32)
+    shapes = tuple(source.shape), tuple(target.shape)
+    fit = shapes[0] == shapes[1] and shapes[0][-2:] == (4, 2)
+    _expect(fit, "homography", "two tensors of points (..., 4, 2)", shapes)
+    kind = torch.promote_types(
+        torch.promote_types(source.dtype, target.dtype), torch.float32
+    )
     source, target = source.to(kind), target.to(kind)
     if bool(_on_a_line(source).any()) or bool(_on_a_line(target).any()):
         raise ValueError("homography expected points of which no three lie on a line")
@@ -372,7 +368,9 @@ def homography(source: Tensor, target: Tensor) -> Tensor:
 
 def _on_a_line(points: Tensor) -> Tensor:
     """Say for four points whether three are on a line as far as rounding can tell; nan counts."""
-    threes = torch.tensor([[0, 1, 2], [0, 1, 3], [0, 2, 3], [1, 2, 3]], device=points.device)
+    threes = torch.tensor(
+        [[0, 1, 2], [0, 1, 3], [0, 2, 3], [1, 2, 3]], device=points.device
+    )
     first, second, third = points[..., threes, :].unbind(-2)  # (..., 4, 2)
     a, b = second - first, third - first
     area = (a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]).abs()
@@ -395,7 +393,10 @@ def find_coeffs(
     Raises:
         ValueError: three of the points lie on a line.
     """
-    points = [torch.tensor(four, dtype=torch.float64, device="cpu") for four in (corners, places)]
+    points = [
+        torch.tensor(four, dtype=torch.float64, device="cpu")
+        for four in (corners, places)
+    ]
     return homography(points[0], points[1]).flatten()[:8].tolist()
 
 # %% ../nbs/08a_augment.ipynb #5fe7b3b1
@@ -423,11 +424,13 @@ class PerspectiveWarp(ImageTransform):
     ) -> None:
         super().__init__(p, seed)
         _check_magnitude("PerspectiveWarp", magnitude)
-        filters = (Image.Resampling.NEAREST, Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)
-        if resample not in filters:
-            raise ValueError(
-                f"PerspectiveWarp expected the filter NEAREST, BILINEAR or BICUBIC, got {resample!r}"
-            )
+        filters = (
+            Image.Resampling.NEAREST,
+            Image.Resampling.BILINEAR,
+            Image.Resampling.BICUBIC,
+        )
+        wanted = "the filter NEAREST, BILINEAR or BICUBIC"
+        _expect(resample in filters, "PerspectiveWarp", wanted, repr(resample))
         self.magnitude = magnitude
         self.resample = resample
 
@@ -448,10 +451,8 @@ class PerspectiveWarp(ImageTransform):
 
 def _check_magnitude(name: str, magnitude: float) -> None:
     """Refuse a magnitude by which a corner could cross a diagonal: the image would fold."""
-    if not _is_number(magnitude, 0, 2 / 3) or magnitude == 2 / 3:
-        raise ValueError(
-            f"{name} expected a magnitude from 0 up to (and without) 2/3, got {magnitude!r}"
-        )
+    valid = _is_number(magnitude, 0, 2 / 3) and magnitude != 2 / 3
+    _expect(valid, name, "a magnitude from 0 up to (and without) 2/3", repr(magnitude))
 
 # %% ../nbs/08a_augment.ipynb #34609d01
 def _centers(n: int, align_corners: bool) -> Tensor:
@@ -481,17 +482,17 @@ def affine_grid(
 
     Source: torch.nn.functional.affine_grid
     """
-    if theta.ndim != 3 or theta.shape[1:] not in ((2, 3), (3, 3)):
-        raise ValueError(
-            f"affine_grid expected theta of shape (N, 2, 3) or (N, 3, 3), got {tuple(theta.shape)}"
-        )
+    name, n = "affine_grid", len(theta)
+    fits = theta.ndim == 3 and theta.shape[1:] in ((2, 3), (3, 3))
+    _expect(fits, name, "theta of shape (N, 2, 3) or (N, 3, 3)", tuple(theta.shape))
     if not theta.is_floating_point():
-        raise TypeError(f"affine_grid expected floating-point numbers, got {theta.dtype}")
-    if len(size) != 4 or size[0] != len(theta) or not all(_is_whole(side, 1) for side in size[1:]):
-        raise ValueError(
-            f"affine_grid expected a size ({len(theta)}, C, H, W) for {len(theta)} matrices, got "
-            f"{tuple(size)}"
+        raise TypeError(
+            f"affine_grid expected floating-point numbers, got {theta.dtype}"
         )
+    fits = (
+        len(size) == 4 and size[0] == n and all(_is_whole(side, 1) for side in size[1:])
+    )
+    _expect(fits, name, f"a size ({n}, C, H, W) for {n} matrices", tuple(size))
     *_, height, width = size
     x = _centers(width, align_corners).to(theta)
     y = _centers(height, align_corners).to(theta)
@@ -526,8 +527,7 @@ def affine_matrix(
     """
     numbers = (a, b, x, c, d, y, 0.0, 0.0, 1.0)
     tensors = [
-        torch.as_tensor(number, dtype=torch.float64, device="cpu")
-        for number in numbers
+        torch.as_tensor(number, dtype=torch.float64, device="cpu") for number in numbers
     ]
     return torch.stack(torch.broadcast_tensors(*tensors), -1).unflatten(-1, (3, 3))
 
@@ -571,24 +571,20 @@ def warp(
     _check_images("warp", images)
     _check_padding("warp", padding_mode)
     shape = matrix.shape if isinstance(matrix, Tensor) else type(matrix).__name__
-    if shape not in ((3, 3), (len(images), 3, 3)):
-        raise ValueError(
-            f"warp expected matrices ({len(images)}, 3, 3) for {len(images)} images, or one for "
-            f"all, got {shape}"
-        )
-    if not bool(matrix.isfinite().all()):
-        raise ValueError("warp expected matrices of finite numbers, got nan or infinity")
+    n = len(images)
+    fits = shape in ((3, 3), (n, 3, 3))
+    _expect(fits, "warp", f"matrices ({n}, 3, 3) for {n} images, or one for all", shape)
+    finite = bool(matrix.isfinite().all())
+    _expect(finite, "warp", "matrices of finite numbers", "nan or infinity")
     height, width = images.shape[-2:]
     matrix = matrix.double()
     half = matrix.new_tensor([width / 2, height / 2, 1])
     theta = (matrix * half / half[:, None]).reshape(-1, 3, 3)
     if not bool((theta[:, 2] - theta.new_tensor([0, 0, 1])).any()):
         theta = theta[:, :2]  # no perspective, so no division
-    elif bool(_horizon_inside(theta).any()):
-        raise ValueError(
-            "warp expected matrices that divide by numbers of one sign, got one whose horizon "
-            "crosses the image"
-        )
+    else:
+        apart = not bool(_horizon_inside(theta).any())
+        _expect(apart, "warp", "a horizon outside of the image", "one that crosses it")
     wide = images.to(torch.promote_types(images.dtype, torch.float32))
     grid = affine_grid(theta.to(wide), (len(theta), *images.shape[1:]))
     grid = grid.expand(len(images), -1, -1, -1)  # where one matrix is for all
@@ -610,23 +606,15 @@ def _horizon_inside(theta: Tensor) -> Tensor:
 
 def _check_padding(name: str, mode: str) -> None:
     """Refuse what is no padding mode."""
-    if mode not in ("reflection", "border", "zeros"):
-        raise ValueError(
-            f'{name} expected a padding_mode "reflection", "border" or "zeros", got {mode!r}'
-        )
+    modes = "reflection", "border", "zeros"
+    _expect(mode in modes, name, f"a padding_mode of {modes}", repr(mode))
 
 
 def _check_images(name: str, images: Tensor, floating: bool = True) -> None:
     """Refuse what is not a batch of images, or not in floating-point numbers."""
-    if not isinstance(images, Tensor) or images.ndim != 4:
-        got = (
-            tuple(images.shape)
-            if isinstance(images, Tensor)
-            else type(images).__name__
-        )
-        raise ValueError(
-            f"{name} expected a batch of images (N, C, H, W), got {got}"
-        )
+    shape = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+    fits = isinstance(shape, tuple) and len(shape) == 4
+    _expect(fits, name, "a batch of images (N, C, H, W)", shape)
     if floating and not images.is_floating_point():
         raise TypeError(
             f"{name} expected floating-point images, got {images.dtype}: convert them with "
@@ -683,10 +671,7 @@ class BatchTransform(nn.Module):
         vars(self.stream).update(state)
 
     def forward(
-        self,
-        images: Tensor,
-        masks: Tensor | None = None,
-        points: Tensor | None = None,
+        self, images: Tensor, masks: Tensor | None = None, points: Tensor | None = None
     ) -> Tensor | tuple[Tensor, ...]:
         """Return changed images, and with them what moves along.
 
@@ -746,19 +731,17 @@ def _check_moving(name: str, batch: Batch) -> None:
     """Refuse masks and points that don't belong to the images."""
     (n, _, height, width), masks, points = batch.images.shape, batch.masks, batch.points
     for kind, moved in (("masks", masks), ("points", points)):
-        if moved is not None and not isinstance(moved, Tensor):
-            raise ValueError(f"{name} expected a tensor of {kind}, got {type(moved).__name__}")
-    if masks is not None and (
-        masks.ndim not in (3, 4) or len(masks) != n or masks.shape[-2:] != (height, width)
-    ):
-        raise ValueError(
-            f"{name} expected masks ({n}, {height}, {width}) or ({n}, K, {height}, {width}), got "
-            f"{tuple(masks.shape)}"
-        )
-    if points is not None and (points.ndim != 3 or len(points) != n or points.shape[2] != 2):
-        raise ValueError(
-            f"{name} expected points ({n}, K, 2), got {tuple(points.shape)}"
-        )
+        valid = moved is None or isinstance(moved, Tensor)
+        _expect(valid, name, f"a tensor of {kind}", type(moved).__name__)
+    if masks is not None:
+        shape, sides = tuple(masks.shape), (height, width)
+        fits = len(shape) in (3, 4) and shape[0] == n and shape[-2:] == sides
+        wanted = f"masks ({n}, {height}, {width}) or ({n}, K, {height}, {width})"
+        _expect(fits, name, wanted, shape)
+    if points is not None:
+        shape = tuple(points.shape)
+        fits = len(shape) == 3 and shape[0] == n and shape[2] == 2
+        _expect(fits, name, f"points ({n}, K, 2)", shape)
 
 # %% ../nbs/08a_augment.ipynb #86583864
 def move_points(points: Tensor, matrix: Tensor, height: int, width: int) -> Tensor:
@@ -777,8 +760,8 @@ def move_points(points: Tensor, matrix: Tensor, height: int, width: int) -> Tens
         ValueError: a matrix takes the whole image to a line or a point, so none leads back.
     """
     inverse, failed = torch.linalg.inv_ex(matrix.double())
-    if bool(failed.any()):
-        raise ValueError("move_points expected matrices that can be inverted, got one that cannot")
+    valid = not bool(failed.any())
+    _expect(valid, "move_points", "matrices that can be inverted", "one that cannot")
     center = inverse.new_tensor([width / 2, height / 2])
     from_center = points.to(inverse) - center
     moved = F.pad(from_center, (0, 1), value=1.0) @ inverse.mT  # (N, K, 3)
@@ -873,8 +856,7 @@ class Rotate(Geometric):
         self, degrees: float = 10.0, p: float = 1.0, seed: int | None = None
     ) -> None:
         super().__init__(p, seed)
-        if not _is_number(degrees):
-            raise ValueError(f"Rotate expected degrees of 0 or more, got {degrees!r}")
+        _expect(_is_number(degrees), "Rotate", "degrees of 0 or more", repr(degrees))
         self.degrees = degrees
 
     def draw(
@@ -905,10 +887,7 @@ class Zoom(Geometric):
         seed: int | None = None,
     ) -> None:
         super().__init__(p, seed)
-        if not _is_range((low, high)):
-            raise ValueError(
-                f"Zoom expected 0 < low <= high, got low={low!r}, high={high!r}"
-            )
+        _expect(_is_range((low, high)), "Zoom", "0 < low <= high", (low, high))
         self.low = low
         self.high = high
 
@@ -916,9 +895,7 @@ class Zoom(Geometric):
         self, n: int, height: int, width: int, generator: torch.Generator
     ) -> Tensor:
         """Draw a factor for each image."""
-        shrink = uniform(
-            generator, -math.log(self.high), -math.log(self.low), n
-        ).exp()
+        shrink = uniform(generator, -math.log(self.high), -math.log(self.low), n).exp()
         return affine_matrix(shrink, 0, 0, shrink)
 
 
@@ -938,8 +915,9 @@ class Translate(Geometric):
         self, fraction: float = 0.1, p: float = 1.0, seed: int | None = None
     ) -> None:
         super().__init__(p, seed)
-        if not _is_number(fraction):
-            raise ValueError(f"Translate expected a fraction of 0 or more, got {fraction!r}")
+        _expect(
+            _is_number(fraction), "Translate", "a fraction of 0 or more", repr(fraction)
+        )
         self.fraction = fraction
 
     def draw(
@@ -1017,7 +995,9 @@ class Flip(Geometric):
 def _mirrored(images: Tensor, chosen: Tensor) -> Tensor:
     """Return a copy of a batch in which the chosen images are mirrored."""
     result = images.flip(-1)
-    for i in (~chosen).nonzero()[:, 0].tolist():  # on a CPU, faster than one indexing of all
+    for i in (
+        (~chosen).nonzero()[:, 0].tolist()
+    ):  # on a CPU, faster than one indexing of all
         result[i] = images[i]
     return result
 
@@ -1071,9 +1051,7 @@ class Compose(BatchTransform):
                 isinstance(part, Flip) for part in parts
             )  # no interpolation needed
             if geometric and not exact:
-                matrices = [
-                    part.matrix(n, height, width, generator) for part in parts
-                ]
+                matrices = [part.matrix(n, height, width, generator) for part in parts]
                 product = reduce(torch.matmul, matrices)
                 batch = _warp_all(batch, product, self.padding_mode)
                 continue
@@ -1107,11 +1085,8 @@ class Lighting(BatchTransform):
         seed: int | None = None,
     ) -> None:
         super().__init__(p, seed)
-        if not _is_number(brightness) or not _is_number(contrast):
-            raise ValueError(
-                f"Lighting expected numbers of 0 or more, got brightness={brightness!r}, "
-                f"contrast={contrast!r}"
-            )
+        both = brightness, contrast
+        _expect(all(map(_is_number, both)), "Lighting", "numbers of 0 or more", both)
         self.brightness = brightness
         self.contrast = contrast
 
@@ -1127,9 +1102,7 @@ class Lighting(BatchTransform):
             numbers.view(n, 1, 1, 1).to(images) for numbers in (factor, shift)
         )
         mean = images.mean((1, 2, 3), keepdim=True)
-        return batch._replace(
-            images=images * factor + (mean * (1 - factor) + shift)
-        )
+        return batch._replace(images=images * factor + (mean * (1 - factor) + shift))
 
 # %% ../nbs/08a_augment.ipynb #e3c484f4
 class RandomErasing(BatchTransform):
@@ -1159,13 +1132,11 @@ class RandomErasing(BatchTransform):
         seed: int | None = None,
     ) -> None:
         super().__init__(p, seed)
-        if not _is_number(value, -_FINITE):
-            raise ValueError(f"RandomErasing expected a value that is one number, got {value!r}")
-        if not _is_range(area, 1) or not _is_range(ratio):
-            raise ValueError(
-                f"RandomErasing expected area and ratio in ascending order, the area within 0 and "
-                f"1, got {area!r} and {ratio!r}"
-            )
+        valid = _is_number(value, -_FINITE)
+        _expect(valid, "RandomErasing", "a value that is one number", repr(value))
+        valid = _is_range(area, 1) and _is_range(ratio)
+        wanted = "area and ratio in ascending order, the area within 0 and 1"
+        _expect(valid, "RandomErasing", wanted, (area, ratio))
         self.area = area
         self.ratio = ratio
         self.value = value

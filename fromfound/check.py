@@ -808,32 +808,23 @@ class MutantHunt(_Judge):
         _at_least(f"exercise {self.name}", 1, mutants=len(self.mutants), need=self.need)
         _at_least(f"exercise {self.name}", self.need, mutants=len(self.mutants))
 
-    def _accepts(self, check: Callable, candidate: Callable) -> bool:
-        """Whether a check returns True, or the same as a NumPy scalar or a one-element tensor.
-
-        Returning anything else, or raising, rejects.
-        """
+    def _objection(self, check: Callable, candidate: Callable) -> str:
+        """Return "" if a check returns True, or the same in a tensor of one; else what it did."""
         try:
-            return _as_said(check(candidate)) is True
-        except Exception:  # a mutant may break the reader's check in any way
-            return False
+            answer = _as_said(check(candidate))
+        except Exception as error:  # a mutant may break the reader's check in any way
+            return f"it raised {type(error).__name__}: {error!s:.80}"
+        return "" if answer is True else f"it returned {answer!r:.40}"
 
     def judge(self, check: Callable) -> Verdict:
         """Return the verdict on a check."""
-        try:
-            answer = _as_said(check(self.right))
-            did = None if answer is True else f"it returned {answer!r:.40}"
-        except Exception as error:  # the check is the reader's
-            did = f"it raised {type(error).__name__}: {error!s:.80}"
-        if did:
+        if did := self._objection(check, self.right):
             said = "your check rejects a correct implementation (it must return True for it)"
             return Verdict(False, [f"{self.name}: {said}", f"  {did}"])
-        alive = [m for m, mutant in self.mutants.items() if self._accepts(check, mutant)]
+        alive = [m for m, mutant in self.mutants.items() if not self._objection(check, mutant)]
         killed = len(self.mutants) - len(alive)
         score = f"{self.name}: {killed} of {len(self.mutants)} mutants killed"
         if killed >= self.need:
             return Verdict(True, [f"{score}: a good check"])
-        lines = [score, *(f"  alive: {mistake}" for mistake in alive[:3])]
-        if len(alive) > 3:
-            lines.append(f"  and {len(alive) - 3} more")
-        return Verdict(False, lines)
+        more = [f"  and {len(alive) - 3} more"] if len(alive) > 3 else []
+        return Verdict(False, [score, *(f"  alive: {mistake}" for mistake in alive[:3]), *more])

@@ -13,7 +13,7 @@ from tests.press.chapters import name_of
 
 STILL: dict[str, str] = {}
 LONG_MODULES = {  # formatted lines of modules over the limit: no longer than this
-    "augment": 537,
+    "augment": 583,
     "check": 550,
     "data_block": 680,
     "dataloader": 428,
