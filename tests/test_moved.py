@@ -272,6 +272,43 @@ def test_code_that_reads_the_same_tensors_needs_no_run(book, tmp_path, file, old
     assert moved.reads_alike(before, now, ["mnist"]) is alike
 
 
+AUGMENTING = """
+import torch
+from fromfound.augment import Compose, Flip, RandomErasing
+from fromfound.matmul import matmul_einsum
+from fromfound.record import experiment
+
+
+@experiment()
+def trial(seed):
+    transform = Compose(Flip(), RandomErasing(), seed=seed)
+    return {"mean": matmul_einsum(*transform(torch.ones(1, 2, 4, 4))[0]).mean().item()}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "file, old, new, alike",
+    [
+        ("augment.py", "images.clone()", "images.clone().clone()", True),
+        ("augment.py", "images.clone()", "images.clone() + 1e-6", False),
+        ("augment.py", "result = images.flip(-1)", "result = images.flip(-2)", False),
+        ("augment.py", "place = (self.seed, self.name", "place = (self.name, self.seed", False),
+        ("matmul.py", '"ik,kj->ij"', '"ki,kj->ij"', False),
+    ],
+)
+def test_transforms_that_make_the_same_tensors_need_no_run(book, tmp_path, file, old, new, alike):
+    book.write(AUGMENTING)
+    other = shutil.copytree(book.root, tmp_path / "other")
+    path = other / "fromfound" / file
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), encoding="utf-8")
+    before, now = (moved.Place.find(tree, "trial.trial") for tree in (book.root, other))
+    assert before.code != now.code
+    assert moved.augments_alike(before, now) is alike
+
+
 LAYER = """
 from fromfound.norm import RunningBatchNorm2d
 from fromfound.record import experiment

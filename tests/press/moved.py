@@ -8,9 +8,10 @@ here, with one thread: where each value is the same to the last bit, the record 
 the new fingerprint and says how that was proved. Where a value differs, nothing is changed, and the
 experiment has to be recorded again.
 
-Two differences need no run of the experiment. Where it is `data.py` alone that differs, it is
-enough that both codes read the same tensors, bit for bit. Where it is one layer, it is enough that
-both layers compute and keep the same tensors, bit for bit, in a few hundred steps of training.
+Three differences need no run of the experiment. Where it is `data.py` alone that differs, it is
+enough that both codes read the same tensors, bit for bit. Where it is `augment.py`, they must make
+the same tensors of a few hundred batches. Where it is one layer, it is enough that both layers
+compute and keep the same tensors, bit for bit, in a few hundred steps of training.
 
 What a run gave is kept in a file, by fingerprint, seed and machine, so that nothing runs twice and
 later changes can be compared with the same old values.
@@ -65,6 +66,35 @@ for name in sys.argv[1:]:
     for part in (data.x_train, data.y_train, data.x_test, data.y_test):
         found.update(repr((name, data.real, part.dtype, part.shape)).encode())
         found.update(part.numpy().tobytes())
+print(found.hexdigest())
+"""
+# Prints a fingerprint of what transforms make of batches, each alone and all in a row.
+AUGMENT = """
+import hashlib
+import torch
+from fromfound.augment import Compose, Flip, Lighting, RandomErasing, Rotate, Translate, Warp, Zoom
+found = hashlib.sha256()
+makers = [
+    lambda **seed: Flip(**seed),
+    lambda **seed: Flip(0.9, **seed),
+    lambda **seed: Rotate(8, **seed),
+    lambda **seed: Zoom(0.9, 1.15, **seed),
+    lambda **seed: Translate(0.1, **seed),
+    lambda **seed: Warp(0.3, p=0.7, **seed),
+    lambda **seed: Lighting(**seed),
+    lambda **seed: RandomErasing(area=(0.02, 0.3), value=-1.0, **seed),
+]
+modes = "reflection", "border", "zeros"
+alone = [make(seed=k) for k, make in enumerate(makers)]
+rows = [Compose(*(make() for make in makers), padding_mode=mode, seed=9) for mode in modes]
+weak = Compose(Flip(), Translate(0.07), padding_mode="border", seed=3)
+for step in range(30):
+    torch.manual_seed(step)
+    images = torch.randn(1 + step % 4, 1 + step % 3, 28 - step % 5, 28)
+    if step % 2:
+        images = images.contiguous(memory_format=torch.channels_last)
+    for transform in (*alone, *rows, weak):
+        found.update(transform(images).contiguous().numpy().tobytes())
 print(found.hexdigest())
 """
 # Prints a fingerprint of what a layer of eight channels, or of rows of eight, computes and keeps.
@@ -267,13 +297,27 @@ def reads_alike(old: Place, now: Place, data: list[str]) -> bool:
     """
     if not data or not set(data) <= {"mnist", "fashion_mnist"}:  # the sets that READ can read
         return False
-    with tempfile.TemporaryDirectory(prefix="fromfound-") as folder:
-        mixed = Path(folder)
-        shutil.copytree(now.tree / "fromfound", mixed / "fromfound")
-        shutil.copy(old.tree / "fromfound" / "data.py", mixed / "fromfound")
-        if code_hash(now.module, now.function, [mixed / "fromfound"]) != old.code:
-            return False
+    if not differs_only_in("data.py", old, now):
+        return False
     return python(old.tree, READ, *data) == python(now.tree, READ, *data)
+
+
+def differs_only_in(file: str, old: Place, now: Place) -> bool:
+    """Whether one module of the library is all in which two codes differ."""
+    before = old.tree / "fromfound" / file
+    if not before.is_file():
+        return False
+    with tempfile.TemporaryDirectory(prefix="fromfound-") as folder:
+        mixed = shutil.copytree(now.tree / "fromfound", Path(folder) / "fromfound")
+        shutil.copy(before, mixed)
+        return code_hash(now.module, now.function, [mixed]) == old.code
+
+
+def augments_alike(old: Place, now: Place) -> bool:
+    """Whether two codes differ in `augment.py` alone, and its transforms make the same tensors."""
+    if not differs_only_in("augment.py", old, now):
+        return False
+    return python(old.tree, AUGMENT) == python(now.tree, AUGMENT)
 
 
 def classes(path: Path) -> dict[str, str]:
@@ -355,6 +399,8 @@ def prove(name: str, was: str, root: Path, commits: Commits, values: Values) -> 
         compared(kept["figures"], times)  # is there anything to compare?
         if reads_alike(old, now, data):
             how = f"is that of {commits.before}, but for how it reads the same tensors"
+        elif augments_alike(old, now):
+            how = f"is that of {commits.before}, but for transforms that make the same tensors"
         elif layer := trains_alike(old, now):
             how = f"is that of {commits.before}, but for {layer}, which trains the same bitwise"
         else:
