@@ -394,7 +394,7 @@ class ImageList(ItemList):
         if left_out:
             counts = ", ".join(f"{endings[ending]:,} {ending!r}" for ending in sorted(left_out))
             warnings.warn(
-                f"ImageList.from_files left out {counts} in {str(path)!r}: if they are images, too, "
+                f"ImageList.from_files left out {counts} in {str(path)!r}: if you want them, too, "
                 "list all by get_files, and pass them to ImageList",
                 stacklevel=2,
             )
@@ -491,7 +491,8 @@ class Resize:
 
         if not isinstance(image, Image):
             raise TypeError(
-                f"Resize expected an image of PIL, got {_told(image)}: list it before to_byte_tensor"
+                f"Resize expected an image of PIL, got {_told(image)}: list it before "
+                "to_byte_tensor"
             )
         return image.resize(self.size[::-1], Resampling.BILINEAR)
 
@@ -1186,8 +1187,8 @@ def _collate(data: LabeledList, samples: list[Any]) -> Any:
         if shape != shapes[0]:
             raise ValueError(
                 f"databunch cannot stack shapes {shapes[0]}, of {data.where(samples[0].number)}, "
-                f"and {shape}, of {data.where(sample.number)}: give all images one size, by Resize, "
-                "and one mode; or pass collate_fn="
+                f"and {shape}, of {data.where(sample.number)}: give all images one size, by "
+                "Resize, and one mode; or pass collate_fn="
             )
     return collate(samples)
 
