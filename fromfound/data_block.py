@@ -16,6 +16,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from numbers import Integral, Real
 from pathlib import Path
@@ -27,7 +28,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, l1_loss
 
 from .callback import as_list
-from .dataloader import DataLoader, Dataset
+from .dataloader import DataLoader, Dataset, collate
 from .files import DataError
 from .rng import get_rng_states, set_rng_states
 from .training import DataBunch, accuracy, cross_entropy, mse_loss
@@ -172,6 +173,8 @@ def _cell(who: str, row: Any, column: Hashable) -> Any:
 
 def _key(item: Any) -> Hashable:
     """Return what is equal for equal items; of an item without a value, its number in memory."""
+    if isinstance(item, Path):
+        return os.path.normpath(item)  # one file may be spelled in several ways
     try:
         hash(item)
     except TypeError:  # a row
@@ -179,7 +182,36 @@ def _key(item: Any) -> Hashable:
     return item
 
 
-class ItemList(Dataset):
+def _told(x: Any) -> str:
+    """Say in a message what came: the type and shape of numbers, anything else as it is."""
+    if not hasattr(x, "dtype"):
+        return f"{x!r:.60}"
+    return f"{type(x).__name__} of {x.dtype} and shape {tuple(x.shape)}"
+
+
+def _check_callable(who: str, function: Any, example: str) -> None:
+    if not callable(function):
+        raise TypeError(f"{who} expected a function, as {example}, got {function!r:.60}")
+
+
+class _Items(list):
+    """Items that know the folder of their list."""
+
+    path: Path = Path(".")
+
+
+class _Station:
+    """What says which station is missing where one is skipped."""
+
+    if not TYPE_CHECKING:  # an editor should still find typing mistakes
+
+        def __getattr__(self, name: str) -> Any:
+            said = f"{type(self).__name__} has no attribute {name!r}"
+            before = {"label": "split", "databunch": "label"}
+            raise AttributeError(f"{said}: call {before[name]} first" if name in before else said)
+
+
+class ItemList(_Station, Dataset):
     """Items, such as paths, and what is made of one when it is asked for.
 
     A number as index gives one item: opened by `get`, then passed through the transforms. A slice,
@@ -193,7 +225,8 @@ class ItemList(Dataset):
             functions of a module rather than lambdas.
 
     Raises:
-        TypeError: `tfms` is not a list, or has a class in it; or `items` is a DataFrame.
+        TypeError: `tfms` is not a list, or has a class in it; or `items` is a DataFrame, or a
+            single path.
     """
 
     def __init__(
@@ -202,9 +235,14 @@ class ItemList(Dataset):
         path: str | Path = ".",
         tfms: Iterable[Callable[[Any], Any]] = (),
     ) -> None:
+        who = type(self).__name__
         if hasattr(items, "columns"):
-            who = type(self).__name__
             raise TypeError(f"{who} expected a list, got a DataFrame: pass its to_dict('records')")
+        if isinstance(items, (str, Path)):
+            raise TypeError(
+                f"{who} expected a list, got {str(items)!r:.60}: put a single item in brackets; "
+                "get_files lists a folder"
+            )
         self.items = list(items)
         self.path = Path(path)
         self.tfms = as_list(tfms, "tfms")
@@ -250,14 +288,18 @@ class ItemList(Dataset):
 
         Args:
             splitter: takes the items; returns the positions of those for training and of those
-                for validation. Items in neither are left out.
+                for validation. Items in neither are left out. The list that it gets also has the
+                attribute `path`.
 
         Raises:
             ValueError: the training set is empty, or an item, or its equal, is in both sets.
-            TypeError: the splitter does not return two lists of positions.
+            TypeError: the splitter is no function, or does not return two lists of positions.
             IndexError: a position is out of range.
         """
-        parts = splitter(self.items)
+        _check_callable("split", splitter, "random_splitter()")
+        items = _Items(self.items)
+        items.path = self.path
+        parts = splitter(items)
         if not isinstance(parts, (tuple, list)) or len(parts) != 2:
             raise TypeError(
                 "split expected two lists of positions from the splitter, for training and for "
@@ -273,8 +315,8 @@ class ItemList(Dataset):
         if both := [i for i in valid if _key(self.items[i]) in seen]:
             name = self.shown(self.items[both[0]])
             raise ValueError(
-                f"split got {len(both):,} items for training and for validation, such as {name}: "
-                "a model would be judged on what it has seen"
+                f"split got {len(both):,} item{'s' * (len(both) > 1)} both for training and for "
+                f"validation, such as {name}: a model would be judged on what it has seen"
             )
         return SplitData(self[train], self[valid])
 
@@ -283,7 +325,9 @@ class ItemList(Dataset):
         return f"{type(self).__name__}: {len(self):,} items, the first {first or 'missing'}"
 
 # %% ../nbs/08_data_block.ipynb #3ec4a738
-IMAGE_EXTENSIONS: tuple[str, ...] = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
+IMAGE_EXTENSIONS: tuple[str, ...] = (
+    ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp",
+)
 
 
 class ImageList(ItemList):
@@ -313,6 +357,8 @@ class ImageList(ItemList):
         from PIL import Image
 
         super().__init__(items, path, tfms)
+        if column is None:
+            self.items = [Path(item) if isinstance(item, str) else item for item in self.items]
         if mode is not None and mode not in Image.MODES:
             raise ValueError(f"ImageList expected a mode of PIL, as 'RGB' or 'L', got {mode!r}")
         if column is None and self.items and isinstance(self.items[0], (Mapping, tuple, list)):
@@ -330,7 +376,7 @@ class ImageList(ItemList):
         tfms: Iterable[Callable[[Any], Any]] = (),
         include: Iterable[str] | None = None,
     ) -> "ImageList":
-        """List the images below a folder.
+        """List the images below a folder; warn of images in a format that is not listed.
 
         Args:
             path: the folder.
@@ -340,7 +386,19 @@ class ImageList(ItemList):
         Raises:
             DataError: there is no such folder, or no image in it.
         """
-        return cls(get_files(path, IMAGE_EXTENSIONS, include=include), path, tfms)
+        from PIL import Image
+
+        files = get_files(path, IMAGE_EXTENSIONS, include=include)
+        endings = Counter(file.suffix.lower() for file in get_files(path, include=include))
+        left_out = endings.keys() & Image.registered_extensions().keys() - {*IMAGE_EXTENSIONS}
+        if left_out:
+            counts = ", ".join(f"{endings[ending]:,} {ending!r}" for ending in sorted(left_out))
+            warnings.warn(
+                f"ImageList.from_files left out {counts} in {str(path)!r}: if you want them, too, "
+                "list all by get_files, and pass them to ImageList",
+                stacklevel=2,
+            )
+        return cls(files, path, tfms)
 
     def get(self, item: Any) -> "Image":
         """Open and decode an image, and turn it upright where its file says how it was held.
@@ -415,7 +473,8 @@ class Resize:
 
     def __init__(self, size: int | tuple[int, int]) -> None:
         sides = tuple(size) if isinstance(size, Sequence) else (size, size)
-        if len(sides) != 2 or not all(isinstance(n, Integral) and n > 0 for n in sides):
+        whole = all(isinstance(n, Integral) and not isinstance(n, bool) for n in sides)
+        if len(sides) != 2 or not whole or min(sides) < 1:
             raise ValueError(f"Resize expected whole numbers of pixels above 0, got {size!r}")
         self.size = sides
 
@@ -426,15 +485,15 @@ class Resize:
             image: of PIL.
 
         Raises:
-            TypeError: it is already a tensor.
+            TypeError: it is not, perhaps already a tensor.
         """
-        if isinstance(image, Tensor):
-            raise TypeError(
-                f"Resize expected an image of PIL, got a tensor of shape {tuple(image.shape)}: "
-                "list it before to_byte_tensor"
-            )
-        from PIL.Image import Resampling
+        from PIL.Image import Image, Resampling
 
+        if not isinstance(image, Image):
+            raise TypeError(
+                f"Resize expected an image of PIL, got {_told(image)}: list it before "
+                "to_byte_tensor"
+            )
         return image.resize(self.size[::-1], Resampling.BILINEAR)
 
     def __repr__(self) -> str:
@@ -482,8 +541,11 @@ def to_float_tensor(x: Tensor) -> Tensor:
     Raises:
         TypeError: these are not bytes; perhaps they were divided before.
     """
-    if x.dtype != torch.uint8:
-        raise TypeError(f"to_float_tensor expected uint8, got {x.dtype}: list it once")
+    if not isinstance(x, Tensor) or x.dtype != torch.uint8:
+        raise TypeError(
+            f"to_float_tensor expected a tensor of uint8, got {_told(x)}: list it once, after "
+            "to_byte_tensor"
+        )
     return x.float().div_(255)
 
 # %% ../nbs/08_data_block.ipynb #a7d6e8e2
@@ -499,8 +561,12 @@ class Normalize:
     """
 
     def __init__(self, mean: Sequence[float] | Tensor, std: Sequence[float] | Tensor) -> None:
-        both = [torch.as_tensor(numbers, dtype=torch.float32) for numbers in (mean, std)]
-        if both[0].ndim != 1 or both[0].shape != both[1].shape or not both[0].isfinite().all():
+        try:
+            both = [torch.as_tensor(numbers, dtype=torch.float32) for numbers in (mean, std)]
+            sound = both[0].ndim == 1 and both[0].shape == both[1].shape
+        except (TypeError, ValueError, RuntimeError):  # no numbers
+            sound = False
+        if not sound or not both[0].isfinite().all():
             raise ValueError(
                 f"Normalize expected a finite mean and std for each channel, got {mean}, {std}"
             )
@@ -518,7 +584,7 @@ class Normalize:
             seed: of the drawing.
 
         Raises:
-            ValueError: there is no image.
+            ValueError: there is no image, or they differ in their number of channels.
             TypeError: an image is not a tensor of floating-point numbers (C, H, W).
         """
         if not len(images) or n < 1:
@@ -528,11 +594,14 @@ class Normalize:
         for i in chosen.tolist():
             x = images[i]
             if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim != 3:
-                got = x.dtype if isinstance(x, Tensor) else type(x).__name__
                 raise TypeError(
-                    f"Normalize.of expected floating-point images (C, H, W), got {got} of shape "
-                    f"{tuple(getattr(x, 'shape', ()))}: list to_byte_tensor and to_float_tensor "
-                    "as transforms"
+                    f"Normalize.of expected floating-point images (C, H, W), got {_told(x)}: list "
+                    "to_byte_tensor and to_float_tensor as transforms"
+                )
+            if means and len(x) != len(means[0]):
+                raise ValueError(
+                    f"Normalize.of expected one number of channels, got {len(means[0])} and "
+                    f"{len(x)}: give all images one mode, as 'RGB'"
                 )
             means.append(x.double().mean((1, 2)))
             squares.append(x.double().square().mean((1, 2)))
@@ -547,18 +616,10 @@ class Normalize:
             x: floating-point pixels.
 
         Raises:
-            TypeError: the pixels are bytes.
+            TypeError: the pixels are bytes, or no tensor.
             ValueError: it has another number of channels.
         """
-        if not x.is_floating_point():
-            raise TypeError(
-                f"Normalize expected floating-point pixels, got {x.dtype}: "
-                "list it after to_float_tensor"
-            )
-        if x.ndim < 3 or x.shape[-3] != len(self.mean):
-            raise ValueError(
-                f"Normalize expected (..., {len(self.mean)}, H, W), got {tuple(x.shape)}"
-            )
+        self._check(x)
         return (x - self.mean.to(x)) / self.std.to(x)
 
     def undo(self, x: Tensor) -> Tensor:
@@ -566,8 +627,24 @@ class Normalize:
 
         Args:
             x: a normalized image or batch.
+
+        Raises:
+            TypeError: the pixels are bytes, or no tensor.
+            ValueError: it has another number of channels.
         """
+        self._check(x)
         return x * self.std.to(x) + self.mean.to(x)
+
+    def _check(self, x: Any) -> None:
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            raise TypeError(
+                f"Normalize expected floating-point pixels, got {_told(x)}: list it after "
+                "to_float_tensor"
+            )
+        if x.ndim < 3 or x.shape[-3] != len(self.mean):
+            raise ValueError(
+                f"Normalize expected (..., {len(self.mean)}, H, W), got {tuple(x.shape)}"
+            )
 
 # %% ../nbs/08_data_block.ipynb #471b8a59
 def grandparent_splitter(
@@ -625,9 +702,11 @@ def random_splitter(
 ) -> Callable[[Sequence[Any]], tuple[list[int], list[int]]]:
     """Split at random, in the same way on every machine.
 
-    Each item is ranked by a hash of the seed and its name; a file's name is its path from the
-    folder that all have in common. So neither order nor place matters, and one more file moves at
-    most one of the others. Equal items stay together, even if fewer are then for validation.
+    Each item is ranked by a hash of the seed and its name. A file's name is its path below the
+    folder of the list, `path`; a file elsewhere is named by its whole path. So neither order nor
+    place matters, and one more file moves at most one of the others. A row's name is all of its
+    cells: one more column makes another split. Equal items stay together, even if fewer are then
+    for validation.
 
     Args:
         valid_pct: the fraction for validation, from 0 to 1.
@@ -639,13 +718,18 @@ def random_splitter(
     Raises:
         ValueError: the fraction is out of range.
     """
-    if not isinstance(valid_pct, Real) or not 0 <= valid_pct <= 1:
-        raise ValueError(f"random_splitter expected a fraction from 0 to 1, got {valid_pct!r}")
+    number = isinstance(valid_pct, Real) and not isinstance(valid_pct, bool)
+    if not number or not 0 <= valid_pct <= 1:
+        raise ValueError(
+            f"random_splitter expected a fraction from 0 to 1, got {valid_pct!r:.60}: write "
+            "random_splitter(), or random_splitter(0.2)"
+        )
 
     def splitter(items: Sequence[Any]) -> tuple[list[int], list[int]]:
         groups: dict[str, list[int]] = {}
-        for i, name in enumerate(_names(items)):
-            groups.setdefault(name, []).append(i)
+        root = Path(getattr(items, "path", "."))
+        for i, item in enumerate(items):
+            groups.setdefault(_name(item, root), []).append(i)
         for name, (first, *others) in groups.items():
             if any(_key(items[i]) != _key(items[first]) for i in others):
                 raise ValueError(f"random_splitter got different items of one name, {name:.60}")
@@ -659,19 +743,20 @@ def random_splitter(
     return splitter
 
 
-def _names(items: Sequence[Any]) -> list[str]:
-    """Name each item by its value, a file by its path from the folder that all share."""
-    if items and all(isinstance(item, Path) for item in items):
-        root = os.path.commonpath([item.parent for item in items])
-        return [item.relative_to(root).as_posix() for item in items]
-    names = [str(item) if isinstance(item, (str, Path)) else repr(item) for item in items]
-    for item, name in zip(items, names, strict=True):
-        if " at 0x" in name and not isinstance(item, (str, Path)):
-            raise ValueError(
-                f"random_splitter expected items with names, got {name:.60}, which is another one "
-                "in each run: split paths, texts or rows"
-            )
-    return names
+def _name(item: Any, root: Path) -> str:
+    """Name an item by its value, a file by its path below a folder."""
+    if isinstance(item, (str, Path)):
+        file = Path(item)
+        if root.parts and file.is_relative_to(root):
+            return file.relative_to(root).as_posix()
+        return item if isinstance(item, str) else item.as_posix()
+    name = repr(item)
+    if " at 0x" in name:
+        raise ValueError(
+            f"random_splitter expected items with names, got {name:.60}, which is another one "
+            "in each run: split paths, texts or rows"
+        )
+    return name
 
 
 def _rank(seed: int, name: str) -> bytes:
@@ -698,9 +783,12 @@ def regex_labeler(pattern: str) -> Callable[[Path], str | None]:
         A function of a path. It returns None where nothing matches, which `label` refuses.
 
     Raises:
-        ValueError: the pattern has no group.
+        ValueError: the pattern has no group, or is no regular expression.
     """
-    compiled = re.compile(pattern)
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"regex_labeler cannot read the pattern {pattern!r}: {error}") from None
     if not compiled.groups:
         raise ValueError(f"regex_labeler expected a group, as in '(.+)_', got {pattern!r}")
 
@@ -716,15 +804,28 @@ def column_labeler(column: Hashable, delimiter: str | None = None) -> Callable[[
 
     Args:
         column: its name, or its number.
-        delimiter: what separates several labels in one cell; then a list is returned.
+        delimiter: what separates several labels in one cell; then a list is returned, without the
+            spaces around each.
 
     Returns:
         A function of a row.
+
+    Raises:
+        ValueError: the delimiter is empty.
     """
+    if delimiter == "":
+        raise ValueError("column_labeler expected a delimiter, as ' ' or ';', got ''")
 
     def labeler(row: Any) -> Any:
         cell = _cell("column_labeler", row, column)
-        return cell if delimiter is None else [part for part in cell.split(delimiter) if part]
+        if delimiter is None:
+            return cell
+        if not isinstance(cell, str):
+            raise ValueError(
+                f"column_labeler expected text in the column {column!r}, got {cell!r:.60}: write "
+                "'' where there is no label"
+            )
+        return [part.strip() for part in cell.split(delimiter) if part.strip()]
 
     return labeler
 
@@ -778,7 +879,7 @@ class Category:
         Raises:
             ValueError: it is empty, or of another kind.
         """
-        if label is None or label == "":
+        if label is None or (isinstance(label, str) and not label.strip()):
             raise ValueError("the labeler found none; try it on this file")
         if not isinstance(label, (str, int)):
             raise ValueError("not one class; MultiCategory is for several, Number for a number")
@@ -817,18 +918,26 @@ class Category:
 
     def decode(self, target: Tensor) -> Any:
         """Turn the number of a class into its name."""
-        return self.vocab[int(target)]
+        number = _as_number(target)
+        if number is None or not 0 <= number < self.c:
+            raise ValueError(
+                f"{type(self).__name__}.decode expected a whole number from 0 to {self.c - 1}, got "
+                f"{target!r:.60}"
+            )
+        return self.vocab[number]
 
 # %% ../nbs/08_data_block.ipynb #6dfdb2f0
 def multi_accuracy(input: Tensor, target: Tensor) -> Tensor:
     """Compute the fraction of yes-or-no answers that are right.
+
+    Compare it with that of always saying no, which is high where most targets are 0.
 
     Args:
         input: scores (N, C); above 0 means yes.
         target: 1 for yes and 0 for no, of the same shape.
 
     Returns:
-        One number from 0 to 1.
+        One number from 0 to 1; `nan` for an empty batch. A score of `nan` counts as wrong.
 
     Raises:
         ValueError: the shapes differ.
@@ -838,7 +947,8 @@ def multi_accuracy(input: Tensor, target: Tensor) -> Tensor:
             f"multi_accuracy expected equal shapes, got {tuple(input.shape)} and "
             f"{tuple(target.shape)}"
         )
-    return ((input > 0) == (target > 0.5)).float().mean()
+    right = ((input > 0) == (target > 0.5)) & ~input.isnan()
+    return right.float().mean()
 
 
 class MultiCategory(Category):
@@ -865,7 +975,7 @@ class MultiCategory(Category):
     def encode(self, label: Any) -> Tensor:
         """Turn a list of classes into zeros and ones (C,)."""
         target = torch.zeros(self.c)
-        for name in label:
+        for name in self.classes(label):
             target[self._number(name)] = 1
         return target
 
@@ -890,7 +1000,8 @@ class Number:
         """Return no class; refuse what is not a finite number, or the text of one."""
         try:
             largest = torch.finfo(torch.float32).max
-            sound = abs(float(label)) <= largest and "_" not in str(label)  # 1_0 is a slip
+            slip = isinstance(label, bool) or "_" in str(label)  # as 1_0
+            sound = abs(float(label)) <= largest and not slip
         except (TypeError, ValueError, OverflowError):
             sound = False
         if not sound:
@@ -909,6 +1020,12 @@ class Number:
         return float(target)
 
 # %% ../nbs/08_data_block.ipynb #5378a7ea
+class _Sample(tuple):
+    """A pair (x, y) that knows its number."""
+
+    number: int = 0
+
+
 class LabeledList(Dataset):
     """Items with their targets: sample i is the pair (x, y); a slice, mask or list gives a part.
 
@@ -981,7 +1098,7 @@ class LabeledList(Dataset):
             return self._part(_positions(index, len(self)))
         item = self.x.items[number]
         try:
-            return self.x[number], self.y[number]
+            sample = _Sample((self.x[number], self.y[number]))
         except DataError as error:
             where = f"label {self.labels[number]!r:.60}, {self.split} set"
             raise DataError(f"{error} ({where})") from error
@@ -989,6 +1106,8 @@ class LabeledList(Dataset):
             where = f"{self.x.shown(item)}, label {self.labels[number]!r:.60}, {self.split} set"
             error.add_note(f"LabeledList: this happened in a transform of {where}")
             raise
+        sample.number = number
+        return sample
 
     def __iter__(self) -> Iterator[tuple[Any, Tensor]]:
         return (self[i] for i in range(len(self)))
@@ -1025,21 +1144,30 @@ class LabeledBunch(DataBunch):
         self.metric = kind.metric
         self.tfms = tfms
 
-    def show_batch(self, n: int = 8) -> "Picture":
+    def show_batch(self, n: int = 8, seed: int | None = None) -> "Picture":
         """Draw images from all over the training set, as a batch, under their labels.
 
         A look changes nothing: all random numbers of the training run stay as they would be.
 
         Args:
             n: how many.
+            seed: of a random choice; by default they lie evenly, the same ones each time.
+
+        Raises:
+            ValueError: `n` is less than 1.
         """
         from fromfound.plot import show_images
 
+        if n < 1:
+            raise ValueError(f"show_batch expected n of 1 or more, got {n}")
         loader = self.train_dl
         n = min(n, len(loader.dataset))
         states = get_rng_states([loader, *self.tfms])
         try:
             spread = [i * len(loader.dataset) // n for i in range(n)]
+            if seed is not None:
+                generator = torch.Generator().manual_seed(seed)
+                spread = torch.randperm(len(loader.dataset), generator=generator)[:n].tolist()
             xb, yb = loader.collate_fn([loader.dataset[i] for i in spread])
         finally:
             set_rng_states(states, [loader, *self.tfms])
@@ -1050,6 +1178,19 @@ class LabeledBunch(DataBunch):
         labels = [self.kind.decode(y) for y in yb]
         titles = [f"{label:.4g}" if isinstance(label, float) else label for label in labels]
         return show_images(images, titles, ncols=4, size=1.5)
+
+
+def _collate(data: LabeledList, samples: list[Any]) -> Any:
+    """Stack samples to a batch; name two whose shapes differ."""
+    shapes = [tuple(getattr(x, "shape", ())) for x, _ in samples]
+    for shape, sample in zip(shapes, samples, strict=True):
+        if shape != shapes[0]:
+            raise ValueError(
+                f"databunch cannot stack shapes {shapes[0]}, of {data.where(samples[0].number)}, "
+                f"and {shape}, of {data.where(sample.number)}: give all images one size, by "
+                "Resize, and one mode; or pass collate_fn="
+            )
+    return collate(samples)
 
 
 class LabeledData:
@@ -1076,6 +1217,7 @@ class LabeledData:
         num_workers: int = 0,
         generator: torch.Generator | None = None,
         loader: Callable[..., Iterable[Any]] = DataLoader,
+        collate_fn: Callable[[list[Any]], Any] | None = None,
     ) -> LabeledBunch:
         """Make the loaders of a training run.
 
@@ -1084,17 +1226,25 @@ class LabeledData:
             num_workers: processes that fetch ahead.
             generator: of the order of training samples.
             loader: this book's `DataLoader`, or torch's.
+            collate_fn: makes a batch of a list of samples; by default they are stacked, and two
+                files of different shapes are named in a ValueError.
         """
         train_dl = loader(
-            self.train, bs, shuffle=True, num_workers=num_workers, generator=generator
+            self.train,
+            bs,
+            shuffle=True,
+            num_workers=num_workers,
+            generator=generator,
+            collate_fn=collate_fn or partial(_collate, self.train),
         )
         valid_dl = None
         if len(self.valid):
-            valid_dl = loader(self.valid, 2 * bs, num_workers=num_workers)
+            stack = collate_fn or partial(_collate, self.valid)
+            valid_dl = loader(self.valid, 2 * bs, num_workers=num_workers, collate_fn=stack)
         return LabeledBunch(train_dl, valid_dl, self.kind, self.train.x.tfms)
 
 # %% ../nbs/08_data_block.ipynb #6b120039
-class SplitData:
+class SplitData(_Station):
     """Items for training and for validation.
 
     Args:
@@ -1137,10 +1287,13 @@ class SplitData:
         Raises:
             ValueError: a label is missing, of another kind, or only in the validation set; or
                 there are fewer than two classes.
-            TypeError: the kind is a class, not an object.
+            TypeError: the labeler is no function, or the kind a class and not an object.
         """
+        _check_callable("label", labeler, "parent_labeler")
         if isinstance(kind, type):
             raise TypeError(f"label expected an object as kind: write {kind.__name__}()")
+        if kind is not None and not hasattr(kind, "loss_func"):
+            raise TypeError(f"label expected a kind, as Category() or Number(), got {kind!r:.60}")
         kind = Category() if kind is None else copy.deepcopy(kind)
         train = LabeledList(self.train, labeler, kind, "training")
         valid = LabeledList(self.valid, labeler, kind, "validation")

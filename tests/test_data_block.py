@@ -139,7 +139,7 @@ def test_get_files_says_what_is_wrong(folder):
     one_line(caught.value, "expected a folder")
 
 
-@pytest.mark.parametrize("name", ["two\nlines", "naïve café", "猫", "a'b\"c", " "])
+@pytest.mark.parametrize("name", ["two\nlines", "naïve café", "猫", "a'b\"c", " x "])
 def test_paths_of_any_letters(tmp_path, name):
     for split in ("train", "valid"):
         for k, label in enumerate((name, "other")):
@@ -315,17 +315,27 @@ def test_grandparent_splitter(folder):
 def test_random_splitter_is_the_same_everywhere():
     items = [Path("/data") / f"{i % 7}" / f"{i}.png" for i in range(103)]
     state = torch.get_rng_state()
-    train, valid = random_splitter(0.2, seed=3)(items)
+    parts = []
+
+    def split(items, path, seed=3):
+        parts[:] = []
+        splitter = random_splitter(0.2, seed)
+        ItemList(items, path).split(lambda found: parts.extend(splitter(found)) or parts)
+        return parts
+
+    train, valid = split(items, "/data")
     assert torch.equal(torch.get_rng_state(), state)
     assert len(valid) == 21
     assert sorted(train + valid) == list(range(103))
     chosen = {items[i].name for i in valid}
     moved = [Path("/elsewhere/x") / item.relative_to("/data") for item in reversed(items)]
-    _, again = random_splitter(0.2, seed=3)(moved)
-    assert {moved[i].name for i in again} == chosen
-    _, other = random_splitter(0.2, seed=4)(items)
-    assert {items[i].name for i in other} != chosen
     assert valid[:5] == PINNED
+    _, again = split(moved, "/elsewhere/x")
+    assert {moved[i].name for i in again} == chosen
+    _, text = split([str(item) for item in items], "/data")
+    assert {items[i].name for i in text} == chosen
+    _, other = split(items, "/data", seed=4)
+    assert {items[i].name for i in other} != chosen
 
 
 PINNED = [1, 4, 21, 37, 40]
@@ -356,7 +366,7 @@ def test_splits_that_cannot_be_meant(folder):
     one_line(caught.value, "no item for training")
     with pytest.raises(ValueError) as caught:
         images.split(lambda items: ([0, 1, 2], [2, 3]))
-    one_line(caught.value, "1 items for training and for validation", "'train/cat/2.png'")
+    one_line(caught.value, "1 item both for training", "'train/cat/2.png'")
     mask = torch.arange(12) < 5
     split = images.split(lambda items: (mask, ~mask))
     assert len(split.train) == 5
@@ -622,7 +632,7 @@ def test_imagenette():
 
 
 def test_single_numbers_of_any_library_give_an_item():
-    items = ItemList("abcd")
+    items = ItemList(list("abcd"))
     for number in (1, np.int64(1), torch.tensor(1), -3):
         assert items[number] == "b"
     for several in (np.array([1]), torch.tensor([1]), range(1, 2), (1,)):
@@ -667,7 +677,7 @@ def test_transforms_refuse_what_cannot_be_meant():
         with pytest.raises(ValueError, match="Resize expected"):
             Resize(wrong)
     assert Resize(np.int64(4))(Image.new("L", (9, 9))).size == (4, 4)
-    with pytest.raises(TypeError, match="to_float_tensor expected uint8"):
+    with pytest.raises(TypeError, match="to_float_tensor expected a tensor of uint8"):
         to_float_tensor(torch.rand(3, 2, 2))
     norm = Normalize([0.5] * 3, [0.2] * 3)
     for shape in ((1, 4, 4), (2, 1, 4, 4), (4, 4)):
@@ -803,15 +813,21 @@ def test_one_more_item_moves_at_most_one_other(names, another, seed):
 
 
 def test_random_splitter_does_not_depend_on_place_or_other_folders():
-    items = [Path("/a/b") / f"{i % 3}" / f"{i}.png" for i in range(40)]
+    def chosen(items, path):
+        split = ImageList(items, path).split(random_splitter(0.25))
+        return {item.name for item in split.valid.items}
+
+    items = [Path("/a/b/train/x") / f"{i}.png" for i in range(400)]
+    before = chosen(items, "/a/b")
+    assert len(before) == 100
     moved = [Path("c") / item.relative_to("/a/b") for item in items[::-1]]
-    chosen = {item.name for item in membership(random_splitter(0.25), items)}
-    assert {item.name for item in membership(random_splitter(0.25), moved)} == chosen
-    assert len(chosen) == 10
-    more = [*items, Path("/a/b/7/new.png")]
-    after = {item.name for item in membership(random_splitter(0.25), more)}
-    assert len(chosen ^ (after - {"new.png"})) <= 1
+    assert chosen(moved, "c") == before
+    assert chosen([str(item) for item in items], Path("/a/b")) == before
+    for new in ("train/x/new.png", "train/y/new.png", "new.png", "valid/x/new.png"):
+        after = chosen([*items, Path("/a/b", new)], "/a/b")
+        assert len(before ^ (after - {"new.png"})) <= 1, new
     assert random_splitter(0.5)([Path("a.png"), Path("b.png")])[0]
+    assert len(random_splitter(0.5)([Path("/a/a.png"), Path("b.png")])[1]) == 1
 
 
 def test_random_splitter_keeps_equal_items_together():
@@ -852,7 +868,7 @@ def test_random_splitter_is_the_same_in_every_process():
 def test_one_item_in_both_halves(items):
     with pytest.raises(ValueError) as caught:
         ItemList(items).split(lambda items: ([0, 1], [2]))
-    one_line(caught.value, "1 items for training and for validation")
+    one_line(caught.value, "1 item both for training and for validation")
     rows = [{"text": "x" * 200, "number": i} for i in range(3)]
     ItemList(rows).split(lambda items: ([0, 1], [2]))
     arrays = [np.zeros(5000), np.ones(5000), torch.zeros(3)]
@@ -1039,3 +1055,129 @@ def test_the_class_that_is_warned_of_is_the_largest(folder):
             write_image(folder / "train" / name / f"{i}.png")
     with pytest.warns(UserWarning, match="'many'.*3 files"):
         ImageList.from_files(folder).split(grandparent_splitter()).label(parent_labeler)
+
+
+# --- third look: what a second skeptic found ------------------------------------------------------
+
+
+def test_one_file_of_two_spellings_is_one_item():
+    files = [Path("a/x.png"), Path("b/y.png"), Path("a/../a/x.png")]
+    with pytest.raises(ValueError, match="1 item both for training and for validation"):
+        ItemList(files).split(lambda items: ([0, 1], [2]))
+
+
+def test_items_of_a_splitter_know_their_folder(folder):
+    seen = []
+    ImageList.from_files(folder).split(lambda items: seen.append(items.path) or ([0], [1]))
+    assert seen == [folder]
+
+
+def test_multi_accuracy_of_no_numbers_and_of_none():
+    nothing = torch.full((3, 2), torch.nan)
+    assert multi_accuracy(nothing, torch.zeros(3, 2)) == 0
+    assert multi_accuracy(torch.zeros(0, 2), torch.zeros(0, 2)).isnan()
+
+
+@pytest.mark.parametrize("loader", [DataLoader, theirs.DataLoader])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_files_of_two_shapes_are_named(folder, loader, workers):
+    images = ImageList(get_files(folder), folder, TFMS, mode=None)
+    data = images.split(grandparent_splitter()).label(parent_labeler)
+    with pytest.raises(ValueError) as caught:
+        list(data.databunch(8, loader=loader, num_workers=workers).train_dl)
+    for part in ("(1, 16, 16)", "(3, 16, 16)", "'cat' for 'train/cat/0.png' in the training set"):
+        assert part in str(caught.value)
+    assert str(caught.value).count("in the training set") == 2
+    bunch = data.databunch(8, loader=loader, collate_fn=len, num_workers=workers)
+    assert list(bunch.train_dl) == [8]
+    assert list(bunch.valid_dl) == [4]
+    unsized = images.transform(TFMS[1:])[1:].split(grandparent_splitter()).label(parent_labeler)
+    write_image(unsized.valid.x.items[1], size=(7, 9))
+    with pytest.raises(ValueError) as caught:
+        list(unsized.databunch(8, loader=loader, num_workers=workers).valid_dl)
+    for part in ("(3, 12, 20), of", "(3, 9, 7), of", "'valid/cat/1.png' in the validation set"):
+        assert part in str(caught.value)
+
+
+def test_cells_with_several_labels():
+    labeler = column_labeler("t", ";")
+    assert labeler({"t": "cat; dog ; "}) == ["cat", "dog"]
+    for cell in (None, float("nan")):
+        with pytest.raises(ValueError) as caught:
+            labeler({"t": cell})
+        one_line(caught.value, "column_labeler", "'t'", repr(cell))
+    with pytest.raises(ValueError, match="column_labeler expected a delimiter"):
+        column_labeler("t", "")
+    for label in (" ", "\t\n"):
+        with pytest.raises(ValueError, match="the labeler found none"):
+            Category().classes(label)
+
+
+def test_images_of_all_endings_are_listed_or_named(folder):
+    write_image(folder / "train" / "cat" / "x.TIFF")
+    write_image(folder / "train" / "cat" / "y.tif")
+    (folder / "notes.txt").write_text("")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(ImageList.from_files(folder)) == 14
+    write_image(folder / "train" / "cat" / "z.ppm")
+    with pytest.warns(UserWarning) as caught:
+        assert len(ImageList.from_files(folder)) == 14
+    one_line(caught[0].message, "ImageList.from_files left out 1 '.ppm'", "get_files")
+    assert caught[0].filename == __file__
+
+
+def test_show_batch_of_another_choice(folder):
+    bunch = labeled(folder).databunch(8)
+    shown = [
+        [np.asarray(ax.images[0].get_array()).tolist() for ax in picture.fig.axes[:3]]
+        for picture in (bunch.show_batch(3, seed) for seed in (None, None, 0, 0, 1))
+    ]
+    assert shown[0] == shown[1]
+    assert shown[2] == shown[3]
+    assert shown[4] != shown[2] != shown[0]
+    with pytest.raises(ValueError, match="show_batch expected n of 1 or more, got 0"):
+        bunch.show_batch(0)
+
+
+def test_messages_say_what_came(folder):
+    images = ImageList.from_files(folder, TFMS)
+    split = images.split(grandparent_splitter())
+    gray = torch.zeros(1, 4, 4)
+    norm = Normalize([0.5] * 3, [0.2] * 3)
+    array = np.zeros((4, 4, 3), np.uint8)
+    image = Image.fromarray(array)
+    cases = [
+        (ValueError, lambda: images.split(random_splitter), "write random_splitter()"),
+        (TypeError, lambda: images.split("train"), "split expected a function, as"),
+        (TypeError, lambda: split.label(None), "label expected a function, as parent_labeler"),
+        (TypeError, lambda: split.label(parent_labeler, "category"), "label expected a kind, as"),
+        (TypeError, lambda: split.label(parent_labeler, ["a"]), "got ['a']"),
+        (AttributeError, lambda: images.label(parent_labeler), "call split first"),
+        (AttributeError, lambda: images.databunch(), "call label first"),
+        (AttributeError, lambda: split.databunch(), "SplitData has no attribute 'databunch': call"),
+        (AttributeError, lambda: split.labels, "SplitData has no attribute 'labels'"),
+        (TypeError, lambda: to_float_tensor(array), "got ndarray of uint8"),
+        (TypeError, lambda: to_float_tensor(image), "after to_byte_tensor"),
+        (TypeError, lambda: norm(image), "Normalize expected floating-point pixels, got <PIL"),
+        (TypeError, lambda: Resize(4)("x.png"), "Resize expected an image of PIL, got 'x.png'"),
+        (TypeError, lambda: Resize(4)(array), "got ndarray of uint8 and shape (4, 4, 3)"),
+        (ValueError, lambda: Normalize.of([torch.zeros(3, 4, 4), gray]), "3 and 1"),
+        (ValueError, lambda: Normalize(["a"], ["b"]), "Normalize expected a finite mean"),
+        (ValueError, lambda: norm.undo(gray), "Normalize expected (..., 3, H, W), got (1, 4, 4)"),
+        (ValueError, lambda: regex_labeler("("), "regex_labeler cannot read the pattern '('"),
+        (TypeError, lambda: ImageList("abc.jpg"), "ImageList expected a list, got 'abc.jpg'"),
+        (TypeError, lambda: ImageList(folder), "get_files lists a folder"),
+        (ValueError, lambda: Resize(True), "Resize expected whole numbers"),
+        (ValueError, lambda: random_splitter(True), "random_splitter expected a fraction"),
+        (ValueError, lambda: Number().classes(True), "not a finite number"),
+        (ValueError, lambda: Category(["a", "b"]).decode(-1), "from 0 to 1, got -1"),
+        (ValueError, lambda: Category(["a", "b"]).decode(0.9), "from 0 to 1, got 0.9"),
+        (ValueError, lambda: MultiCategory(["a", "b"]).encode("ab"), "not a list of classes"),
+    ]
+    for kind, call, part in cases:
+        with pytest.raises(kind) as caught:
+            call()
+        one_line(caught.value, part)
+        assert len(str(caught.value)) < 250
+    assert Category(["a", "b"]).decode(torch.tensor(1)) == "b"

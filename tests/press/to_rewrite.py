@@ -15,9 +15,9 @@ STILL: dict[str, str] = {}
 LONG_MODULES = {  # formatted lines of modules over the limit: no longer than this
     "augment": 583,
     "check": 550,
-    "data_block": 680,
+    "data_block": 780,
     "dataloader": 428,
-    "exercises.data_block": 365,
+    "exercises.data_block": 387,
     "exercises.dataloader": 372,
     "exercises.hooks": 258,
     "exercises.matmul": 265,
