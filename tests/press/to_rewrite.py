@@ -15,7 +15,7 @@ STILL: dict[str, str] = {}
 LONG_MODULES = {  # formatted lines of modules over the limit: no longer than this
     "augment": 583,
     "check": 550,
-    "data_block": 780,
+    "data_block": 781,
     "dataloader": 428,
     "exercises.data_block": 387,
     "exercises.dataloader": 372,
