@@ -22,10 +22,11 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from fromfound import optim as ours
+from fromfound.experiments.optim import Lamb
 from fromfound.learner import Callback, Checkpoint, DataBunch, Learner, Recorder
 from fromfound.optim import StatefulOptimizer, orthogonalize
 from fromfound.schedule import ParamScheduler, sched_lin
-from tests.toys import BATCHES, X, Y, seeded
+from tests.toys import BATCHES, seeded
 
 ANY = ((4, 3), (5,), (2, 3, 2, 2), (), (1, 6))
 MATRICES = ((4, 3), (3, 5), (1, 6), (2, 2), (5, 1))
@@ -109,8 +110,10 @@ p.mul_(1 - o.lr * o.weight_decay)
 p.add_(x, alpha=-o.lr * by)
 """,
 }
-RIGHT["adam"] = RIGHT["adamw"].replace("p.mul_(1 - o.lr * o.weight_decay)\n", "").replace(
-    "if \"m\"", "if o.weight_decay: g = g.add(p, alpha=o.weight_decay)\nif \"m\""
+RIGHT["adam"] = (
+    RIGHT["adamw"]
+    .replace("p.mul_(1 - o.lr * o.weight_decay)\n", "")
+    .replace('if "m"', 'if o.weight_decay: g = g.add(p, alpha=o.weight_decay)\nif "m"')
 )
 DEFAULTS = {
     "sgd": dict(lr=1e-3, momentum=0, dampening=0, weight_decay=0, nesterov=False, maximize=False),
@@ -119,8 +122,14 @@ DEFAULTS = {
     "adamw": dict(lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2, maximize=False),
     "lamb": dict(lr=1e-3, betas=(0.9, 0.999), eps=1e-6, weight_decay=1e-2, maximize=False),
     "muon": dict(
-        lr=1e-3, weight_decay=0.1, momentum=0.95, nesterov=True, eps=1e-7, ns_steps=5,
-        ns_coefficients=(3.4445, -4.775, 2.0315), adjust_lr_fn=None,
+        lr=1e-3,
+        weight_decay=0.1,
+        momentum=0.95,
+        nesterov=True,
+        eps=1e-7,
+        ns_steps=5,
+        ns_coefficients=(3.4445, -4.775, 2.0315),
+        adjust_lr_fn=None,
     ),
 }
 
@@ -222,15 +231,17 @@ def agree(make, oracle, options, shapes=ANY, dtype=torch.float32, tol=0, steps=2
             for group in opt.param_groups:
                 group["lr"] *= 0.5 if step == 7 else 1
         (_, mine), (_, theirs) = walkers
-        assert all(p.isfinite().all() for p in theirs), "the oracle fails"
-        if tol or not all(map(torch.equal, mine, theirs)):
-            near(mine, theirs, tol)
+        if tol == 0 and not all(map(torch.equal, mine, theirs)):
+            break
+    near(mine, theirs, tol)
+    assert all(p.isfinite().all() for p in mine), "it has run away"
     return walkers
 
 
 ROWS = {
     "sgd": [
         dict(lr=0.1),
+        dict(lr=0.1, momentum=0.9),
         dict(lr=0.1, momentum=0.9, weight_decay=0.1),
         dict(lr=0.1, momentum=0.5, dampening=0.3, maximize=True, weight_decay=0.5),
         dict(lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01),
@@ -264,7 +275,7 @@ def core(make, kind):
         for dtype in (torch.float32, torch.float64):
             tol = 0 if kind in EXACT else 1e-11 if dtype == torch.float64 else 1e-4
             shapes = MATRICES if kind == "muon" else ANY
-            agree(make, ORACLES[kind], options, shapes, dtype, tol)
+            agree(make, ORACLES[kind], options, shapes, dtype, tol, steps=12)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -275,6 +286,12 @@ def test_same_steps_as_the_oracle(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_written_out_is_right(kind):
     core(partial(Written, kind=kind), kind)
+
+
+@pytest.mark.parametrize("options", ROWS["lamb"][:3])
+def test_lamb_as_in_the_experiments(options):
+    """Another formula, which uses nothing of the library."""
+    agree(ours.lamb, Lamb, {"weight_decay": 0.01} | options, dtype=torch.float64, tol=1e-11)
 
 
 @dataclass
@@ -322,7 +339,8 @@ ALL = {
 }
 every = pytest.mark.parametrize("entry", ALL.values(), ids=ALL)
 with_torch = pytest.mark.parametrize(
-    "entry", [e for e in ALL.values() if e.kind in TORCH],
+    "entry",
+    [e for e in ALL.values() if e.kind in TORCH],
     ids=[name for name, e in ALL.items() if e.kind in TORCH],
 )
 
@@ -345,14 +363,16 @@ OPTIONS = {
     "adam": dict(betas=st.tuples(st.floats(0, 0.99), st.floats(0, 0.9999))),
     "adamw": dict(betas=st.tuples(st.floats(0, 0.99), st.floats(0, 0.9999))),
     "muon": dict(
-        momentum=st.floats(0, 0.99), nesterov=st.booleans(), ns_steps=st.integers(0, 6),
+        momentum=st.floats(0, 0.99),
+        nesterov=st.booleans(),
+        ns_steps=st.integers(0, 6),
         adjust_lr_fn=st.sampled_from([None, "original", "match_rms_adamw"]),
     ),
 }
 
 
 @pytest.mark.parametrize("kind", [kind for kind in OPTIONS if kind in TORCH])
-@settings(max_examples=15)
+@settings(max_examples=10)
 @given(data=st.data())
 def test_same_bits_as_torch_with_any_options(kind, data):
     options = data.draw(st.fixed_dictionaries(OPTIONS[kind]))
@@ -423,7 +443,7 @@ def test_layouts_of_memory(entry):
 
 @every
 def test_empty_tensors(entry):
-    shapes = [(0, 3), (0, 1)] if entry.kind == "muon" else [(0,), (3, 0), (0, 2, 2, 2)]
+    shapes = [(0, 3), (3, 0)] if entry.kind == "muon" else [(0,), (3, 0), (0, 2, 2, 2)]
     params = parameters(shapes)
     params += entry.parameters()[:1]
     alone = cloned(params[-1:])
@@ -449,7 +469,9 @@ def test_saved_on_the_way(entry, way):
     walk(opt, params, 7)
     if way in ("deepcopy", "pickle"):
         both = (opt, params)
-        twin, others = copy.deepcopy(both) if way == "deepcopy" else pickle.loads(pickle.dumps(both))
+        twin, others = (
+            copy.deepcopy(both) if way == "deepcopy" else pickle.loads(pickle.dumps(both))
+        )
         assert repr(twin) == repr(opt)
         assert twin.param_groups[0]["params"][0] is others[0]
     else:
@@ -468,7 +490,7 @@ def test_saved_on_the_way(entry, way):
     for state in (opt.state_dict(), twin.state_dict()):
         twin.load_state_dict(copy.deepcopy(state))
     exactly(values(opt), values(twin))
-    assert str(twin.state_dict()["param_groups"]) == str(opt.state_dict()["param_groups"])
+    assert twin.state_dict()["param_groups"] == opt.state_dict()["param_groups"]
 
 
 @with_torch
@@ -477,7 +499,9 @@ def test_torch_goes_on(entry, direction):
     mine = entry.parameters()
     straight = cloned(mine)
     walk(entry.reference(straight), straight, 13)
-    first, second = (entry, entry.reference) if direction == "to torch" else (entry.reference, entry)
+    first, second = (
+        (entry, entry.reference) if direction == "to torch" else (entry.reference, entry)
+    )
     walk(opt := first(mine), mine, 7)
     others = cloned(mine)
     (twin := second(others, lr=9.0)).load_state_dict(copy.deepcopy(opt.state_dict()))
@@ -764,7 +788,7 @@ def test_schedulers(entry, make):
         runs.append((params, rates))
     (mine, own), (theirs, rates) = runs
     assert own == rates
-    assert len(set(rates)) > 4
+    assert len(set(rates)) > 2
     exactly(mine, theirs)
 
 
@@ -926,6 +950,313 @@ def test_a_fit_with_a_schedule(entry):
     assert learn.opt.param_groups[0]["lr"] == pytest.approx(0.1 - 0.09 * 11 / 12)
 
 
+# --- what falls out of the pieces -----------------------------------------------------------------
+
+
+def sign(p, g, state):
+    """A piece that keeps the sign of the direction only."""
+    return g.sign()
+
+
+def test_an_optimizer_of_own_pieces():
+    """The steps go through the pieces in their order; options come from the groups."""
+    params = parameters()
+    others = cloned(params)
+    pieces = [ours.sum_momentum, sign, ours.decay, ours.sgd_step]
+    options = dict(lr=0.1, momentum=0.9, dampening=0, nesterov=False, weight_decay=0.5)
+    opt = StatefulOptimizer(params, pieces, "lion", **options)
+    assert repr(opt).startswith("lion (")
+    walk(opt, params, 4)
+    sums = [torch.zeros_like(p) for p in others]
+    with torch.no_grad():
+        for step in range(4):
+            for p, g, total in zip(others, list(gradients(others, step)), sums, strict=True):
+                if g is not None:
+                    p.mul_(1 - 0.1 * 0.5).add_(total.mul_(0.9).add_(g).sign(), alpha=-0.1)
+    exactly(params, others)
+
+
+def test_a_step_of_each_by_hand():
+    """From the parameter (3, -4) by the gradient (1, -2), in plain numbers."""
+    steps = {
+        ours.sgd: (dict(lr=0.1, weight_decay=0.5), [3 - 0.1 * 2.5, -4 + 0.1 * 4]),
+        ours.momentum: (dict(lr=0.1), [2.9, -3.8]),
+        ours.nesterov: (dict(lr=0.1), [3 - 0.19, -4 + 0.38]),
+        ours.rmsprop: (dict(lr=0.1, alpha=0.75, eps=0), [2.8, -3.8]),
+        ours.adam: (dict(lr=0.1, eps=1), [3 - 0.1 / 2, -4 + 0.2 / 3]),
+        ours.adamw: (dict(lr=0.1, eps=0, weight_decay=1), [2.7 - 0.1, -3.6 + 0.1]),
+        ours.lamb: (dict(lr=0.1, eps=0, weight_decay=0), [3 - 0.5 / 2**0.5, -4 + 0.5 / 2**0.5]),
+    }
+    for make, (options, expected) in steps.items():
+        p = nn.Parameter(torch.tensor([3.0, -4.0], dtype=torch.float64))
+        p.grad = torch.tensor([1.0, -2.0], dtype=torch.float64)
+        make([p], **options).step()
+        assert p.tolist() == pytest.approx(expected), make.__name__
+
+
+def test_the_state_is_small():
+    """Numbers kept for each number of a parameter."""
+    kept = {"sgd": 0, "momentum": 1, "rmsprop": 1, "rmsprop, all": 2, "adam": 2, "adamw": 2}
+    for name, expected in (kept | {"lamb": 2, "muon": 1}).items():
+        params = [nn.Parameter(torch.ones(20, 10))]
+        params[0].grad = torch.ones(20, 10)
+        (opt := ALL[name](params)).step()
+        tensors = [x for state in opt.state.values() for x in state.values()]
+        assert sum(x.numel() for x in tensors) // 200 == expected, name
+
+
+@given(
+    rows=st.integers(1, 12),
+    columns=st.integers(1, 12),
+    scale=st.floats(1e-3, 1e3),
+    seed=st.integers(0, 99),
+)
+def test_orthogonalized(rows, columns, scale, seed):
+    """Singular values near 1, the same singular vectors."""
+    short = min(rows, columns)
+    draws = [torch.randn(n, n, generator=seeded(seed + n)).double() for n in (rows, columns)]
+    left, right = (torch.linalg.qr(draw)[0][:, :short] for draw in draws)
+    matrix = left * torch.linspace(0.3, 1, short).double() @ right.T
+    got = orthogonalize((scale * matrix).float())
+    assert got.dtype == torch.bfloat16
+    inner = left.T @ got.double() @ right
+    assert (inner.diag() > 0.6).all()
+    assert (inner.diag() < 1.3).all()
+    assert (inner - inner.diag().diag()).abs().max() < 0.1
+
+
+# --- down to the bottom ---------------------------------------------------------------------------
+
+TABLE = torch.randn(30, 6, generator=seeded(1), dtype=torch.float64)
+TARGETS = TABLE @ torch.randn(6, 3, generator=seeded(2), dtype=torch.float64)
+WIDE = torch.randn(60, 4, generator=seeded(3), dtype=torch.float64) * torch.tensor(
+    [10.0, 3, 1, 0.1]
+)
+NOISE = 0.3 * torch.randn(60, generator=seeded(4), dtype=torch.float64)
+LABELS = (WIDE @ torch.tensor([0.1, -0.3, 1, 5], dtype=torch.float64) + NOISE > 0).double()
+FUNCTIONS = {  # of a matrix of weights, with the start
+    "bowl": (lambda w: w.square().sum() / 2, [[3.0, -2.0]]),
+    "ravine": (lambda w: (w[0, 0] ** 2 + 50 * w[0, 1] ** 2) / 2, [[3.0, 1.0]]),
+    "rosenbrock": (
+        lambda w: (1 - w[0, 0]) ** 2 + 100 * (w[0, 1] - w[0, 0] ** 2) ** 2,
+        [[-1.0, 1.5]],
+    ),
+    "magnitude": (lambda w: w.abs().sum(), [[1.3, -0.7]]),
+    "squares": (lambda w: F.mse_loss(TABLE @ w, TARGETS), [[0.1] * 3] * 6),
+    "logistic": (lambda w: F.binary_cross_entropy_with_logits(WIDE @ w[0], LABELS), [[0.1] * 4]),
+}
+BOTTOM = {  # the learning rate, and the loss after 300 steps
+    "sgd": dict(
+        bowl=(0.1, 1e-11),
+        ravine=(0.03, 1e-3),
+        rosenbrock=(0.001, 5),
+        magnitude=(0.1, 1e-6),
+        squares=(0.3, 1e-8),
+        logistic=(1, 0.2),
+    ),
+    "momentum": dict(
+        bowl=(0.1, 1e-11),
+        ravine=(0.03, 1e-11),
+        rosenbrock=(0.001, 0.2),
+        magnitude=(0.01, 1e-3),
+        squares=(0.1, 1e-11),
+        logistic=(1, 0.12),
+    ),
+    "nesterov": dict(
+        bowl=(0.1, 1e-15),
+        ravine=(0.03, 1e-13),
+        rosenbrock=(0.001, 0.2),
+        magnitude=(0.01, 1e-3),
+        squares=(0.1, 1e-13),
+        logistic=(1, 0.12),
+    ),
+    "rmsprop": dict(
+        bowl=(0.1, 1e-15),
+        ravine=(0.1, 1e-15),
+        rosenbrock=(0.03, 3.5),
+        magnitude=(0.03, 1e-5),
+        squares=(0.1, 1e-15),
+        logistic=(0.3, 0.08),
+    ),
+    "adam": dict(
+        bowl=(0.1, 1e-10),
+        ravine=(0.1, 1e-10),
+        rosenbrock=(0.3, 0.3),
+        magnitude=(0.1, 1e-3),
+        squares=(0.1, 1e-11),
+        logistic=(1, 0.08),
+    ),
+    "lamb": dict(
+        bowl=(0.1, 1e-9),
+        ravine=(0.1, 1e-9),
+        rosenbrock=(0.3, 0.3),
+        magnitude=(0.3, 1e-10),
+        squares=(0.03, 1e-4),
+        logistic=(0.03, 0.12),
+    ),
+    "muon": dict(
+        bowl=(0.3, 1e-3),
+        ravine=(0.1, 1e-3),
+        rosenbrock=(0.1, 0.05),
+        magnitude=(0.1, 0.01),
+        squares=(0.03, 1e-4),
+        logistic=(1, 0.1),
+    ),
+}
+BOTTOM["adamw"] = BOTTOM["adam"]
+
+
+@pytest.mark.parametrize("kind", BOTTOM)
+def test_reaches_the_bottom(kind):
+    """With a learning rate that falls to 0, without decay."""
+    for name, (lr, bound) in BOTTOM[kind].items():
+        function, start = FUNCTIONS[name]
+        w = nn.Parameter(torch.tensor(start, dtype=torch.float64))
+        first = function(w).item()
+        opt = getattr(ours, kind)([w], lr=lr, weight_decay=0)
+        for step in range(300):
+            opt.param_groups[0]["lr"] = lr * (1 - step / 300)
+            opt.zero_grad()
+            function(w).backward()
+            opt.step()
+        assert function(w).item() < bound < first / 2, name
+
+
+# --- refusals -------------------------------------------------------------------------------------
+
+
+def one(*shape):
+    """A parameter."""
+    return nn.Parameter(torch.ones(shape or (2, 2)))
+
+
+P = one()
+CONFUSED = "momentum above 0 and no dampening with nesterov=True"
+REFUSED = [
+    (lambda: ours.adam([P], bets=(0.9, 0.9)), TypeError, "adam.*bets"),
+    (lambda: ours.adam([P], momentum=0.9), TypeError, "adam.*momentum"),
+    (
+        lambda: ours.adam([{"params": [P], "bets": 1}]),
+        TypeError,
+        "adam has no option bets: .*betas",
+    ),
+    (
+        lambda: StatefulOptimizer([P], [ours.sgd_step], "own", lr=1, lrr=1),
+        TypeError,
+        "own .* lrr: ",
+    ),
+    (lambda: StatefulOptimizer([P], [ours.sgd_step], "own"), TypeError, "own got no lr"),
+    (lambda: ours.sgd([]), ValueError, "sgd expected at least one parameter, got none"),
+    (lambda: ours.lamb(iter([])), ValueError, "lamb expected at least one .*generator"),
+    (lambda: ours.adam([{}]), TypeError, r"adam expected a group as .*got \{\}"),
+    (lambda: ours.adam([{"params": [P]}, {"params": [P]}]), ValueError, "adam: .*more than one"),
+    (lambda: ours.adam(P), TypeError, r"adam expected parameters, got a Parameter: .*give a list"),
+    (
+        lambda: ours.adam(nn.Linear(2, 2)),
+        TypeError,
+        r"a Linear: write adam\(model.parameters\(\)\)",
+    ),
+    (lambda: ours.muon("weight"), TypeError, "muon expected parameters, got a str"),
+    (lambda: ours.sgd({P}), TypeError, "sgd expected parameters, got a set"),
+    (lambda: ours.sgd(None), TypeError, "sgd expected parameters, got a NoneType"),
+    (lambda: ours.sgd(nn.Linear(2, 2).parameters), TypeError, "parameters, got a method"),
+    (lambda: ours.sgd(["weight"]), TypeError, "sgd: .*str"),
+    (lambda: ours.sgd([nn.Linear(2, 2)]), TypeError, "sgd: .*Linear"),
+    (lambda: ours.sgd([2 * P]), ValueError, "sgd: .*non-leaf"),
+    (lambda: ours.sgd([one().to(torch.complex64)]), (TypeError, ValueError), "sgd"),
+    (lambda: ours.sgd([P], lr=-0.1), ValueError, "sgd expected a number for lr, .*got -0.1"),
+    (lambda: ours.sgd([P], lr=math.nan), ValueError, "for lr, at least 0 and finite, got nan"),
+    (lambda: ours.sgd([P], lr=math.inf), ValueError, "for lr, .*got inf"),
+    (lambda: ours.sgd([P], lr=True), ValueError, "for lr, .*got True"),
+    (lambda: ours.sgd([P], lr="0.1"), ValueError, "for lr, .*got '0.1'"),
+    (lambda: ours.sgd([P], lr=None), ValueError, "for lr, .*got None"),
+    (lambda: ours.sgd([P], lr=1j), ValueError, "for lr, .*got 1j"),
+    (lambda: ours.sgd([P], lr=torch.ones(2)), ValueError, "for lr, .*got tensor"),
+    (lambda: ours.sgd([P], lr=torch.tensor(-1.0)), ValueError, "for lr, .*got tensor"),
+    (lambda: ours.sgd([P], lr=torch.tensor(math.nan)), ValueError, "for lr, .*got tensor"),
+    (lambda: ours.sgd([P], lr=torch.tensor(True)), ValueError, "for lr, .*got tensor"),
+    (lambda: ours.sgd([P], lr=torch.tensor(1j)), ValueError, "for lr, .*got tensor"),
+    (lambda: ours.sgd([P], momentum=-0.9), ValueError, "sgd expected a number for momentum"),
+    (lambda: ours.sgd([P], momentum=0.9, dampening=math.nan), ValueError, "for dampening"),
+    (lambda: ours.sgd([P], momentum=0.9, dampening=True), ValueError, "for dampening"),
+    (lambda: ours.sgd([P], weight_decay=-1), ValueError, "sgd expected a number for weight_decay"),
+    (
+        lambda: ours.sgd([P], nesterov=True),
+        ValueError,
+        f"sgd expected a {CONFUSED}, got momentum=0",
+    ),
+    (lambda: ours.nesterov([P], momentum=0), ValueError, CONFUSED),
+    (
+        lambda: ours.sgd([P], momentum=0.9, dampening=0.1, nesterov=True),
+        ValueError,
+        f"{CONFUSED}, got momentum=0.9 and dampening=0.1",
+    ),
+    (
+        lambda: ours.sgd([{"params": [P], "momentum": 0}], momentum=0.9, nesterov=True),
+        ValueError,
+        CONFUSED,
+    ),
+    (lambda: ours.rmsprop([P], alpha=1.5), ValueError, "rmsprop expected .* alpha, .*below 1, got"),
+    (lambda: ours.rmsprop([P], eps=-1e-8), ValueError, "rmsprop expected a number for eps"),
+    (lambda: ours.adam([P], eps=-1e-8), ValueError, "adam expected a number for eps, .*got -1e-08"),
+    (lambda: ours.adamw([P], weight_decay=True), ValueError, "adamw .*weight_decay, .*got True"),
+    (lambda: ours.adam([P], betas=(0.9, 1.0)), ValueError, "two numbers for betas, .*below 1"),
+    (lambda: ours.adamw([P], betas=(-0.1, 0.9)), ValueError, "adamw expected two .*for betas"),
+    (lambda: ours.lamb([P], betas=(0.9, math.nan)), ValueError, "lamb expected two .*for betas"),
+    (lambda: ours.adam([P], betas=0.9), ValueError, "two numbers for betas, .*got 0.9"),
+    (lambda: ours.adam([P], betas=(0.9,) * 3), ValueError, "two numbers for betas"),
+    (lambda: ours.muon([one(3)]), ValueError, r"muon expected matri.* shape \(3,\).*adamw"),
+    (lambda: ours.muon([one(1, 2, 3, 4)]), ValueError, r"muon expected matri.* \(1, 2, 3, 4\)"),
+    (lambda: ours.muon([P], adjust_lr_fn="no"), ValueError, "muon expected adjust_lr_fn .*'no'"),
+    (lambda: ours.muon([P], maximize=True), TypeError, "muon.*maximize"),
+    (lambda: ours.muon([P], lr=-1), ValueError, "muon expected a number for lr"),
+    (lambda: orthogonalize(torch.ones(3)), ValueError, r"a matrix, got the shape \(3,\)"),
+]
+
+
+@pytest.mark.parametrize("call, error, message", REFUSED)
+def test_refusals(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+@pytest.mark.parametrize(
+    "make, group, error, message",
+    [
+        (ours.adam, {"params": [P]}, ValueError, "adam: .*more than one"),
+        (ours.adam, {"params": [one()], "lr": -1}, ValueError, "adam expected a number for lr"),
+        (ours.adam, {"params": [one()], "alpha": 1}, TypeError, "adam has no option alpha"),
+        (ours.adam, {"params": [2 * one()]}, ValueError, "adam: .*non-leaf"),
+        (ours.adam, {"params": nn.Parameter(torch.ones(2) * 1j)}, TypeError, "complex .*as_real"),
+        (ours.adam, {"lr": 1}, TypeError, "adam expected a group as"),
+        (ours.adam, [one()], TypeError, "adam expected a group as"),
+        (ours.muon, {"params": [one(3)]}, ValueError, r"muon expected matri.* \(3,\)"),
+    ],
+)
+def test_a_refused_group_is_not_added(make, group, error, message):
+    opt = make([P])
+    before = str(opt.state_dict())
+    with pytest.raises(error, match=message):
+        opt.add_param_group(group)
+    assert str(opt.state_dict()) == before
+
+
+@every
+def test_sparse_gradients(entry):
+    opt, params = entry.pair()
+    params[0].grad = torch.ones_like(params[0]).to_sparse()
+    before = cloned(params)
+    message = f"{opt.name} expected dense gradients, got a sparse one .*SparseAdam"
+    with pytest.raises(RuntimeError, match=message):
+        opt.step()
+    exactly(params, before)
+
+
+def test_a_parameter_twice_in_a_group_is_warned_about():
+    with pytest.warns(UserWarning, match="duplicate"):
+        ours.sgd([P, P])
+
+
 # --- the comparison sees what is wrong ------------------------------------------------------------
 
 FIRST = ("o = mine", "o = first")
@@ -939,25 +1270,23 @@ ONE_GROUP = {"the options of the first group for all": [FIRST]}
 WRONG = {
     "adamw": {
         "eps inside the root": [
-            ("s[\"v\"].sqrt() / (1 - b2**t) ** 0.5", "(s[\"v\"] + o.eps).sqrt() / (1 - b2**t) ** 0.5")
+            ('s["v"].sqrt() / (1 - b2**t) ** 0.5', '(s["v"] + o.eps).sqrt() / (1 - b2**t) ** 0.5')
         ],
         "eps before the debiasing": [
-            ("s[\"v\"].sqrt() / (1 - b2**t) ** 0.5).add_(o.eps)",
-             "s[\"v\"].sqrt() + o.eps) / (1 - b2**t) ** 0.5")
+            (
+                's["v"].sqrt() / (1 - b2**t) ** 0.5).add_(o.eps)',
+                's["v"].sqrt() + o.eps) / (1 - b2**t) ** 0.5',
+            )
         ],
         "eps grows": [(".add_(o.eps)", ".add_(o.eps * t)")],
         "no eps": [(".add_(o.eps)", ".clamp_(min=1e-30)")],
         "an L2 penalty": [(SHRINK, ""), (STATE, f"{L2}{STATE}")],
-        "decay after the step": [
-            (SHRINK, ""), ("/ (1 - b1**t))", f"/ (1 - b1**t))\n{SHRINK}")
-        ],
+        "decay after the step": [(SHRINK, ""), ("/ (1 - b1**t))", f"/ (1 - b1**t))\n{SHRINK}")],
         "decay without the learning rate": [("1 - o.lr * o.weight_decay", "1 - o.weight_decay")],
         "decay by the square of the learning rate": [("1 - o.lr *", "1 - o.lr**2 *")],
         "decay turns with maximize": [("1 - o.lr *", "1 - (-o.lr if o.maximize else o.lr) *")],
         "no decay": [(SHRINK, "")],
-        "no decay where the gradient is zero": [
-            (SHRINK, f"if g.any(): {SHRINK}")
-        ],
+        "no decay where the gradient is zero": [(SHRINK, f"if g.any(): {SHRINK}")],
         "the mean not debiased": [(" / (1 - b1**t)", "")],
         "the square not debiased": [(" / (1 - b2**t) ** 0.5", " / 1")],
         "debiased without the root": [("(1 - b2**t) ** 0.5", "(1 - b2**t)")],
@@ -978,30 +1307,31 @@ WRONG = {
         **ONE_GROUP,
     },
     "sgd": {
-        "the first gradient is dampened": [
-            ('= g.clone()', '= (1 - o.dampening) * g')
-        ],
+        "the first gradient is dampened": [("= g.clone()", "= (1 - o.dampening) * g")],
         "the sum begins at 0 and misses the first gradient": [("g.clone()", "g * 0")],
         "no dampening": [("1 - o.dampening", "1")],
         "an average in place of the sum": [("1 - o.dampening", "1 - o.momentum")],
-        "nesterov is plain momentum": [(" if o.nesterov else s[\"b\"]", " if 0 else s[\"b\"]")],
-        "nesterov always": [("if o.nesterov else s[\"b\"]", "")],
+        "nesterov is plain momentum": [(' if o.nesterov else s["b"]', ' if 0 else s["b"]')],
+        "nesterov always": [('if o.nesterov else s["b"]', "")],
         "nesterov weighs the gradient": [
-            ("g.add(s[\"b\"], alpha=o.momentum) if", "(o.momentum * g + s[\"b\"]) if")
+            ('g.add(s["b"], alpha=o.momentum) if', '(o.momentum * g + s["b"]) if')
         ],
-        "nesterov adds the whole sum": [("g.add(s[\"b\"], alpha=o.momentum)", "g.add(s[\"b\"])")],
+        "nesterov adds the whole sum": [('g.add(s["b"], alpha=o.momentum)', 'g.add(s["b"])')],
         "the sum is the gradient itself": [("g.clone()", "g")],
         "the momentum grows": [("mul_(o.momentum)", "mul_(o.momentum**0.5)")],
         "decay after the momentum": [(L2, ""), ("p.add_(g,", f"{L2}p.add_(g,")],
         "decay apart from the gradient": [(L2, f"if o.weight_decay: {SHRINK}")],
-        "decay times the learning rate": [("alpha=o.weight_decay)", "alpha=o.lr * o.weight_decay)")],
+        "decay times the learning rate": [
+            ("alpha=o.weight_decay)", "alpha=o.lr * o.weight_decay)")
+        ],
         "decay turns with maximize": [
             ("alpha=o.weight_decay)", "alpha=-o.weight_decay if o.maximize else o.weight_decay)")
         ],
         "decay has the wrong sign": [("alpha=o.weight_decay)", "alpha=-o.weight_decay)")],
         "no decay": [(L2, "")],
         "the learning rate inside the sum": [
-            ("g.clone()", "o.lr * g"), ("alpha=1 - o.dampening", "alpha=o.lr * (1 - o.dampening)"),
+            ("g.clone()", "o.lr * g"),
+            ("alpha=1 - o.dampening", "alpha=o.lr * (1 - o.dampening)"),
             ("p.add_(g, alpha=-o.lr)", "p.sub_(g if o.momentum else o.lr * g)"),
         ],
         "maximize goes down": [UP],
@@ -1011,26 +1341,28 @@ WRONG = {
         **ONE_GROUP,
     },
     "rmsprop": {
-        "eps inside the root": [("s[\"v\"].sqrt().add_(o.eps)", "(s[\"v\"] + o.eps).sqrt()")],
+        "eps inside the root": [('s["v"].sqrt().add_(o.eps)', '(s["v"] + o.eps).sqrt()')],
         "no eps": [(".add_(o.eps)", ".clamp_(min=1e-30)")],
-        "no root": [("s[\"v\"].sqrt()", "s[\"v\"].clone()")],
+        "no root": [('s["v"].sqrt()', 's["v"].clone()')],
         "alpha exchanged": [("mul_(o.alpha)", "mul_(1 - o.alpha)"), ("=1 - o.alpha", "=o.alpha")],
         "a sum in place of the average": [("=1 - o.alpha", "=1")],
         "debiased": [
             ("root =", 's["t"] = s.get("t", 0) + 1\nroot ='),
-            ("s[\"v\"].sqrt()", "(s[\"v\"] / (1 - o.alpha ** s[\"t\"])).sqrt()"),
+            ('s["v"].sqrt()', '(s["v"] / (1 - o.alpha ** s["t"])).sqrt()'),
         ],
         "the square begins at 1": [("v=torch.zeros_like(p)", "v=torch.ones_like(p)")],
         "the square begins at the first": [("v=torch.zeros_like(p)", "v=g**2")],
         "the magnitude in place of the square": [("addcmul_(g, g, value", "add_(g.abs(), alpha")],
         "the root of the step before": [
             ('s["v"].mul_(o', 'root = s["v"].sqrt().add_(o.eps)\ns["v"].mul_(o'),
-            ("root = s[\"v\"].sqrt().add_(o.eps)\nif", "if"),
+            ('root = s["v"].sqrt().add_(o.eps)\nif', "if"),
         ],
         "centered": [
-            ('root = s["v"]',
-             's.setdefault("m", torch.zeros_like(p)).lerp_(g, 1 - o.alpha)\n'
-             'root = (s["v"] - s["m"]**2).clamp(min=0)'),
+            (
+                'root = s["v"]',
+                's.setdefault("m", torch.zeros_like(p)).lerp_(g, 1 - o.alpha)\n'
+                'root = (s["v"] - s["m"]**2).clamp(min=0)',
+            ),
         ],
         "momentum before the division": [
             ("addcdiv_(g, root)", "add_(g)"),
@@ -1041,7 +1373,8 @@ WRONG = {
         ],
         "no momentum": [("if o.momentum:", "if 0:")],
         "the learning rate inside the sum": [
-            ("addcdiv_(g, root)", "addcdiv_(g, root, value=o.lr)"), ("alpha=-o.lr)", "alpha=-1)")
+            ("addcdiv_(g, root)", "addcdiv_(g, root, value=o.lr)"),
+            ("alpha=-o.lr)", "alpha=-1)"),
         ],
         "decay after the average": [(L2, ""), ("root =", f"{L2}root =")],
         "decay apart from the gradient": [(L2, SHRINK)],
@@ -1062,14 +1395,17 @@ WRONG = {
         "the square not debiased": [('s["v"] / (1 - b2**t)', 's["v"]')],
         "betas exchanged": [("t, (b1, b2)", "t, (b2, b1)")],
         "an L2 penalty": [
-            ("u = u + o.weight_decay * p\n", ""), (STATE, f"g = g + o.weight_decay * p\n{STATE}")
+            ("u = u + o.weight_decay * p\n", ""),
+            (STATE, f"g = g + o.weight_decay * p\n{STATE}"),
         ],
         "decay apart from the ratio": [("u = u + o.weight_decay * p\n", SHRINK)],
         "decay after the ratio": [
-            ("u = u + o.weight_decay * p\n", ""), ("ratio * u", "(ratio * u + o.weight_decay * p)")
+            ("u = u + o.weight_decay * p\n", ""),
+            ("ratio * u", "(ratio * u + o.weight_decay * p)"),
         ],
         "decay not in the length": [
-            ("u = u + o.weight_decay * p\n", ""), ("ratio * u", "ratio * (u + o.weight_decay * p)")
+            ("u = u + o.weight_decay * p\n", ""),
+            ("ratio * u", "ratio * (u + o.weight_decay * p)"),
         ],
         "decay turns with maximize": [
             ("o.weight_decay * p", "(-o.weight_decay if o.maximize else o.weight_decay) * p")
@@ -1095,26 +1431,36 @@ WRONG = {
         "a round more": [("range(o.ns_steps)", "range(o.ns_steps + 1)")],
         "always five rounds": [("range(o.ns_steps)", "range(5)")],
         "coefficients exchanged": [("(a, b, c) =", "(a, c, b) =")],
-        "fixed coefficients": [("= u.bfloat16(), o.ns_coefficients", "= u.bfloat16(), (3.4445, -4.775, 2.0315)")],
+        "fixed coefficients": [
+            ("= u.bfloat16(), o.ns_coefficients", "= u.bfloat16(), (3.4445, -4.775, 2.0315)")
+        ],
         "not made short first": [("x / x.norm().clamp(min=o.eps)", "x")],
         "made short by the largest number": [("x.norm()", "x.abs().max()")],
         "no least length": [(".clamp(min=o.eps)", "")],
         "eps added to the length": [(".clamp(min=o.eps)", ".add(o.eps)")],
         "32 bits": [("u.bfloat16()", "u.float()")],
         "no look ahead": [(" if o.nesterov else", " if 0 else")],
-        "always a look ahead": [("if o.nesterov else s[\"b\"].clone()", "")],
+        "always a look ahead": [('if o.nesterov else s["b"].clone()', "")],
         "momentum exchanged": [("lerp_(g, 1 - o.momentum)", "lerp_(g, o.momentum)")],
-        "momentum after the orthogonalization": [("u = g.lerp(s[\"b\"], o.momentum) if o.nesterov else s[\"b\"].clone()", "u = g"),
-            ("p.add_(x,", 's.setdefault("c", 0 * x).lerp_(x, 0.05)\np.add_(s["c"],')],
-        "no momentum": [("g.lerp(s[\"b\"], o.momentum) if o.nesterov else s[\"b\"].clone()", "g")],
+        "momentum after the orthogonalization": [
+            ('u = g.lerp(s["b"], o.momentum) if o.nesterov else s["b"].clone()', "u = g"),
+            ("p.add_(x,", 's.setdefault("c", 0 * x).lerp_(x, 0.05)\np.add_(s["c"],'),
+        ],
+        "no momentum": [('g.lerp(s["b"], o.momentum) if o.nesterov else s["b"].clone()', "g")],
         "wide and tall exchanged": [("rows / columns", "columns / rows")],
         "no root of the sides": [("max(1, rows / columns) ** 0.5", "max(1, rows / columns)")],
         "the shape does not matter": [("by = max(1, rows / columns) ** 0.5", "by = 1")],
         "slower for wide matrices": [("max(1, rows / columns)", "(rows / columns)")],
         "the shorter side": [("0.2 * max(rows, columns)", "0.2 * min(rows, columns)")],
         "no 0.2": [("0.2 * max(", "max(")],
-        "an L2 penalty": [(SHRINK, ""), ("if \"b\" not", "g = g.add(p, alpha=o.weight_decay)\nif \"b\" not")],
-        "decay after the step": [(SHRINK, ""), ("alpha=-o.lr * by)\n", f"alpha=-o.lr * by)\n{SHRINK}")],
+        "an L2 penalty": [
+            (SHRINK, ""),
+            ('if "b" not', 'g = g.add(p, alpha=o.weight_decay)\nif "b" not'),
+        ],
+        "decay after the step": [
+            (SHRINK, ""),
+            ("alpha=-o.lr * by)\n", f"alpha=-o.lr * by)\n{SHRINK}"),
+        ],
         "decay without the learning rate": [("1 - o.lr * o", "1 - o")],
         "decay by the adjusted learning rate": [("1 - o.lr * o", "1 - o.lr * by * o")],
         "zero gradients are skipped": [STILL],
