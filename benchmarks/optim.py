@@ -1,9 +1,9 @@
 """Adam's step on two million parameters in 41 tensors, on the CPU, in turns, in one run.
 
 It compares ours with torch's three: its loop (the default on the CPU), foreach and fused, and
-counts the bytes of their states. `python benchmarks/optim.py` prints JSON: milliseconds a step, the ratio
-to the default with its uncertainty (the standard error of the mean of five repetitions), the
-target; exit code 1 where it is missed by more than the uncertainty.
+counts the bytes of their states. `python benchmarks/optim.py` prints JSON: milliseconds a step, the
+ratio to the default with its uncertainty (the standard error of the mean of five repetitions), and
+the target; exit code 1 where it is missed by more than the uncertainty.
 """
 
 import json

@@ -52,36 +52,45 @@ def sgd_step(p: Tensor, g: Tensor, state: _State, *, lr: float) -> Tensor:
     p.add_(g, alpha=-lr)
     return g
 
-# %% ../nbs/09_optim.ipynb #9a361b42
-_BELOW = dict.fromkeys(("lr", "momentum", "weight_decay", "eps"), math.inf)
+# %% ../nbs/09_optim.ipynb #83bc5592
+_BELOW = dict.fromkeys(("lr", "momentum", "dampening", "weight_decay", "eps"), math.inf)
 _BELOW |= {"alpha": 1, "betas": 1}  # options that are numbers from 0, and what they are below
 _NO_LISTS = (Tensor, nn.Module, str, set)  # could be gone through, but not as parameters
 _LABELS = {"params", "param_names", "name", "initial_lr"}  # what a group has besides options
 
 
 def _check_options(name: str, group: dict[str, Any]) -> None:
-    """Refuse numbers that an optimizer can't use."""
+    """Refuse values that an optimizer can't use."""
     for option, below in _BELOW.items():
         value = group.get(option, 0)
-        numbers = [value]
+        numbers: list[Any] = [value]
         if option == "betas" and option in group:
-            numbers = value if isinstance(value, (tuple, list)) and len(value) == 2 else [math.nan]
-        for number in numbers:
-            is_number = isinstance(number, Real) and not isinstance(number, bool)
-            if isinstance(number, Tensor) and number.numel() == 1:
-                is_number = True
-            if not is_number or not 0 <= float(number) < below:
-                wanted = "two numbers" if option == "betas" else "a number"
-                limit = "finite" if below == math.inf else f"below {below}"
-                raise ValueError(
-                    f"{name} expected {wanted} for {option}, at least 0 and {limit}, got {value!r}"
-                )
-    damped = group.get("dampening", 0) != 0
-    if group.get("nesterov") and "dampening" in group and (group["momentum"] == 0 or damped):
-        raise ValueError(
-            f"{name} expected a momentum above 0 and no dampening with nesterov=True, "
-            f"got momentum={group['momentum']} and dampening={group['dampening']}"
-        )
+            pair = isinstance(value, (tuple, list)) and len(value) == 2
+            numbers = list(value) if pair else [None]
+        least = -math.inf if option == "dampening" else 0
+        if not all(_is_number(x) and least <= float(x) < below for x in numbers):
+            wanted = "two numbers" if option == "betas" else "a number"
+            limit = "finite" if below == math.inf else f"below {below}"
+            raise ValueError(
+                f"{name} expected {wanted} for {option}, at least {least} and {limit}, "
+                f"got {value!r}"
+            )
+    for option in ("nesterov", "maximize"):
+        if not isinstance(group.get(option, False), bool):
+            raise ValueError(f"{name} expected True or False for {option}, got {group[option]!r}")
+    if group.get("nesterov") and "dampening" in group:
+        if group["momentum"] == 0 or group["dampening"] != 0:
+            raise ValueError(
+                f"{name} expected a momentum above 0 and no dampening with nesterov=True, "
+                f"got momentum={group['momentum']} and dampening={group['dampening']}"
+            )
+
+
+def _is_number(x: object) -> bool:
+    """Return whether it is a real number, or a tensor of one."""
+    if isinstance(x, Tensor):
+        return x.numel() == 1 and not x.is_complex() and x.dtype != torch.bool
+    return isinstance(x, Real) and not isinstance(x, bool)
 
 
 class StatefulOptimizer(torch.optim.Optimizer):
@@ -98,6 +107,7 @@ class StatefulOptimizer(torch.optim.Optimizer):
         name: what errors and `repr` call it.
         fixed: options of torch's counterpart that have only this value here; they are part of
             the `state_dict`, and a state with another value is refused.
+        check: called with each new parameter group, to refuse what the pieces can't use.
         options: one for each option that a piece reads; `maximize=True` turns gradients around.
 
     Raises:
@@ -114,11 +124,13 @@ class StatefulOptimizer(torch.optim.Optimizer):
         pieces: Sequence[_Piece],
         name: str = "StatefulOptimizer",
         fixed: dict[str, Any] | None = None,
+        check: Callable[[dict[str, Any]], None] | None = None,
         **options: Any,
     ) -> None:
         self.name = name
         self.pieces = list(pieces)
         self.fixed = fixed or {}
+        self.check = check
         self.reads = [_reads(piece) for piece in self.pieces]
         read = {option for options in self.reads for option in options}
         for option in sorted(read ^ (options.keys() - {"maximize"})):
@@ -196,13 +208,22 @@ class StatefulOptimizer(torch.optim.Optimizer):
             super().add_param_group(dict(param_group))
         except (TypeError, ValueError) as error:
             raise type(error)(f"{self.name}: {error}") from error
-        for p in self.param_groups[-1]["params"]:
+        try:
+            self._check_new(self.param_groups[-1])
+        except (TypeError, ValueError):
+            self.param_groups.pop()
+            raise
+
+    def _check_new(self, group: dict[str, Any]) -> None:
+        """Refuse parameters that the pieces can't use."""
+        for p in group["params"]:
             if p.is_complex():
-                self.param_groups.pop()
                 raise TypeError(
                     f"{self.name} expected real parameters, got a complex one of shape "
                     f"{tuple(p.shape)}: hold it as two real ones, with torch.view_as_real"
                 )
+        if self.check is not None:
+            self.check(group)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a state of this optimizer or of its counterpart in torch.
@@ -251,7 +272,7 @@ class StatefulOptimizer(torch.optim.Optimizer):
         self.defaults.pop("differentiable", None)  # torch adds an option that is not ours
 
     def __getstate__(self) -> dict[str, Any]:
-        own = ("name", "pieces", "reads", "fixed")
+        own = ("name", "pieces", "reads", "fixed", "check")
         return super().__getstate__() | {name: getattr(self, name) for name in own}
 
     def __repr__(self) -> str:
@@ -847,18 +868,15 @@ def muon(
         An optimizer, bitwise identical to torch's.
 
     Raises:
-        ValueError: a parameter is not a matrix, or `adjust_lr_fn` is unknown.
+        ValueError: a parameter is not a matrix, or an option is out of range.
 
     Source: torch.optim.Muon
     """
-    if adjust_lr_fn not in (None, "original", "match_rms_adamw"):
-        raise ValueError(
-            f"muon expected adjust_lr_fn 'original' or 'match_rms_adamw', got {adjust_lr_fn!r}"
-        )
-    opt = StatefulOptimizer(
+    return StatefulOptimizer(
         params,
         [average_momentum, decay, muon_step],
         "muon",
+        check=_check_muon,
         lr=lr,
         weight_decay=weight_decay,
         momentum=momentum,
@@ -868,10 +886,23 @@ def muon(
         ns_steps=ns_steps,
         adjust_lr_fn=adjust_lr_fn,
     )
-    for p in (p for group in opt.param_groups for p in group["params"]):
+
+
+def _check_muon(group: dict[str, Any]) -> None:
+    """Refuse what is no matrix, and options that no polynomial has."""
+    for p in group["params"]:
         if p.ndim != 2:
             raise ValueError(
                 f"muon expected matrices, got a parameter of shape {tuple(p.shape)}: "
                 "give it to adamw"
             )
-    return opt
+    if group["adjust_lr_fn"] not in (None, "original", "match_rms_adamw"):
+        raise ValueError(
+            "muon expected adjust_lr_fn 'original' or 'match_rms_adamw', "
+            f"got {group['adjust_lr_fn']!r}"
+        )
+    steps, coefficients = group["ns_steps"], group["ns_coefficients"]
+    if type(steps) is not int or not 0 <= steps < 100:
+        raise ValueError(f"muon expected 0 to 99 for ns_steps, got {steps!r}")
+    if not isinstance(coefficients, (tuple, list)) or len(coefficients) != 3:
+        raise ValueError(f"muon expected three numbers for ns_coefficients, got {coefficients!r}")
