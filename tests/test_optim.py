@@ -350,6 +350,11 @@ def cloned(params):
     return [nn.Parameter(p.detach().clone(), p.requires_grad) for p in params]
 
 
+def squares(params):
+    """The sum of the squares of all numbers."""
+    return sum(torch.dot(p.flatten(), p.flatten()) for p in params)
+
+
 def values(opt):
     """What an optimizer keeps, by the number of the parameter."""
     return opt.state_dict()["state"]
@@ -680,14 +685,14 @@ def test_closure(entry):
     def closure():
         called.append(torch.is_grad_enabled())
         opt.zero_grad()
-        loss = sum(p.square().sum() for p in params)
+        loss = squares(params)
         loss.backward()
         return loss
 
     with torch.no_grad():
         loss = opt.step(closure)
     assert called == [True]
-    exactly(loss, sum(p.square().sum() for p in before))
+    exactly(loss, squares(before))
     assert not torch.equal(params[0], before[0])
     assert opt.step() is None
 
@@ -697,8 +702,7 @@ def test_no_graph_is_kept(entry):
     """Gradients with a graph of their own: what is kept and the parameters have none."""
     opt, params = entry.pair()
     for _ in range(3):
-        loss = sum(p.square().square().sum() for p in params)
-        grads = torch.autograd.grad(loss, params, create_graph=True)
+        grads = torch.autograd.grad(squares(params) ** 2, params, create_graph=True)
         for p, g in zip(params, grads, strict=True):
             p.grad = g
         opt.step()
@@ -1207,7 +1211,17 @@ REFUSED = [
     (lambda: ours.adam([P], betas=(0.9,) * 3), ValueError, "two numbers for betas"),
     (lambda: ours.muon([one(3)]), ValueError, r"muon expected matri.* shape \(3,\).*adamw"),
     (lambda: ours.muon([one(1, 2, 3, 4)]), ValueError, r"muon expected matri.* \(1, 2, 3, 4\)"),
-    (lambda: ours.muon([P], adjust_lr_fn="no"), ValueError, "muon expected adjust_lr_fn .*'no'"),
+    (lambda: ours.muon([P], adjust_lr_fn="no"), ValueError, "muon expected .*adjust_lr_fn.*'no'"),
+    (
+        lambda: ours.muon([{"params": [P], "adjust_lr_fn": "no"}]),
+        ValueError,
+        "muon expected .*adjust_lr_fn.*'no'",
+    ),
+    (lambda: ours.muon([P], ns_steps=100), ValueError, "muon expected .*ns_steps, got 100"),
+    (lambda: ours.muon([P], ns_steps="5"), ValueError, "muon expected .*ns_steps, got '5'"),
+    (lambda: ours.muon([P], ns_coefficients=(1, 2)), ValueError, r"ns_coefficients, got \(1, 2\)"),
+    (lambda: ours.adam([P], maximize="no"), ValueError, "adam expected True or False for maximize"),
+    (lambda: ours.sgd([P], momentum=1, nesterov="no"), ValueError, "sgd .* for nesterov, got 'no'"),
     (lambda: ours.muon([P], maximize=True), TypeError, "muon.*maximize"),
     (lambda: ours.muon([P], lr=-1), ValueError, "muon expected a number for lr"),
     (lambda: orthogonalize(torch.ones(3)), ValueError, r"a matrix, got the shape \(3,\)"),
