@@ -33,7 +33,7 @@ import torch
 from torch import Tensor, nn
 
 import fromfound
-from fromfound import conv, init, module, norm, schedule, training
+from fromfound import conv, init, module, norm, optim, schedule, training
 from fromfound.augment import Augment
 from fromfound.callback import Callback, ProgressBar, Recorder
 from fromfound.dataloader import DataLoader, TensorDataset
@@ -181,6 +181,18 @@ class OptimizerPart(Part):
 
     def learner(self, seed: int = 0, **options: object) -> Learner:
         return super().learner(seed, **{"opt_func": self.make} | options)
+
+
+class MatricesPart(OptimizerPart):
+    """An optimizer that takes matrices alone; its learner has nothing else."""
+
+    def learner(self, seed: int = 0, **options: object) -> Learner:
+        torch.manual_seed(seed)
+        first, last = nn.Linear(6, 8, bias=False), nn.Linear(8, CLASSES, bias=False)
+        model = nn.Sequential(
+            first, nn.BatchNorm1d(8, affine=False), nn.ReLU(), nn.Dropout(0.2), last
+        )
+        return toy(model, **{"opt_func": self.make} | options)
 
 
 class CallbackPart(Part):
@@ -373,7 +385,28 @@ def with_tensor(params: Iterable[Tensor], lr: float) -> torch.optim.Optimizer:
     return torch.optim.Adam(params, lr=torch.tensor(lr))
 
 
+def own_pieces(params: Iterable[Tensor], lr: float) -> torch.optim.Optimizer:
+    """Steps of one length, in the direction of a moving average, with decay."""
+    pieces = [optim.average_momentum, optim.decay, of_one_length, optim.sgd_step]
+    options = {"lr": lr, "momentum": 0.9, "nesterov": True, "weight_decay": 0.1}
+    return optim.StatefulOptimizer(params, pieces, "own_pieces", **options)
+
+
+def of_one_length(p: Tensor, g: Tensor, state: dict) -> Tensor:
+    """A piece that makes the direction as long as a direction of ones."""
+    return g * (g.numel() ** 0.5 / g.norm().clamp(min=1e-6))
+
+
 OPTIMIZERS = {
+    "sgd": OptimizerPart(optim.sgd),
+    "momentum": OptimizerPart(partial(optim.momentum, weight_decay=0.01)),
+    "nesterov": OptimizerPart(optim.nesterov),
+    "rmsprop": OptimizerPart(partial(optim.rmsprop, momentum=0.5)),
+    "adam": OptimizerPart(optim.adam),
+    "adamw": OptimizerPart(optim.adamw),
+    "lamb": OptimizerPart(optim.lamb),
+    "muon": MatricesPart(optim.muon),
+    "StatefulOptimizer": OptimizerPart(own_pieces),
     "SGD": OptimizerPart(torch.optim.SGD),
     "SGD, momentum": OptimizerPart(partial(torch.optim.SGD, momentum=0.9, nesterov=True)),
     "Adam": OptimizerPart(torch.optim.Adam),
@@ -383,6 +416,7 @@ OPTIMIZERS = {
     "RMSprop": OptimizerPart(partial(torch.optim.RMSprop, momentum=0.5)),
     "Lion": OptimizerPart(Lion),
 }
+
 
 def smaller(x: Tensor) -> Tensor:
     """A transform of inputs that draws nothing."""
@@ -478,7 +512,7 @@ PARTS: dict[str, dict[str, Part]] = {
     "initializer": INITIALIZERS,
     "metric": METRICS,
 }
-WHERE = "LAYERS, LOSSES, CALLBACKS, SCHEDULES, INITIALIZERS or METRICS"
+WHERE = "LAYERS, LOSSES, OPTIMIZERS, CALLBACKS, SCHEDULES, INITIALIZERS or METRICS"
 
 OTHERS = {  # exported, and no part; "files.*" is a whole module, in which only classes are parts
     "what draws random numbers; tests/test_augment.py has one contract for all": "augment.* "
@@ -489,6 +523,9 @@ OTHERS = {  # exported, and no part; "files.*" is a whole module, in which only 
     "CancelBatchException CancelEpochException CancelFitException",
     "what the loop is made of": "EVENTS as_list bind_callbacks make_optimizer "
     "check_numbers show_training_loop",
+    "what optimizers are made of": "l2 sgd_step kept sum_momentum count_steps steps_done "
+    "mean_square rmsprop_step average_moments adam_step decay lamb_step orthogonalize "
+    "average_momentum muon_step",
     "what the layers of chapter 03 are made of": "Parameter Buffer Module UninitializedParameter",
     "tools that move or write what others are made of": "save load default_device to_device "
     "load_exported export_model",
@@ -806,8 +843,10 @@ def watched(part: Part, folder: Path) -> None:
 
 
 def with_each_optimizer(part: Part, folder: Path) -> None:
-    """A fit with each of the optimizers."""
+    """A fit with each of the optimizers that take parameters of all shapes."""
     for name, opt in OPTIMIZERS.items():
+        if isinstance(opt, MatricesPart):
+            continue
         learn = part.learner(opt_func=opt.make, lr=0.01)
         before = weights(learn)
         learn.fit(1, cbs=part.callbacks(folder / name))
