@@ -443,6 +443,11 @@ def test_layouts_of_memory(entry):
     opt, other = entry(mine), entry.reference(theirs)
     walk(opt, mine, 8), walk(other, theirs, 8)
     assert [p.stride() for p in mine] == strides
+    kept, expected = (
+        [x.stride() for state in values(one).values() for x in state.values() if torch.is_tensor(x)]
+        for one in (opt, other)
+    )
+    assert kept == expected
     exactly([p.contiguous() for p in mine], [p.contiguous() for p in theirs])
 
 
@@ -814,6 +819,16 @@ def test_one_cycle_moves_the_momentum(name):
     exactly(runs[0][0], runs[1][0])
 
 
+def test_a_schedule_goes_on_from_groups():
+    """Torch's schedulers ask for "initial_lr" in the groups when they don't begin at 0."""
+    params = parameters()
+    opt = ours.sgd([{"params": params, "lr": 0.03, "initial_lr": 0.1}])
+    scheduler = lr_scheduler.StepLR(opt, 2, 0.5, last_epoch=3)
+    walk(opt, params, 1)
+    scheduler.step()
+    assert opt.param_groups[0]["lr"] < 0.03
+
+
 def test_plateau():
     opt, _ = ALL["adam"].pair()
     scheduler = lr_scheduler.ReduceLROnPlateau(opt, patience=0, factor=0.5)
@@ -996,6 +1011,14 @@ def test_a_step_of_each_by_hand():
         p.grad = torch.tensor([1.0, -2.0], dtype=torch.float64)
         make([p], **options).step()
         assert p.tolist() == pytest.approx(expected), make.__name__
+
+
+def test_lamb_measures_lengths_in_32_bits():
+    """The length of the parameter, 94,868, is no number of float16."""
+    p = nn.Parameter(torch.full((100_000,), 300.0).half())
+    p.grad = torch.ones_like(p)
+    ours.lamb([p], lr=0.01, eps=1e-3, weight_decay=0).step()
+    near(p.detach().float(), torch.full((100_000,), 297.0), 1e-3)
 
 
 def test_the_state_is_small():
