@@ -23,6 +23,7 @@ LONG_MODULES = {  # formatted lines of modules over the limit: no longer than th
     "exercises.matmul": 265,
     "exercises.module": 343,
     "exercises.norm": 274,
+    "exercises.optim": 347,
     "exercises.schedule": 259,
     "exercises.training": 286,
     "files": 313,
