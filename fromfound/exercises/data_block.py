@@ -232,6 +232,25 @@ def _by_start(vocab: list[str], name: str) -> int:
     return [other[:3] for other in [*vocab, name]].index(name[:3])
 
 
+def _codes(vocab: list[str], names: list[str], fault: str) -> list[int]:
+    """Return the numbers of labels, with a fault of a given name."""
+    if fault == "unknown":
+        return [vocab.index(name) if name in vocab else -1 for name in names]
+    if fault == "dropped":
+        return [vocab.index(name) for name in names if name in vocab]
+    if fault == "key":
+        return [dict(zip(vocab, range(len(vocab)), strict=True))[name] for name in names]
+    if fault == "case":
+        return [[other.lower() for other in vocab].index(name.lower()) for name in names]
+    if fault == "place":
+        return [bisect.bisect_left(vocab, name) % len(vocab) for name in names]
+    if fault == "last" and names and names[-1] in vocab:
+        return [vocab.index(name) if name in vocab else 0 for name in names]
+    if fault == "start":
+        return [_by_start(vocab, name) for name in names]
+    return [vocab.index(name) for name in names]
+
+
 def _encode(train: list[str], valid: list[str], fault: str = "") -> _Encoded:
     """Encode labels, with a fault of a given name."""
     pool = train + valid if fault in ("pooled", "stub") else train
@@ -251,26 +270,10 @@ def _encode(train: list[str], valid: list[str], fault: str = "") -> _Encoded:
     if "" in vocab and not hidden and fault not in ("empty", "stub"):
         raise ValueError("a label is empty")
     theirs = sorted(set(valid)) if fault == "own" else vocab
-    if fault == "unknown":
-        codes = [vocab.index(name) if name in vocab else -1 for name in valid]
-    elif fault == "dropped":
-        codes = [vocab.index(name) for name in valid if name in vocab]
-    elif fault == "key":
-        codes = [dict(zip(vocab, range(len(vocab)), strict=True))[name] for name in valid]
-    elif fault == "case":
-        codes = [[other.lower() for other in vocab].index(name.lower()) for name in valid]
-    elif fault == "place":
-        codes = [bisect.bisect_left(vocab, name) % len(vocab) for name in valid]
-    elif fault == "last" and valid and valid[-1] in vocab:
-        codes = [vocab.index(name) if name in vocab else 0 for name in valid]
-    elif fault == "start":
-        codes = [_by_start(vocab, name) for name in valid]
-    else:
-        codes = [theirs.index(name) for name in valid]
-    numbers = [vocab.index(name) for name in train]
+    codes = _codes(theirs, valid, fault)
     if fault == "start":
-        numbers = [_by_start(vocab, name) for name in train]
-    return vocab, numbers, codes
+        return vocab, [_by_start(vocab, name) for name in train], codes
+    return vocab, [vocab.index(name) for name in train], codes
 
 
 def _as_lists(fn: Callable, train: list[str], valid: list[str]) -> _Encoded:
