@@ -57,6 +57,8 @@ _BELOW = dict.fromkeys(("lr", "momentum", "dampening", "weight_decay", "eps"), m
 _BELOW |= {"alpha": 1, "betas": 1}  # options that are numbers from 0, and what they are below
 _NO_LISTS = (Tensor, nn.Module, str, set)  # could be gone through, but not as parameters
 _LABELS = {"params", "param_names", "name", "initial_lr"}  # what a group has besides options
+_LABELS |= {"max_lr", "min_lr", "max_momentum", "base_momentum"}  # kept there by schedulers
+_TORCH = {"foreach", "fused", "capturable", "differentiable"}  # how torch computes, not what
 
 
 def _check_options(name: str, group: dict[str, Any]) -> None:
@@ -133,7 +135,7 @@ class StatefulOptimizer(torch.optim.Optimizer):
         self.check = check
         self.reads = [_reads(piece) for piece in self.pieces]
         read = {option for options in self.reads for option in options}
-        for option in sorted(read ^ (options.keys() - {"maximize"})):
+        for option in sorted(read ^ (options.keys() - ({"maximize"} - read))):
             problem = "got no" if option in read else "has no option"
             raise TypeError(f"{name} {problem} {option}: its options are {', '.join(sorted(read))}")
         if not isinstance(params, Iterable) or isinstance(params, _NO_LISTS):
@@ -160,22 +162,23 @@ class StatefulOptimizer(torch.optim.Optimizer):
             What the closure returned, or None.
 
         Raises:
-            RuntimeError: a gradient is sparse.
+            RuntimeError: a gradient is sparse; no parameter has moved then.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        for p in (p for group in self.param_groups for p in group["params"]):
+            if p.grad is not None and p.grad.layout != torch.strided:
+                raise RuntimeError(
+                    f"{self.name} expected dense gradients, got a sparse one for a parameter "
+                    f"of shape {tuple(p.shape)}: use torch.optim.SparseAdam for it"
+                )
         for group in self.param_groups:
             pieces = self._with_options(group)
             for p in group["params"]:
                 if p.grad is None:
                     continue
-                if p.grad.layout != torch.strided:
-                    raise RuntimeError(
-                        f"{self.name} expected dense gradients, got a sparse one for a parameter "
-                        f"of shape {tuple(p.shape)}: use torch.optim.SparseAdam for it"
-                    )
                 g = -p.grad if group.get("maximize") else p.grad
                 state = self.state.get(p, {})
                 for piece in pieces:
@@ -232,13 +235,22 @@ class StatefulOptimizer(torch.optim.Optimizer):
             state_dict: what `state_dict()` returned.
 
         Raises:
-            ValueError: it is of another kind of optimizer, or of another number of parameters.
+            ValueError: it is no state, or one of another kind of optimizer or of another number of
+            parameters. Nothing has changed then.
         """
-        groups = []
-        for saved in state_dict["param_groups"]:
-            group = {**self.fixed, **saved}
+        if not isinstance(state_dict, dict) or not {"state", "param_groups"} <= state_dict.keys():
+            raise ValueError(f"{self.name} expected a state_dict, got {state_dict!r:.60}")
+        since = {k: v for k, v in self.fixed.items() if k == "decoupled_weight_decay"}
+        groups = [since | saved for saved in state_dict["param_groups"]]  # older torch has none
+        for group in groups:
             self._check_group(group)
-            groups.append(group)
+            for other in group.keys() - self.defaults.keys() - _LABELS - _TORCH:
+                raise ValueError(
+                    f"{self.name} expected the state of an optimizer of its kind, got one with "
+                    f"{other}"
+                )
+            if self.check is not None:
+                self.check(group)
         try:
             super().load_state_dict({**state_dict, "param_groups": groups})
         except ValueError as error:
@@ -740,6 +752,7 @@ def lamb(
         params,
         [count_steps, average_moments, lamb_step],
         "lamb",
+        fixed={"trust_ratio": True},  # a state of Adam has the same options, and none like this
         lr=lr,
         betas=betas,
         eps=eps,
@@ -779,7 +792,7 @@ def orthogonalize(
     tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.bfloat16()
     x = x.T if tall else x
-    x = x / x.norm().clamp(min=eps)  # now no singular value is above 1
+    x = x / x.norm().clamp(min=eps)  # now no singular value is above 1, but for rounding
     for _ in range(ns_steps):
         square = x @ x.T
         x = torch.addmm(x, torch.addmm(square, square, square, beta=b, alpha=c), x, beta=a)
@@ -891,7 +904,7 @@ def muon(
 def _check_muon(group: dict[str, Any]) -> None:
     """Refuse what is no matrix, and options that no polynomial has."""
     for p in group["params"]:
-        if p.ndim != 2:
+        if isinstance(p, Tensor) and p.ndim != 2:  # in a state they are numbers
             raise ValueError(
                 f"muon expected matrices, got a parameter of shape {tuple(p.shape)}: "
                 "give it to adamw"
@@ -904,5 +917,6 @@ def _check_muon(group: dict[str, Any]) -> None:
     steps, coefficients = group["ns_steps"], group["ns_coefficients"]
     if type(steps) is not int or not 0 <= steps < 100:
         raise ValueError(f"muon expected 0 to 99 for ns_steps, got {steps!r}")
-    if not isinstance(coefficients, (tuple, list)) or len(coefficients) != 3:
+    three = isinstance(coefficients, (tuple, list)) and len(coefficients) == 3
+    if not three or not all(_is_number(x) and math.isfinite(x) for x in coefficients):
         raise ValueError(f"muon expected three numbers for ns_coefficients, got {coefficients!r}")

@@ -547,6 +547,16 @@ OTHER_STATES = [
     (ours.adam, torch.optim.SGD, dict(lr=0.1), "adam expected the state .* without"),
     (ours.sgd, torch.optim.Adam, dict(lr=0.1), "sgd expected the state .* without"),
     (ours.rmsprop, torch.optim.Adam, dict(lr=0.1), "rmsprop expected the state .* without"),
+    (ours.adam, torch.optim.Adamax, {}, "adam expected the state .* without amsgrad"),
+    (ours.adamw, torch.optim.Adamax, {}, "adamw expected the state .* without amsgrad"),
+    (ours.adam, torch.optim.NAdam, {}, "adam expected the state .* with"),
+    (ours.adam, torch.optim.RAdam, {}, "adam expected the state .* without amsgrad"),
+    (ours.lamb, torch.optim.Adam, {}, "lamb expected the state .* with"),
+    (ours.lamb, torch.optim.Adamax, {}, "lamb expected the state .* with"),
+    (ours.lamb, ours.adam, {}, "lamb expected the state .* with"),
+    (ours.lamb, ours.adamw, {}, "lamb expected the state .* with"),
+    (ours.adam, ours.lamb, {}, "adam expected the state .* with"),
+    (ours.adamw, ours.lamb, {}, "adamw expected the state .* with"),
     (ours.adam, torch.optim.Adam, dict(amsgrad=True), "adam expected amsgrad=False, got True"),
     (ours.rmsprop, torch.optim.RMSprop, dict(centered=True), "rmsprop expected centered=False"),
 ]
@@ -1281,12 +1291,55 @@ def test_a_refused_group_is_not_added(make, group, error, message):
 @every
 def test_sparse_gradients(entry):
     opt, params = entry.pair()
-    params[0].grad = torch.ones_like(params[0]).to_sparse()
+    params[-1].grad = torch.ones_like(params[-1]).to_sparse()  # the others must not have moved
     before = cloned(params)
     message = f"{opt.name} expected dense gradients, got a sparse one .*SparseAdam"
     with pytest.raises(RuntimeError, match=message):
         opt.step()
     exactly(params, before)
+
+
+@pytest.mark.parametrize("state", [None, {}, {"param_groups": []}, {"state": {}}])
+def test_what_is_no_state_is_refused(state):
+    with pytest.raises(ValueError, match="sgd expected a state_dict, got"):
+        ours.sgd([nn.Parameter(torch.ones(2))]).load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"adjust_lr_fn": "foo"},
+        {"ns_steps": -3},
+        {"ns_steps": 1.5},
+        {"ns_coefficients": (1.0, 2.0)},
+        {"ns_coefficients": (math.nan, 1, 1)},
+        {"ns_coefficients": (None, 1, 2)},
+    ],
+)
+def test_muon_refuses_options_that_come_with_a_state(options):
+    opt = ours.muon([nn.Parameter(torch.ones(2, 2))])
+    state = opt.state_dict()
+    state["param_groups"][0] |= options
+    before = copy.deepcopy(opt.state_dict())
+    with pytest.raises(ValueError, match=f"muon expected .*{next(iter(options))}"):
+        opt.load_state_dict(state)
+    assert str(opt.state_dict()) == str(before)
+
+
+def test_groups_that_a_schedule_has_touched_are_taken():
+    opt = ours.adamw([nn.Parameter(torch.ones(2))])
+    torch.optim.lr_scheduler.OneCycleLR(opt, 0.1, total_steps=9)
+    assert ours.adamw(opt.param_groups).param_groups[0]["max_momentum"] > 0
+
+
+def test_a_piece_may_read_maximize():
+    def upward(p, g, state, *, lr, maximize):
+        return p.add_(g, alpha=lr if maximize else -lr)
+
+    p = nn.Parameter(torch.ones(1))
+    p.grad = torch.ones(1)
+    ours.StatefulOptimizer([p], [upward], lr=0.5, maximize=False).step()
+    assert p.item() == 0.5
 
 
 def test_a_parameter_twice_in_a_group_is_warned_about():
