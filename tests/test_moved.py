@@ -238,6 +238,19 @@ def test_another_machine_runs_again(tmp_path, monkeypatch):
     assert len(ran) == 3
 
 
+def with_a_change(book, source, other, file, old, new):
+    """Return the experiment of a source in the book, and in a copy with a change in one file."""
+    book.write(source)
+    shutil.copytree(book.root, other)
+    path = other / "fromfound" / file
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), encoding="utf-8")
+    before, now = (moved.Place.find(tree, "trial.trial") for tree in (book.root, other))
+    assert before.code != now.code
+    return before, now
+
+
 READER = """
 from fromfound.data import load_mnist
 from fromfound.matmul import matmul_einsum
@@ -261,14 +274,7 @@ def trial(seed):
     ],
 )
 def test_code_that_reads_the_same_tensors_needs_no_run(book, tmp_path, file, old, new, alike):
-    book.write(READER)
-    other = shutil.copytree(book.root, tmp_path / "other")
-    path = other / "fromfound" / file
-    text = path.read_text(encoding="utf-8")
-    assert old in text
-    path.write_text(text.replace(old, new), encoding="utf-8")
-    before, now = (moved.Place.find(tree, "trial.trial") for tree in (book.root, other))
-    assert before.code != now.code
+    before, now = with_a_change(book, READER, tmp_path / "other", file, old, new)
     assert moved.reads_alike(before, now, ["mnist"]) is alike
 
 
@@ -298,14 +304,7 @@ def trial(seed):
     ],
 )
 def test_transforms_that_make_the_same_tensors_need_no_run(book, tmp_path, file, old, new, alike):
-    book.write(AUGMENTING)
-    other = shutil.copytree(book.root, tmp_path / "other")
-    path = other / "fromfound" / file
-    text = path.read_text(encoding="utf-8")
-    assert old in text
-    path.write_text(text.replace(old, new), encoding="utf-8")
-    before, now = (moved.Place.find(tree, "trial.trial") for tree in (book.root, other))
-    assert before.code != now.code
+    before, now = with_a_change(book, AUGMENTING, tmp_path / "other", file, old, new)
     assert moved.augments_alike(before, now) is alike
 
 
