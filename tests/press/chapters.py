@@ -26,6 +26,7 @@ REASONS: dict[str, str] = {
     "05a_schedule": "schedules are compared over several seeds each",
     "06a_init": "eight initializations, over five seeds each",
     "07_norm": "networks with and without normalization, over several seeds and learning rates",
+    "08_data_block": "reads thousands of image files again and again, and trains on them twice",
 }
 
 
