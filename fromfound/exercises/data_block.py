@@ -290,7 +290,7 @@ def _plainly(fn: Callable, train: list[str], valid: list[str]) -> _Encoded:
     except ValueError as error:
         raise ValueError(str(error)) from None
 
-
+# %% ../../nbs/exercises/08_data_block.ipynb #5d1f0c51
 _FAULTS = {
     "stub": "the vocabulary is in the order of appearance, and validation has a say in it",
     "pooled": "the vocabulary is that of both lists; validation must not have a say in it",
@@ -311,6 +311,8 @@ _FAULTS = {
     "many": "more than ten classes are refused",
     "key": "a label that training does not have raises a KeyError; raise a ValueError",
 }
+
+# %% ../../nbs/exercises/08_data_block.ipynb #5d1f0c52
 ex_8_4 = Exercise(
     "8.4",
     _encode,
