@@ -53,11 +53,11 @@ def sgd_step(p: Tensor, g: Tensor, state: _State, *, lr: float) -> Tensor:
     return g
 
 # %% ../nbs/09_optim.ipynb #83bc5592
-_BELOW = dict.fromkeys(("lr", "momentum", "dampening", "weight_decay", "eps"), math.inf)
-_BELOW |= {"alpha": 1, "betas": 1}  # options that are numbers from 0, and what they are below
+_OPEN = dict.fromkeys(("lr", "momentum", "dampening", "weight_decay", "eps"), math.inf)
+_BELOW = _OPEN | {"alpha": 1, "betas": 1}  # options from 0 on, and what they are below
 _NO_LISTS = (Tensor, nn.Module, str, set)  # could be gone through, but not as parameters
-_LABELS = {"params", "param_names", "name", "initial_lr"}  # what a group has besides options
-_LABELS |= {"max_lr", "min_lr", "max_momentum", "base_momentum"}  # kept there by schedulers
+_SCHEDULED = {"initial_lr", "max_lr", "min_lr", "max_momentum", "base_momentum"}
+_LABELS = {"params", "param_names", "name"} | _SCHEDULED  # what a group has besides options
 _TORCH = {"foreach", "fused", "capturable", "differentiable"}  # how torch computes, not what
 
 

@@ -31,7 +31,7 @@ class Lamb(Optimizer):
     Source: You2020LAMB
     """
 
-    def __init__(self, params: Iterable, lr: float = 1e-3, **options: object) -> None:
+    def __init__(self, params: Iterable[Tensor], lr: float = 1e-3, **options: object) -> None:
         fixed = {"betas": (0.9, 0.999), "eps": 1e-6, "weight_decay": 0.0}
         super().__init__(params, {"lr": lr} | fixed | options)
 
