@@ -238,14 +238,16 @@ def test_another_machine_runs_again(tmp_path, monkeypatch):
     assert len(ran) == 3
 
 
-def with_a_change(book, source, other, file, old, new):
-    """Return the experiment of a source in the book, and in a copy with a change in one file."""
+def with_changes(book, source, other, file, changes):
+    """Return the experiment of a source in the book, and in a copy with changes in one file."""
     book.write(source)
     shutil.copytree(book.root, other)
     path = other / "fromfound" / file
     text = path.read_text(encoding="utf-8")
-    assert old in text
-    path.write_text(text.replace(old, new), encoding="utf-8")
+    for old, new in changes.items():
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    path.write_text(text, encoding="utf-8")
     before, now = (moved.Place.find(tree, "trial.trial") for tree in (book.root, other))
     assert before.code != now.code
     return before, now
@@ -274,7 +276,7 @@ def trial(seed):
     ],
 )
 def test_code_that_reads_the_same_tensors_needs_no_run(book, tmp_path, file, old, new, alike):
-    before, now = with_a_change(book, READER, tmp_path / "other", file, old, new)
+    before, now = with_changes(book, READER, tmp_path / "other", file, {old: new})
     assert moved.reads_alike(before, now, ["mnist"]) is alike
 
 
@@ -304,7 +306,7 @@ def trial(seed):
     ],
 )
 def test_transforms_that_make_the_same_tensors_need_no_run(book, tmp_path, file, old, new, alike):
-    before, now = with_a_change(book, AUGMENTING, tmp_path / "other", file, old, new)
+    before, now = with_changes(book, AUGMENTING, tmp_path / "other", file, {old: new})
     assert moved.augments_alike(before, now) is alike
 
 
@@ -331,16 +333,7 @@ MEAN = 'self._keep("running_mean", stats[0].detach().flatten())'
     ],
 )
 def test_a_layer_that_trains_the_same_needs_no_run(book, tmp_path, changes, alike):
-    book.write(LAYER)
-    other = shutil.copytree(book.root, tmp_path / "other")
-    path = other / "fromfound" / "norm.py"
-    text = path.read_text(encoding="utf-8")
-    for old, new in changes.items():
-        assert text.count(old) == 1
-        text = text.replace(old, new)
-    path.write_text(text, encoding="utf-8")
-    before, now = (moved.Place.find(tree, "trial.trial") for tree in (book.root, other))
-    assert before.code != now.code
+    before, now = with_changes(book, LAYER, tmp_path / "other", "norm.py", changes)
     assert moved.trains_alike(before, now) == alike
 
 
