@@ -168,23 +168,23 @@ class StatefulOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for p in (p for group in self.param_groups for p in group["params"]):
-            if p.grad is not None and p.grad.layout != torch.strided:
+        moving = []
+        for group in self.param_groups:
+            pieces = self._with_options(group)
+            grads = ((p, p.grad) for p in group["params"])
+            moving += [(pieces, p, g) for p, g in grads if g is not None]
+        for _, p, g in moving:
+            if g.layout != torch.strided:
                 raise RuntimeError(
                     f"{self.name} expected dense gradients, got a sparse one for a parameter "
                     f"of shape {tuple(p.shape)}: use torch.optim.SparseAdam for it"
                 )
-        for group in self.param_groups:
-            pieces = self._with_options(group)
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                g = -p.grad if group.get("maximize") else p.grad
-                state = self.state.get(p, {})
-                for piece in pieces:
-                    g = piece(p, g, state)
-                if state:
-                    self.state[p] = state
+        for pieces, p, g in moving:
+            state = self.state.get(p, {})
+            for piece in pieces:
+                g = piece(p, g, state)
+            if state:
+                self.state[p] = state
         return loss
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -257,12 +257,13 @@ class StatefulOptimizer(torch.optim.Optimizer):
             raise ValueError(f"{self.name}: {error}") from error
 
     def _with_options(self, group: dict[str, Any]) -> list[_Piece]:
-        """Return the pieces, each with the options that it reads."""
+        """Return the pieces, each with the options that it reads; to go up, one more at first."""
         values = {k: v.squeeze() if isinstance(v, Tensor) else v for k, v in group.items()}
-        return [
+        pieces: list[_Piece] = [
             partial(piece, **{option: values[option] for option in read})
             for piece, read in zip(self.pieces, self.reads, strict=True)
         ]
+        return [_turned_around, *pieces] if group.get("maximize") else pieces
 
     def _check_group(self, group: dict[str, Any]) -> None:
         """Refuse a group with options that are missing, out of range, or other than fixed."""
@@ -289,6 +290,11 @@ class StatefulOptimizer(torch.optim.Optimizer):
 
     def __repr__(self) -> str:
         return super().__repr__().replace(type(self).__name__, self.name, 1)
+
+
+def _turned_around(p: Tensor, g: Tensor, state: _State) -> Tensor:
+    """Return the direction that is opposite to a gradient."""
+    return -g
 
 
 def _reads(piece: _Piece) -> list[str]:
@@ -461,7 +467,7 @@ def steps_done(state: _State) -> float:
         The count.
     """
     t = state["step"]
-    return t if torch.compiler.is_compiling() else t.item()
+    return t if torch.compiler.is_dynamo_compiling() else t.item()
 
 
 def mean_square(p: Tensor, g: Tensor, state: _State, *, alpha: float) -> Tensor:
@@ -585,7 +591,7 @@ def adam_step(
     Source: Kingma2015, algorithm 1
     """
     t = steps_done(state)
-    debias_mean, debias_square = (1 - beta**t for beta in betas)
+    debias_mean, debias_square = 1 - betas[0] ** t, 1 - betas[1] ** t
     root = state["exp_avg_sq"].sqrt().div_(debias_square**0.5).add_(eps)
     p.addcdiv_(state["exp_avg"], root, value=-lr / debias_mean)
     return g
@@ -714,7 +720,7 @@ def lamb_step(
     Source: You2020LAMB, algorithm 2
     """
     t = steps_done(state)
-    debias_mean, debias_square = (1 - beta**t for beta in betas)
+    debias_mean, debias_square = 1 - betas[0] ** t, 1 - betas[1] ** t
     root = state["exp_avg_sq"].sqrt().div_(debias_square**0.5).add_(eps)
     update = (state["exp_avg"] / debias_mean).div_(root).add_(p, alpha=weight_decay)
     wide = torch.promote_types(p.dtype, torch.float32)
