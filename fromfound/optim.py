@@ -62,7 +62,7 @@ _TORCH = {"foreach", "fused", "capturable", "differentiable"}  # how torch compu
 
 
 def _check_options(name: str, group: dict[str, Any]) -> None:
-    """Refuse values that an optimizer can't use."""
+    """Refuse values that the optimizers of this chapter can't use."""
     for option, below in _BELOW.items():
         value = group.get(option, 0)
         numbers: list[Any] = [value]
@@ -109,13 +109,13 @@ class StatefulOptimizer(torch.optim.Optimizer):
         name: what errors and `repr` call it.
         fixed: options of torch's counterpart that have only this value here; they are part of
             the `state_dict`, and a state with another value is refused.
-        check: called with each new parameter group, to refuse what the pieces can't use.
+        check: called with each new or loaded group, to refuse what the pieces can't use.
         options: one for each option that a piece reads; `maximize=True` turns gradients around.
 
     Raises:
         TypeError: an option that no piece reads, one that is missing, or something that is no
             parameter.
-        ValueError: no parameters, a parameter in two groups, or a number out of range.
+        ValueError: no parameters, a parameter in two groups, or what `check` refuses.
 
     Source: torch.optim.Optimizer
     """
@@ -195,7 +195,7 @@ class StatefulOptimizer(torch.optim.Optimizer):
 
         Raises:
             TypeError: no dictionary, an unknown option, or something that is no real parameter.
-            ValueError: a parameter is in another group, or a number is out of range.
+            ValueError: a parameter is in another group, or `check` refuses an option.
         """
         if not isinstance(param_group, dict) or "params" not in param_group:
             raise TypeError(
@@ -206,27 +206,20 @@ class StatefulOptimizer(torch.optim.Optimizer):
                 f"{self.name} has no option {option}: its options are "
                 f"{', '.join(sorted(self.defaults))}"
             )
-        self._check_group(self.defaults | param_group)
+        if isinstance(param_group["params"], (nn.Module, str)):
+            raise TypeError(
+                f"{self.name} expected parameters in a group, got a "
+                f"{type(param_group['params']).__name__}: write {{'params': model.parameters()}}"
+            )
         try:
             super().add_param_group(dict(param_group))
         except (TypeError, ValueError) as error:
             raise type(error)(f"{self.name}: {error}") from error
         try:
-            self._check_new(self.param_groups[-1])
+            self._check_group(self.param_groups[-1])
         except (TypeError, ValueError):
             self.param_groups.pop()
             raise
-
-    def _check_new(self, group: dict[str, Any]) -> None:
-        """Refuse parameters that the pieces can't use."""
-        for p in group["params"]:
-            if p.is_complex():
-                raise TypeError(
-                    f"{self.name} expected real parameters, got a complex one of shape "
-                    f"{tuple(p.shape)}: hold it as two real ones, with torch.view_as_real"
-                )
-        if self.check is not None:
-            self.check(group)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a state of this optimizer or of its counterpart in torch.
@@ -240,21 +233,11 @@ class StatefulOptimizer(torch.optim.Optimizer):
         """
         if not isinstance(state_dict, dict) or not {"state", "param_groups"} <= state_dict.keys():
             raise ValueError(f"{self.name} expected a state_dict, got {state_dict!r:.60}")
-        since = {k: v for k, v in self.fixed.items() if k == "decoupled_weight_decay"}
-        groups = [since | saved for saved in state_dict["param_groups"]]  # older torch has none
-        for group in groups:
-            self._check_group(group)
-            for other in group.keys() - self.defaults.keys() - _LABELS - _TORCH:
-                raise ValueError(
-                    f"{self.name} expected the state of an optimizer of its kind, got one with "
-                    f"{other}"
-                )
-            if self.check is not None:
-                self.check(group)
         try:
-            super().load_state_dict({**state_dict, "param_groups": groups})
+            super().load_state_dict(state_dict)  # it calls __setstate__ with what is loaded
         except ValueError as error:
-            raise ValueError(f"{self.name}: {error}") from error
+            named = str(error).startswith(f"{self.name} ")
+            raise error if named else ValueError(f"{self.name}: {error}") from error
 
     def _with_options(self, group: dict[str, Any]) -> list[_Piece]:
         """Return the pieces, each with the options that it reads; to go up, one more at first."""
@@ -266,7 +249,7 @@ class StatefulOptimizer(torch.optim.Optimizer):
         return [_turned_around, *pieces] if group.get("maximize") else pieces
 
     def _check_group(self, group: dict[str, Any]) -> None:
-        """Refuse a group with options that are missing, out of range, or other than fixed."""
+        """Refuse a group with options that are missing or can't be used, or complex parameters."""
         for option in self.defaults.keys() - group.keys():
             raise ValueError(
                 f"{self.name} expected the state of an optimizer of its kind, got one without "
@@ -275,12 +258,28 @@ class StatefulOptimizer(torch.optim.Optimizer):
         for option, value in self.fixed.items():
             if group[option] != value:
                 raise ValueError(
-                    f"{self.name} expected {option}={value}, got {group[option]!r}: it has nothing "
-                    "else to offer, torch.optim has"
+                    f"{self.name} expected {option}={value}, got {group[option]!r}: that is another "
+                    "kind of optimizer, which torch.optim has"
                 )
-        _check_options(self.name, group)
+        for p in group["params"]:
+            if p.is_complex():
+                raise TypeError(
+                    f"{self.name} expected real parameters, got a complex one of shape "
+                    f"{tuple(p.shape)}: hold it as two real ones, with torch.view_as_real"
+                )
+        if self.check is not None:
+            self.check(group)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        for group in [] if "defaults" in state else state["param_groups"]:  # loaded, not unpickled
+            if "decoupled_weight_decay" in self.fixed:  # which states of an older torch don't have
+                group.setdefault("decoupled_weight_decay", self.fixed["decoupled_weight_decay"])
+            self._check_group(group)
+            for other in group.keys() - self.defaults.keys() - _LABELS - _TORCH:
+                raise ValueError(
+                    f"{self.name} expected the state of an optimizer of its kind, got one with "
+                    f"{other}"
+                )
         super().__setstate__(state)
         self.defaults.pop("differentiable", None)  # torch adds an option that is not ours
 
@@ -379,6 +378,7 @@ def sgd(
         params,
         [l2, sum_momentum, sgd_step],
         "sgd",
+        check=partial(_check_options, "sgd"),
         lr=lr,
         momentum=momentum,
         dampening=dampening,
@@ -543,6 +543,7 @@ def rmsprop(
         [l2, count_steps, mean_square, rmsprop_step],
         "rmsprop",
         {"centered": False},
+        check=partial(_check_options, "rmsprop"),
         lr=lr,
         alpha=alpha,
         eps=eps,
@@ -626,6 +627,7 @@ def adam(
         [l2, count_steps, average_moments, adam_step],
         "adam",
         {"amsgrad": False, "decoupled_weight_decay": False},
+        check=partial(_check_options, "adam"),
         lr=lr,
         betas=betas,
         eps=eps,
@@ -683,6 +685,7 @@ def adamw(
         [decay, count_steps, average_moments, adam_step],
         "adamw",
         {"amsgrad": False, "decoupled_weight_decay": True},
+        check=partial(_check_options, "adamw"),
         lr=lr,
         betas=betas,
         eps=eps,
@@ -759,6 +762,7 @@ def lamb(
         [count_steps, average_moments, lamb_step],
         "lamb",
         fixed={"trust_ratio": True},  # a state of Adam has the same options, and none like this
+        check=partial(_check_options, "lamb"),
         lr=lr,
         betas=betas,
         eps=eps,
@@ -785,14 +789,14 @@ def orthogonalize(
         (m, n) in bfloat16.
 
     Raises:
-        ValueError: not a matrix.
+        ValueError: not a matrix of floating-point numbers.
 
     Source: torch.optim.Muon
     """
-    if matrix.ndim != 2:
+    if matrix.ndim != 2 or not matrix.is_floating_point():
         raise ValueError(
-            f"muon expected a matrix, got the shape {tuple(matrix.shape)}: "
-            "give other parameters to adamw"
+            "orthogonalize expected a matrix of floating-point numbers, "
+            f"got {matrix.dtype} of shape {tuple(matrix.shape)}"
         )
     a, b, c = ns_coefficients
     tall = matrix.shape[0] > matrix.shape[1]
@@ -909,8 +913,9 @@ def muon(
 
 def _check_muon(group: dict[str, Any]) -> None:
     """Refuse what is no matrix, and options that no polynomial has."""
+    _check_options("muon", group)
     for p in group["params"]:
-        if isinstance(p, Tensor) and p.ndim != 2:  # in a state they are numbers
+        if p.ndim != 2:
             raise ValueError(
                 f"muon expected matrices, got a parameter of shape {tuple(p.shape)}: "
                 "give it to adamw"

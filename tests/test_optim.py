@@ -543,6 +543,21 @@ def test_hooks_of_the_state(entry):
     assert seen == [1, opt]
 
 
+def test_a_hook_may_turn_a_state_into_one_that_fits():
+    """What is loaded is judged after the hooks, as torch calls them."""
+    params = parameters()
+    walk(other := torch.optim.Adam(params, amsgrad=True), params, 2)
+    opt = ours.adam(cloned(params))
+
+    def without_amsgrad(opt, state):
+        (group,) = state["param_groups"]
+        return state | {"param_groups": [group | {"amsgrad": False}]}
+
+    opt.register_load_state_dict_pre_hook(without_amsgrad)
+    opt.load_state_dict(other.state_dict())
+    exactly(values(opt)[0]["exp_avg"], values(other)[0]["exp_avg"])
+
+
 OTHER_STATES = [
     (ours.adam, torch.optim.SGD, dict(lr=0.1), "adam expected the state .* without"),
     (ours.sgd, torch.optim.Adam, dict(lr=0.1), "sgd expected the state .* without"),
@@ -1005,6 +1020,33 @@ def test_an_optimizer_of_own_pieces():
     exactly(params, others)
 
 
+def test_own_pieces_have_options_of_their_own():
+    """An option may mean something else here than in the eight; `check` says what is allowed."""
+
+    def three(p, g, state, *, betas, momentum):
+        return g * sum(betas) * momentum
+
+    def positive(group):
+        if group["momentum"] < -1:
+            raise ValueError("own expected more")
+
+    make = partial(StatefulOptimizer, pieces=[three, ours.sgd_step], name="own", check=positive)
+    p = nn.Parameter(torch.ones(1))
+    p.grad = torch.ones(1)
+    opt = make([p], betas=(1, 2, 3), momentum=-1, lr=0.5)
+    opt.step()
+    assert p.item() == 4
+    state = opt.state_dict()
+    state["param_groups"][0]["momentum"] = -2
+    for refused in (
+        lambda: make([p], betas=(1,), momentum=-2, lr=1),
+        lambda: opt.load_state_dict(state),
+    ):
+        with pytest.raises(ValueError, match="^own expected more"):
+            refused()
+    assert opt.param_groups[0]["momentum"] == -1
+
+
 def test_a_step_of_each_by_hand():
     """From the parameter (3, -4) by the gradient (1, -2), in plain numbers."""
     steps = {
@@ -1257,7 +1299,13 @@ REFUSED = [
     (lambda: ours.sgd([P], momentum=1, nesterov="no"), ValueError, "sgd .* for nesterov, got 'no'"),
     (lambda: ours.muon([P], maximize=True), TypeError, "muon.*maximize"),
     (lambda: ours.muon([P], lr=-1), ValueError, "muon expected a number for lr"),
-    (lambda: orthogonalize(torch.ones(3)), ValueError, r"a matrix, got the shape \(3,\)"),
+    (lambda: orthogonalize(torch.ones(3)), ValueError, r"a matrix .*of shape \(3,\)"),
+    (lambda: orthogonalize(torch.ones(2, 2, dtype=torch.int64)), ValueError, "got torch.int64"),
+    (
+        lambda: ours.adam([{"params": nn.Linear(2, 2)}]),
+        TypeError,
+        "in a group, got a Linear: write",
+    ),
 ]
 
 
