@@ -171,8 +171,7 @@ class StatefulOptimizer(torch.optim.Optimizer):
         moving = []
         for group in self.param_groups:
             pieces = self._with_options(group)
-            grads = ((p, p.grad) for p in group["params"])
-            moving += [(pieces, p, g) for p, g in grads if g is not None]
+            moving += [(pieces, p, p.grad) for p in group["params"] if p.grad is not None]
         for _, p, g in moving:
             if g.layout != torch.strided:
                 raise RuntimeError(
@@ -206,11 +205,8 @@ class StatefulOptimizer(torch.optim.Optimizer):
                 f"{self.name} has no option {option}: its options are "
                 f"{', '.join(sorted(self.defaults))}"
             )
-        if isinstance(param_group["params"], (nn.Module, str)):
-            raise TypeError(
-                f"{self.name} expected parameters in a group, got a "
-                f"{type(param_group['params']).__name__}: write {{'params': model.parameters()}}"
-            )
+        if isinstance(param_group["params"], nn.Module):
+            raise TypeError(f"{self.name} expected model.parameters() in a group, got the model")
         try:
             super().add_param_group(dict(param_group))
         except (TypeError, ValueError) as error:
@@ -246,20 +242,21 @@ class StatefulOptimizer(torch.optim.Optimizer):
             partial(piece, **{option: values[option] for option in read})
             for piece, read in zip(self.pieces, self.reads, strict=True)
         ]
-        return [_turned_around, *pieces] if group.get("maximize") else pieces
+        return [lambda p, g, state: -g, *pieces] if group.get("maximize") else pieces
 
     def _check_group(self, group: dict[str, Any]) -> None:
         """Refuse a group with options that are missing or can't be used, or complex parameters."""
-        for option in self.defaults.keys() - group.keys():
+        for option in sorted((self.defaults.keys() ^ group.keys()) - _LABELS - _TORCH):
+            problem = "with" if option in group else "without"
             raise ValueError(
-                f"{self.name} expected the state of an optimizer of its kind, got one without "
-                f"{option}"
+                f"{self.name} expected the state of an optimizer of its kind, "
+                f"got one {problem} {option}"
             )
         for option, value in self.fixed.items():
             if group[option] != value:
                 raise ValueError(
-                    f"{self.name} expected {option}={value}, got {group[option]!r}: that is another "
-                    "kind of optimizer, which torch.optim has"
+                    f"{self.name} expected {option}={value}, got {group[option]!r}: "
+                    "that is another kind of optimizer, which torch.optim has"
                 )
         for p in group["params"]:
             if p.is_complex():
@@ -272,14 +269,9 @@ class StatefulOptimizer(torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         for group in [] if "defaults" in state else state["param_groups"]:  # loaded, not unpickled
-            if "decoupled_weight_decay" in self.fixed:  # which states of an older torch don't have
-                group.setdefault("decoupled_weight_decay", self.fixed["decoupled_weight_decay"])
+            for option in self.fixed.keys() & {"decoupled_weight_decay"}:  # older torch has none
+                group.setdefault(option, self.fixed[option])
             self._check_group(group)
-            for other in group.keys() - self.defaults.keys() - _LABELS - _TORCH:
-                raise ValueError(
-                    f"{self.name} expected the state of an optimizer of its kind, got one with "
-                    f"{other}"
-                )
         super().__setstate__(state)
         self.defaults.pop("differentiable", None)  # torch adds an option that is not ours
 
@@ -289,11 +281,6 @@ class StatefulOptimizer(torch.optim.Optimizer):
 
     def __repr__(self) -> str:
         return super().__repr__().replace(type(self).__name__, self.name, 1)
-
-
-def _turned_around(p: Tensor, g: Tensor, state: _State) -> Tensor:
-    """Return the direction that is opposite to a gradient."""
-    return -g
 
 
 def _reads(piece: _Piece) -> list[str]:
