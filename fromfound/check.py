@@ -9,6 +9,7 @@ import ast
 import copy
 import math
 import random
+import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -503,10 +504,8 @@ def spread(values: Iterable[float] | Tensor) -> Spread:
     kept = tuple(float(v) for v in values)
     if not kept or not all(map(math.isfinite, kept)):
         raise ValueError(f"spread expected finite numbers, one for each seed, got {list(kept)[:6]}")
-    sd = math.nan
-    if len(kept) > 1:
-        sd = float(np.std(kept, ddof=1))
-    return Spread(float(np.mean(kept)), sd, len(kept), kept)
+    sd = statistics.stdev(kept) if len(kept) > 1 else math.nan  # exactly 0 for equal values
+    return Spread(statistics.mean(kept), sd, len(kept), kept)
 
 # %% ../nbs/00b_check.ipynb #09e8a6df
 @dataclass(frozen=True)

@@ -64,13 +64,12 @@ _TORCH = {"foreach", "fused", "capturable", "differentiable"}  # how torch compu
 def _check_options(name: str, group: dict[str, Any]) -> None:
     """Refuse values that the optimizers of this chapter can't use."""
     for option, below in _BELOW.items():
-        value = group.get(option, 0)
-        numbers: list[Any] = [value]
-        if option == "betas" and option in group:
-            pair = isinstance(value, (tuple, list)) and len(value) == 2
-            numbers = list(value) if pair else [None]
+        value = group.get(option, (0, 0) if option == "betas" else 0)
+        pair = option == "betas" and isinstance(value, (tuple, list)) and len(value) == 2
+        numbers = list(value) if pair else [value]
         least = -math.inf if option == "dampening" else 0
-        if not all(_is_number(x) and least <= float(x) < below for x in numbers):
+        right = all(_is_number(x) and least <= float(x) < below for x in numbers)
+        if not right or pair != (option == "betas"):
             wanted = "two numbers" if option == "betas" else "a number"
             limit = "finite" if below == math.inf else f"below {below}"
             raise ValueError(
@@ -205,8 +204,6 @@ class StatefulOptimizer(torch.optim.Optimizer):
                 f"{self.name} has no option {option}: its options are "
                 f"{', '.join(sorted(self.defaults))}"
             )
-        if isinstance(param_group["params"], nn.Module):
-            raise TypeError(f"{self.name} expected model.parameters() in a group, got the model")
         try:
             super().add_param_group(dict(param_group))
         except (TypeError, ValueError) as error:
@@ -227,22 +224,24 @@ class StatefulOptimizer(torch.optim.Optimizer):
             ValueError: it is no state, or one of another kind of optimizer or of another number of
             parameters. Nothing has changed then.
         """
-        if not isinstance(state_dict, dict) or not {"state", "param_groups"} <= state_dict.keys():
-            raise ValueError(f"{self.name} expected a state_dict, got {state_dict!r:.60}")
         try:
             super().load_state_dict(state_dict)  # it calls __setstate__ with what is loaded
+        except (AttributeError, KeyError, TypeError) as why:
+            raise ValueError(f"{self.name} expected a state_dict, got {state_dict!r:.60}") from why
         except ValueError as error:
             named = str(error).startswith(f"{self.name} ")
             raise error if named else ValueError(f"{self.name}: {error}") from error
 
     def _with_options(self, group: dict[str, Any]) -> list[_Piece]:
         """Return the pieces, each with the options that it reads; to go up, one more at first."""
-        values = {k: v.squeeze() if isinstance(v, Tensor) else v for k, v in group.items()}
+        alone = {k for k, v in group.items() if isinstance(v, Tensor) and v.numel() == 1}
+        values = {k: v.squeeze() if k in alone else v for k, v in group.items()}
         pieces: list[_Piece] = [
             partial(piece, **{option: values[option] for option in read})
             for piece, read in zip(self.pieces, self.reads, strict=True)
         ]
-        return [lambda p, g, state: -g, *pieces] if group.get("maximize") else pieces
+        up = group.get("maximize") and all("maximize" not in read for read in self.reads)
+        return [lambda p, g, state: -g, *pieces] if up else pieces
 
     def _check_group(self, group: dict[str, Any]) -> None:
         """Refuse a group with options that are missing or can't be used, or complex parameters."""
@@ -438,8 +437,9 @@ def count_steps(p: Tensor, g: Tensor, state: _State) -> Tensor:
     Returns:
         The direction.
     """
-    if "step" not in state:
-        state["step"] = torch.zeros((), device="cpu")
+    if not isinstance(state.get("step"), Tensor):  # it's new, or a number from an older torch
+        dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
+        state["step"] = torch.tensor(state.get("step", 0), dtype=dtype, device="cpu")
     state["step"] += 1
     return g
 

@@ -59,6 +59,7 @@ def _momentum_path(
             return _CHANGED
         p, buffer = made
         found += [p.clone(), buffer.clone()]
+        g.zero_()  # as `zero_grad(set_to_none=False)` does
     return found
 
 
@@ -80,11 +81,9 @@ def _momentum_step(
         new = g.clone()
     if fault == "dampened":
         new = (1 - dampening) * (momentum * old + g)
-    if fault == "exchanged":
-        new = (1 - momentum) * old + share * g
     missing = buffer is None or (fault == "falsy" and not buffer.any())
     if missing and fault not in ("zeros", "stub"):
-        new = g.clone()
+        new = g if fault == "alias" else g.clone()
     if missing and fault == "skips":
         return p.clone(), new
     if fault == "inside":
@@ -108,7 +107,7 @@ _MOMENTA = {
     "dampening": "the gradient is multiplied by the dampening, not by 1 - dampening",
     "dampened": "the dampening shrinks the old buffer, too",
     "average": "the gradient is multiplied by 1 - momentum: that is an average, not a sum",
-    "exchanged": "the old buffer is multiplied by 1 - momentum",
+    "alias": "the first buffer is the gradient itself, which others may change: copy it",
     "no momentum": "the old buffer is forgotten",
     "falsy": "a buffer of zeros is taken for a missing one: ask whether it is None",
     "skips": "the first step doesn't move the parameter",
