@@ -3,27 +3,61 @@
 # %% auto #0
 __all__ = ['ex_10_1', 'ex_10_2', 'ex_10_3', 'ex_10_4']
 
-# %% ../../nbs/exercises/10_xresnet.ipynb #84aad161
+# %% ../../nbs/exercises/10_xresnet.ipynb #744d4585
 from ..check import Exercise, MutantHunt, Prediction
 
 
-def _twice(x: float) -> float:
-    return 2 * x
+def _last_side(side: int) -> int:
+    for _ in range(5):
+        side = (side + 1) // 2
+    return side
 
 
-def _squared(x: float) -> float:
-    return x * x
+def _down(side: int) -> int:
+    return side // 32
 
 
-def _negated(x: float) -> float:
-    return -2 * x
+def _nearest(side: int) -> int:
+    return round(side / 32)
 
 
-_CASES = [(1.5,), (-3.0,)]
-_WRONG = {"you square": _squared, "the sign is wrong": _negated}
+def _four_times(side: int) -> int:
+    return (side + 15) // 16
+
+
+_SIDES = [(224,), (17,), (33,), (47,), (100,)]
+_WRONG_SIDES = {
+    "you round down": _down,
+    "you round to the nearest": _nearest,
+    "you halve four times": _four_times,
+}
+
+
+def _block_weights(ni: int, nf: int) -> int:
+    count = 9 * ni * nf + 9 * nf * nf
+    if ni != nf:
+        count += ni * nf
+    return count
+
+
+def _without(ni: int, nf: int) -> int:
+    return 9 * ni * nf + 9 * nf * nf
+
+
+def _always(ni: int, nf: int) -> int:
+    return 9 * ni * nf + 9 * nf * nf + ni * nf
+
+
+_WRONG_WEIGHTS = {"the short cut is missing": _without, "the short cut is always there": _always}
 ex_10_1 = Prediction(
-    "10.1", right=6, wrong={"That is the square.": 9}, because="2 times 3 is 6."
+    "10.1",
+    right=73_984,
+    wrong={
+        "The normalization has parameters, too.": 73_728,
+        "The convolution has no bias.": 74_112,
+    },
+    because="9 times 64 times 128 weights, and two numbers for each of 128 channels.",
 )
-ex_10_2 = Exercise("10.2", _twice, _CASES, _WRONG)
-ex_10_3 = Exercise("10.3", _twice, _CASES, _WRONG)
-ex_10_4 = MutantHunt("10.4", _twice, _WRONG)
+ex_10_2 = Exercise("10.2", _last_side, _SIDES, _WRONG_SIDES)
+ex_10_3 = Exercise("10.3", _block_weights, [(1, 2), (3, 3), (64, 128)], _WRONG_WEIGHTS)
+ex_10_4 = MutantHunt("10.4", _last_side, _WRONG_SIDES)
