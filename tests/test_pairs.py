@@ -33,7 +33,7 @@ import torch
 from torch import Tensor, nn
 
 import fromfound
-from fromfound import conv, init, module, norm, optim, schedule, training
+from fromfound import conv, init, module, norm, optim, schedule, training, xresnet
 from fromfound.augment import Augment
 from fromfound.callback import Callback, ProgressBar, Recorder
 from fromfound.dataloader import DataLoader, TensorDataset
@@ -65,6 +65,11 @@ CLASSES = 3
 def images(n: int, seed: int = 0) -> tuple[Tensor]:
     """Random images of SHAPE, as the inputs of a layer."""
     return (torch.randn(n, *SHAPE, generator=seeded(seed)),)
+
+
+def larger_images(n: int, seed: int = 0) -> tuple[Tensor]:
+    """Random images that can be halved five times."""
+    return (torch.randn(n, 4, 20, 33, generator=seeded(seed)),)
 
 
 def labels(n: int, *more: int) -> Tensor:
@@ -293,6 +298,11 @@ LAYERS = {
     "adaptive_avg_pool2d": applied(conv.adaptive_avg_pool2d, output_size=1),
     "adaptive_avg_pool2d, two": applied(conv.adaptive_avg_pool2d, output_size=(4, None)),
     "simple_cnn": LayerPart(partial(conv.simple_cnn, (4, 5), in_channels=4)),
+    "ResBlock": LayerPart(partial(xresnet.ResBlock, 4, 6, 2)),
+    "ResBlock, bottleneck": LayerPart(
+        partial(xresnet.ResBlock, 4, 8, bottleneck=True, stride_in_3x3=False, zero_gamma=False)
+    ),
+    "XResNet": LayerPart(partial(xresnet.xresnet18, 5, 4, width=0.125), larger_images),
     "ShiftedReLU": LayerPart(init.ShiftedReLU),
     "SELU": LayerPart(init.SELU),
     "FixupBlock": LayerPart(partial(fixup, conv.Conv2d)),
@@ -515,6 +525,7 @@ PARTS: dict[str, dict[str, Part]] = {
 WHERE = "LAYERS, LOSSES, OPTIMIZERS, CALLBACKS, SCHEDULES, INITIALIZERS or METRICS"
 
 OTHERS = {  # exported, and no part; "files.*" is a whole module, in which only classes are parts
+    "functions of xresnet": "xresnet.*",
     "what draws random numbers; tests/test_augment.py has one contract for all": "augment.* "
     "RandomStream ImageTransform RandomFlip RandomDihedral RandomCrop RandomResizedCrop "
     "PerspectiveWarp Batch BatchTransform Geometric Rotate Zoom Translate Warp Flip Compose "
@@ -1426,6 +1437,14 @@ UNFIT = [
         (TypeError, ValueError),
         "torch.nn.Module|expected layers or types",
         "the modules of chapter 03 are not torch's, and these tools say so",
+    ),
+    Unfit(
+        "layer",
+        "ResBlock*|XResNet",
+        "of_16_bits",
+        AssertionError,
+        "off by",
+        "a convolution's large outputs are rounded before a normalization brings them down",
     ),
     Unfit(
         "layer",
