@@ -66,14 +66,13 @@ def _check_options(name: str, group: dict[str, Any]) -> None:
     for option, below in _BELOW.items():
         value = group.get(option, (0, 0) if option == "betas" else 0)
         pair = option == "betas" and isinstance(value, (tuple, list)) and len(value) == 2
-        numbers = list(value) if pair else [value]
-        least = -math.inf if option == "dampening" else 0
-        right = all(_is_number(x) and least <= float(x) < below for x in numbers)
+        low = -math.inf if option == "dampening" else 0
+        right = all(_is_number(x) and low <= float(x) < below for x in (value if pair else [value]))
         if not right or pair != (option == "betas"):
             wanted = "two numbers" if option == "betas" else "a number"
             limit = "finite" if below == math.inf else f"below {below}"
             raise ValueError(
-                f"{name} expected {wanted} for {option}, at least {least} and {limit}, "
+                f"{name} expected {wanted} for {option}, at least {low} and {limit}, "
                 f"got {value!r}"
             )
     for option in ("nesterov", "maximize"):
@@ -229,8 +228,9 @@ class StatefulOptimizer(torch.optim.Optimizer):
         except (AttributeError, KeyError, TypeError) as why:
             raise ValueError(f"{self.name} expected a state_dict, got {state_dict!r:.60}") from why
         except ValueError as error:
-            named = str(error).startswith(f"{self.name} ")
-            raise error if named else ValueError(f"{self.name}: {error}") from error
+            if str(error).startswith(f"{self.name} "):
+                raise
+            raise ValueError(f"{self.name}: {error}") from error
 
     def _with_options(self, group: dict[str, Any]) -> list[_Piece]:
         """Return the pieces, each with the options that it reads; to go up, one more at first."""
