@@ -439,8 +439,9 @@ def test_what_is_no_line_is_taken_at_any_scale(kind, scale):
     scale = int(max(1, scale)) if kind is torch.int64 else scale
     points = torch.tensor([[0.0, 0], [4, 1], [5, 5], [-1, 3]]).mul(scale).to(kind)
     matrix = homography(points, 2 * points)
-    wanted = torch.diag(matrix.new_tensor([2, 2, 1]))
-    torch.testing.assert_close(matrix / wanted.clamp_min(1), wanted / wanted.clamp_min(1))
+    points = points.to(matrix.dtype)
+    moved = F.pad(points, (0, 1), value=1.0) @ matrix.T
+    torch.testing.assert_close(moved[:, :2] / moved[:, 2:] / scale, 2 * points / scale)
 
 
 @pytest.mark.parametrize("shapes", [((3, 2), (3, 2)), ((4, 2), (2, 4, 2)), ((4, 3), (4, 3))])
