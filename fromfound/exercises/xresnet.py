@@ -47,12 +47,12 @@ def _block_weights(ni: int, nf: int, stride: int, fault: str = "") -> int:
 
 
 _WRONG_WEIGHTS = {
-    "never": "the short cut is missing",
-    "always": "the short cut has a convolution only where the shape changes",
-    "channels": "the short cut has a convolution where the image shrinks, too",
-    "stride": "the short cut has a convolution where the channels change, too",
-    "both": "either change is enough for the short cut's convolution: or, not and",
-    "nine": "the kernels of the short cut are 1 by 1",
+    "never": "the shortcut is missing",
+    "always": "the shortcut has a convolution only where the shape changes",
+    "channels": "the shortcut has a convolution where the image shrinks, too",
+    "stride": "the shortcut has a convolution where the channels change, too",
+    "both": "either change is enough for the shortcut's convolution: or, not and",
+    "nine": "the kernels of the shortcut are 1 by 1",
     "second": "the second convolution has nf channels on both sides",
     "strided": "a stride doesn't change the number of weights",
 }
@@ -71,7 +71,7 @@ ex_10_3 = Prediction(
     wrong={
         "a: the gradient of these weights is not multiplied by themselves, but by what comes in, "
         "which is not zero.": "a",
-        "b: the block does begin as its short cut. But between this zero and the output stands a "
+        "b: the block does begin as its shortcut. But between this zero and the output stands a "
         "division by the standard deviation; try it and look at the gradient.": "b",
         "d: epsilon is there against the division by zero.": "d",
     },
@@ -125,7 +125,7 @@ _ALONE = "Not a batch to train on: with one image and one pixel the normalizatio
 
 
 def _heard(answer: object) -> str | None:
-    """What is wrong with a shape that should slip through a forgotten short cut."""
+    """What is wrong with a shape that should slip through a forgotten shortcut."""
     try:
         shape = tuple(answer)
     except TypeError:
@@ -163,10 +163,10 @@ class _Block(ResBlock):
 
     def __init__(self, ni: int, nf: int, stride: int = 1, *, fault: str = "") -> None:
         super().__init__(
-            ni, nf, stride, pool_short_cut=fault != "no pool", zero_gamma=fault != "gamma 1"
+            ni, nf, stride, pool_shortcut=fault != "no pool", zero_gamma=fault != "gamma 1"
         )
         self._fault = fault
-        convs, short_cut = self.convs, self.short_cut
+        convs, shortcut = self.convs, self.shortcut
         if fault == "first gamma":
             nn.init.zeros_(convs[0][1].weight)
             nn.init.ones_(convs[1][1].weight)
@@ -175,22 +175,22 @@ class _Block(ResBlock):
         if fault == "no inner ReLU":
             convs[0][2] = nn.Identity()
         if fault == "maximum" and stride > 1:
-            short_cut[0] = nn.MaxPool2d(stride, ceil_mode=True)
+            shortcut[0] = nn.MaxPool2d(stride, ceil_mode=True)
         if fault == "edges" and stride > 1:
-            short_cut[0] = _PaddedMean()
+            shortcut[0] = _PaddedMean()
 
     def forward(self, input: Tensor) -> Tensor:
         """Compute the sum, or what the fault makes of it."""
-        fault, short = self._fault, self.short_cut(input)
+        fault, short = self._fault, self.shortcut(input)
         branch = self.convs(input)
         if fault == "ReLU in the branch":
             branch = branch.relu()
-        if fault == "ReLU in the short cut":
+        if fault == "ReLU in the shortcut":
             short = short.relu()
         if fault == "detached":
             short = short.detach()
         total = {
-            "no short cut": branch,
+            "no shortcut": branch,
             "no branch": short + 0 * branch,
             "difference": short - branch,
             "mean": (short + branch) / 2,
@@ -212,20 +212,20 @@ class _PaddedMean(nn.Module):
 _MUTANTS = {
     "no ReLU": "has no ReLU after the sum",
     "ReLU in the branch": "has a ReLU in the branch, before the sum",
-    "ReLU in the short cut": "has a ReLU in the short cut",
+    "ReLU in the shortcut": "has a ReLU in the shortcut",
     "no inner ReLU": "has no ReLU between its convolutions",
-    "no short cut": "has no short cut",
+    "no shortcut": "has no shortcut",
     "no branch": "ignores its branch",
     "difference": "subtracts the branch",
     "mean": "takes the mean in place of the sum",
     "larger": "takes the larger of the two in place of the sum",
     "late stride": "has the stride in its second convolution",
-    "no pool": "skips pixels in its short cut",
-    "maximum": "takes the maximum of four pixels in its short cut",
+    "no pool": "skips pixels in its shortcut",
+    "maximum": "takes the maximum of four pixels in its shortcut",
     "edges": "counts zeros beyond the edge in the mean",
-    "gamma 1": "doesn't begin as its short cut",
+    "gamma 1": "doesn't begin as its shortcut",
     "first gamma": "has the zero gamma on its first normalization",
-    "detached": "lets no gradient through its short cut",
+    "detached": "lets no gradient through its shortcut",
 }
 ex_10_6 = MutantHunt(
     "10.6",
