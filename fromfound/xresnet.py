@@ -138,10 +138,15 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
         Up to two groups, the one that decays first; an empty one is left out.
 
     Raises:
-        ValueError: the model has no parameters.
+        ValueError: the model has no parameters, or lazy ones that have no shape yet.
 
     Source: He2019Bag §3.1
     """
+    if any(isinstance(p, nn.parameter.UninitializedParameter) for p in model.parameters()):
+        raise ValueError(
+            "decay_groups expected parameters with shapes, got a lazy one: run a batch through "
+            "the model first"
+        )
     decayed = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim < 2]
     if not decayed and not others:
@@ -183,10 +188,11 @@ PLAIN: Options = {
 class XResNet(nn.Module):
     """A residual network with tweaks that can be switched one by one; without any, a ResNet.
 
-    It is made of a `stem`, `stages` and a `head`.
+    It is made of a `stem`, `stages` and a `head`. A `state_dict` goes from one network to another
+    of the same depth, width and options. (Tweak B changes no shape, so the names don't show it.)
 
     Args:
-        depth: 18, 34, 50, 101 or 152 layers.
+        depth: 18, 34, 50, 101 or 152 layers; a deep stem adds two that the name doesn't count.
         num_classes: number of outputs.
         in_channels: of the images.
         width: factor on all numbers of channels; 64 times it is rounded to a multiple of 8.
@@ -216,7 +222,7 @@ class XResNet(nn.Module):
         zero_gamma: bool = True,
     ) -> None:
         super().__init__()
-        if depth not in list(_BLOCKS):  # a list, so that what cannot be hashed gets this message, too
+        if not isinstance(depth, Integral) or depth not in _BLOCKS:
             raise ValueError(
                 f"XResNet expected a depth of {', '.join(map(str, _BLOCKS))}, got {depth!r}"
             )
@@ -258,6 +264,11 @@ class XResNet(nn.Module):
             raise RuntimeError(
                 f"XResNet expected images (N, {self.in_channels}, H, W), got "
                 f"{tuple(input.shape)}: convert them, or make it with in_channels=…"
+            )
+        if not input.is_floating_point():
+            raise RuntimeError(
+                f"XResNet expected floating-point images, got {input.dtype}: turn bytes into "
+                "numbers, as input / 255"
             )
         if min(input.shape[2:]) < _MIN_SIDE:
             raise RuntimeError(

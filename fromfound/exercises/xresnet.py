@@ -4,6 +4,7 @@
 __all__ = ['ex_10_1', 'ex_10_2', 'ex_10_3', 'ex_10_4', 'ex_10_5', 'ex_10_6']
 
 # %% ../../nbs/exercises/10_xresnet.ipynb #3b678556
+import operator
 from functools import partial
 
 import torch
@@ -16,10 +17,12 @@ from ..xresnet import ResBlock
 ex_10_1 = Prediction(
     "10.1",
     right=73_984,
+    tol=0,
     wrong={
         "The normalization has parameters, too: a weight and a bias for each channel.": 73_728,
         "The convolution has no bias. The normalization would subtract it.": 74_112,
-        "The normalization has two numbers for each channel, a weight and a bias.": 73_856,
+        "128 too few: the normalization has two numbers for each of 128 channels, the convolution no "
+        "bias.": 73_856,
         "Kernels are of 3 by 3, not 1 by 1.": 8_448,
         "A kernel of 3 by 3 has nine weights, not three.": 24_832,
         "Running mean and variance are buffers, not parameters: they are not trained.": 74_240,
@@ -59,7 +62,7 @@ _WRONG_WEIGHTS = {
 ex_10_2 = Exercise(
     "10.2",
     _block_weights,
-    [(1, 2, 1), (3, 3, 1), (3, 3, 2), (2, 5, 2), (64, 128, 2), (64, 128, 1)],
+    [(1, 2, 1), (3, 3, 1), (3, 3, 2), (2, 5, 2), (5, 2, 1), (3, 3, 3), (64, 128, 2)],
     {words: partial(_block_weights, fault=fault) for fault, words in _WRONG_WEIGHTS.items()},
     read="one block",
 )
@@ -71,8 +74,8 @@ ex_10_3 = Prediction(
     wrong={
         "a: the gradient of these weights is not multiplied by themselves, but by what comes in, "
         "which is not zero.": "a",
-        "b: the block does begin as its shortcut. But between this zero and the output stands a "
-        "division by the standard deviation; try it and look at the gradient.": "b",
+        "b: the block does begin as its shortcut. But between these weights and the output stands a "
+        "division by the standard deviation; try it and look at the branch after a step.": "b",
         "d: epsilon is there against the division by zero.": "d",
     },
     because="The gradient is multiplied by 1 over the root of epsilon, about 316. Behind the "
@@ -127,11 +130,10 @@ _ALONE = "Not a batch to train on: with one image and one pixel the normalizatio
 def _heard(answer: object) -> str | None:
     """What is wrong with a shape that should slip through a forgotten shortcut."""
     try:
-        shape = tuple(answer)
+        shape = tuple(operator.index(n) for n in answer)
     except TypeError:
         return _NO_SHAPE
-    whole = all(isinstance(n, int) and 1 <= n <= 64 for n in shape)
-    if len(shape) != 4 or not whole:
+    if len(shape) != 4 or not all(1 <= n <= 64 for n in shape):
         return _NO_SHAPE
     n, channels, h, w = shape
     if channels != 4:
@@ -229,7 +231,7 @@ _MUTANTS = {
 }
 ex_10_6 = MutantHunt(
     "10.6",
-    _Block,
+    partial(_Block),
     {words: partial(_Block, fault=fault) for fault, words in _MUTANTS.items()},
     need=15,
 )
