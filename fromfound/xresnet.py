@@ -50,7 +50,9 @@ def conv_layer(
     """
     _check_counts("conv_layer", ni=ni, nf=nf, ks=ks, stride=stride)
     if ks % 2 == 0:
-        raise ValueError(f"conv_layer expected an odd ks, such as 3, got {ks}: a kernel of even size has no center")
+        raise ValueError(
+            f"conv_layer expected an odd ks, such as 3, got {ks}: an even kernel has no center"
+        )
     conv = nn.Conv2d(ni, nf, ks, stride, padding=ks // 2, bias=False)
     kaiming_normal_(conv.weight, nonlinearity="relu")
     norm = nn.BatchNorm2d(nf)

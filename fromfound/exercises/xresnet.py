@@ -21,8 +21,8 @@ ex_10_1 = Prediction(
     wrong={
         "The normalization has parameters, too: a weight and a bias for each channel.": 73_728,
         "The convolution has no bias. The normalization would subtract it.": 74_112,
-        "128 too few: the normalization has two numbers for each of 128 channels, the convolution no "
-        "bias.": 73_856,
+        "128 too few: the normalization has two numbers for each of 128 channels, and the "
+        "convolution no bias.": 73_856,
         "Kernels are of 3 by 3, not 1 by 1.": 8_448,
         "A kernel of 3 by 3 has nine weights, not three.": 24_832,
         "Running mean and variance are buffers, not parameters: they are not trained.": 74_240,
@@ -74,8 +74,8 @@ ex_10_3 = Prediction(
     wrong={
         "a: the gradient of these weights is not multiplied by themselves, but by what comes in, "
         "which is not zero.": "a",
-        "b: the block does begin as its shortcut. But between these weights and the output stands a "
-        "division by the standard deviation; try it and look at the branch after a step.": "b",
+        "b: the block does begin as its shortcut. But between these weights and the output stands "
+        "a division by the standard deviation; try it and look at the branch after a step.": "b",
         "d: epsilon is there against the division by zero.": "d",
     },
     because="The gradient is multiplied by 1 over the root of epsilon, about 316. Behind the "

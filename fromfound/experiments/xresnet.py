@@ -30,7 +30,7 @@ _SMALL = [(name, depth) for depth in (4, 8, 12, 24) for name in ("plain", "short
 
 
 def _small_network(name: str, depth: int) -> nn.Sequential:
-    """Return 8 channels in a network of `depth` layers, plain or with a shortcut around each pair."""
+    """Return a network of `depth` layers with 8 channels, plain or with a shortcut a pair."""
     if name == "shortcuts":
         middle = [ResBlock(8, 8, zero_gamma=False) for _ in range((depth - 2) // 2)]
     else:
