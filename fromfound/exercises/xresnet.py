@@ -4,6 +4,7 @@
 __all__ = ['ex_10_1', 'ex_10_2', 'ex_10_3', 'ex_10_4', 'ex_10_5', 'ex_10_6']
 
 # %% ../../nbs/exercises/10_xresnet.ipynb #3b678556
+import operator
 from functools import partial
 
 import torch
@@ -16,10 +17,12 @@ from ..xresnet import ResBlock
 ex_10_1 = Prediction(
     "10.1",
     right=73_984,
+    tol=0,
     wrong={
         "The normalization has parameters, too: a weight and a bias for each channel.": 73_728,
         "The convolution has no bias. The normalization would subtract it.": 74_112,
-        "The normalization has two numbers for each channel, a weight and a bias.": 73_856,
+        "128 too few: the normalization has two numbers for each of 128 channels, and the "
+        "convolution no bias.": 73_856,
         "Kernels are of 3 by 3, not 1 by 1.": 8_448,
         "A kernel of 3 by 3 has nine weights, not three.": 24_832,
         "Running mean and variance are buffers, not parameters: they are not trained.": 74_240,
@@ -47,19 +50,19 @@ def _block_weights(ni: int, nf: int, stride: int, fault: str = "") -> int:
 
 
 _WRONG_WEIGHTS = {
-    "never": "the short cut is missing",
-    "always": "the short cut has a convolution only where the shape changes",
-    "channels": "the short cut has a convolution where the image shrinks, too",
-    "stride": "the short cut has a convolution where the channels change, too",
-    "both": "either change is enough for the short cut's convolution: or, not and",
-    "nine": "the kernels of the short cut are 1 by 1",
+    "never": "the shortcut is missing",
+    "always": "the shortcut has a convolution only where the shape changes",
+    "channels": "the shortcut has a convolution where the image shrinks, too",
+    "stride": "the shortcut has a convolution where the channels change, too",
+    "both": "either change is enough for the shortcut's convolution: or, not and",
+    "nine": "the kernels of the shortcut are 1 by 1",
     "second": "the second convolution has nf channels on both sides",
     "strided": "a stride doesn't change the number of weights",
 }
 ex_10_2 = Exercise(
     "10.2",
     _block_weights,
-    [(1, 2, 1), (3, 3, 1), (3, 3, 2), (2, 5, 2), (64, 128, 2), (64, 128, 1)],
+    [(1, 2, 1), (3, 3, 1), (3, 3, 2), (2, 5, 2), (5, 2, 1), (3, 3, 3), (64, 128, 2)],
     {words: partial(_block_weights, fault=fault) for fault, words in _WRONG_WEIGHTS.items()},
     read="one block",
 )
@@ -71,8 +74,8 @@ ex_10_3 = Prediction(
     wrong={
         "a: the gradient of these weights is not multiplied by themselves, but by what comes in, "
         "which is not zero.": "a",
-        "b: the block does begin as its short cut. But between this zero and the output stands a "
-        "division by the standard deviation; try it and look at the gradient.": "b",
+        "b: the block does begin as its shortcut. But between these weights and the output stands "
+        "a division by the standard deviation; try it and look at the branch after a step.": "b",
         "d: epsilon is there against the division by zero.": "d",
     },
     because="The gradient is multiplied by 1 over the root of epsilon, about 316. Behind the "
@@ -125,13 +128,12 @@ _ALONE = "Not a batch to train on: with one image and one pixel the normalizatio
 
 
 def _heard(answer: object) -> str | None:
-    """What is wrong with a shape that should slip through a forgotten short cut."""
+    """What is wrong with a shape that should slip through a forgotten shortcut."""
     try:
-        shape = tuple(answer)
+        shape = tuple(operator.index(n) for n in answer)
     except TypeError:
         return _NO_SHAPE
-    whole = all(isinstance(n, int) and 1 <= n <= 64 for n in shape)
-    if len(shape) != 4 or not whole:
+    if len(shape) != 4 or not all(1 <= n <= 64 for n in shape):
         return _NO_SHAPE
     n, channels, h, w = shape
     if channels != 4:
@@ -163,10 +165,10 @@ class _Block(ResBlock):
 
     def __init__(self, ni: int, nf: int, stride: int = 1, *, fault: str = "") -> None:
         super().__init__(
-            ni, nf, stride, pool_short_cut=fault != "no pool", zero_gamma=fault != "gamma 1"
+            ni, nf, stride, pool_shortcut=fault != "no pool", zero_gamma=fault != "gamma 1"
         )
         self._fault = fault
-        convs, short_cut = self.convs, self.short_cut
+        convs, shortcut = self.convs, self.shortcut
         if fault == "first gamma":
             nn.init.zeros_(convs[0][1].weight)
             nn.init.ones_(convs[1][1].weight)
@@ -175,22 +177,22 @@ class _Block(ResBlock):
         if fault == "no inner ReLU":
             convs[0][2] = nn.Identity()
         if fault == "maximum" and stride > 1:
-            short_cut[0] = nn.MaxPool2d(stride, ceil_mode=True)
+            shortcut[0] = nn.MaxPool2d(stride, ceil_mode=True)
         if fault == "edges" and stride > 1:
-            short_cut[0] = _PaddedMean()
+            shortcut[0] = _PaddedMean()
 
     def forward(self, input: Tensor) -> Tensor:
         """Compute the sum, or what the fault makes of it."""
-        fault, short = self._fault, self.short_cut(input)
+        fault, short = self._fault, self.shortcut(input)
         branch = self.convs(input)
         if fault == "ReLU in the branch":
             branch = branch.relu()
-        if fault == "ReLU in the short cut":
+        if fault == "ReLU in the shortcut":
             short = short.relu()
         if fault == "detached":
             short = short.detach()
         total = {
-            "no short cut": branch,
+            "no shortcut": branch,
             "no branch": short + 0 * branch,
             "difference": short - branch,
             "mean": (short + branch) / 2,
@@ -212,24 +214,24 @@ class _PaddedMean(nn.Module):
 _MUTANTS = {
     "no ReLU": "has no ReLU after the sum",
     "ReLU in the branch": "has a ReLU in the branch, before the sum",
-    "ReLU in the short cut": "has a ReLU in the short cut",
+    "ReLU in the shortcut": "has a ReLU in the shortcut",
     "no inner ReLU": "has no ReLU between its convolutions",
-    "no short cut": "has no short cut",
+    "no shortcut": "has no shortcut",
     "no branch": "ignores its branch",
     "difference": "subtracts the branch",
     "mean": "takes the mean in place of the sum",
     "larger": "takes the larger of the two in place of the sum",
     "late stride": "has the stride in its second convolution",
-    "no pool": "skips pixels in its short cut",
-    "maximum": "takes the maximum of four pixels in its short cut",
+    "no pool": "skips pixels in its shortcut",
+    "maximum": "takes the maximum of four pixels in its shortcut",
     "edges": "counts zeros beyond the edge in the mean",
-    "gamma 1": "doesn't begin as its short cut",
+    "gamma 1": "doesn't begin as its shortcut",
     "first gamma": "has the zero gamma on its first normalization",
-    "detached": "lets no gradient through its short cut",
+    "detached": "lets no gradient through its shortcut",
 }
 ex_10_6 = MutantHunt(
     "10.6",
-    _Block,
+    partial(_Block),
     {words: partial(_Block, fault=fault) for fault, words in _MUTANTS.items()},
     need=15,
 )
