@@ -1398,6 +1398,11 @@ SILENT = [
     ),
     ("cells_import_down", "a type", add(("c", TYPED), file="nbs/00a_tools.ipynb", at=4)),
     ("layers", "a type", replace("fromfound/tools.py", "def double", f"{TYPED}\n\ndef double")),
+    (
+        "defined_once",
+        "two experiments",
+        write("fromfound/experiments/halves.py", "__all__ = ['double']\n\n\ndef double(): ...\n"),
+    ),
     ("plain_expressions", "one", add(("c", "x = [1 if a else 2, 3 if b else 4]"))),
     (
         "main_track",

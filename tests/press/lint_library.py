@@ -179,10 +179,14 @@ def _definitions(module: Module) -> list[tuple[str, ast.stmt]]:
 
 
 def defined_once(root: Path) -> list[Finding]:
-    """A public name is defined once, in one chapter; any name once in its module."""
+    """A public name of the library is defined once; any name once in its module.
+
+    Two chapters may give their experiments one name: they are called MODULE.NAME.
+    """
     found, seen = [], {}
     for module in modules(root):
         own = set()
+        library = not module.name.startswith("experiments.")
         for name, node in _definitions(module):
             if name in own:
                 found.append(
@@ -192,7 +196,7 @@ def defined_once(root: Path) -> list[Finding]:
                         "keep one definition, in one cell",
                     )
                 )
-            elif name in module.public and name in seen:
+            elif library and name in module.public and name in seen:
                 found.append(
                     module.finding(
                         node.lineno,
@@ -201,7 +205,8 @@ def defined_once(root: Path) -> list[Finding]:
                     )
                 )
             own.add(name)
-        seen |= {name: module.file for name in own if name in module.public}
+        if library:
+            seen |= {name: module.file for name in own if name in module.public}
     return found
 
 
