@@ -96,7 +96,7 @@ def _score(model: nn.Module, x: Tensor, y: Tensor) -> tuple[float, float]:
     return (logits.argmax(1) == y).float().mean().item(), F.cross_entropy(logits, y).item()
 
 # %% ../../nbs/experiments/10a_mixup.ipynb #3dd4683e
-_RATES = (0.03, 0.1, 0.3, 1.0)
+_RATES = (0.1, 0.3, 1.0, 3.0)
 
 
 @experiment(data=("fashion_mnist",))
