@@ -264,7 +264,7 @@ def _along(lam: Tensor, x: Tensor) -> Tensor:
     """Return numbers (N,) as (N, 1, ..., 1), with as many dimensions as a tensor (N, ...)."""
     return lam.reshape(-1, *(1,) * (x.ndim - 1))
 
-# %% ../nbs/10a_mixup.ipynb #06e45e38
+# %% ../nbs/10a_mixup.ipynb #01c0c883
 def random_boxes(lam: Tensor, height: int, width: int) -> Tensor:
     """Draw a box for each image, with a part 1 - lam of its area before it is clipped.
 
@@ -289,7 +289,7 @@ def random_boxes(lam: Tensor, height: int, width: int) -> Tensor:
 
     return inside(height)[:, :, None] & inside(width)[:, None, :]
 
-
+# %% ../nbs/10a_mixup.ipynb #06e45e38
 class CutMix(MixUp):
     """Train on images with a box cut from another image, and on the losses of both their targets.
 
