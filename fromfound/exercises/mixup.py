@@ -70,8 +70,6 @@ def _mixed_loss(
     pairs = partner.argsort() if fault == "inverse" else partner
     own = F.cross_entropy(logits, y, reduction="none")
     other = F.cross_entropy(logits, y[pairs], reduction="none")
-    if fault == "batch":
-        own, other = own.mean(), other.mean()
     if fault == "square":
         lam = lam[:, None]
     if fault == "one":
@@ -89,8 +87,7 @@ def _mixed_loss(
 
 
 _WRONG_LOSSES = {
-    "square": "lam is a column beside a row of losses, and meets every loss of the batch",
-    "batch": "you take the mean of the losses before lam",
+    "square": "each lam meets every loss of the batch, as if the mean came before lam",
     "one": "you take one lam for the whole batch",
     "swapped": "lam and 1 - lam are exchanged",
     "inverse": "you follow the pairs backward: the other image of i is partner[i]",
