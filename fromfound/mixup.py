@@ -119,7 +119,7 @@ def _one_by_one(name: str, loss_func: Callable[..., Tensor]) -> tuple[Callable[.
     loss_func = getattr(loss_func, "_orig_mod", loss_func)  # a compiled one shares it with a copy
     if isinstance(reduction := getattr(loss_func, "reduction", None), str):
         each = copy.copy(loss_func)
-        each.reduction = "none"
+        each.reduction = "none"  # type: ignore[attr-defined]
     else:
         try:
             reduction = signature(loss_func).parameters["reduction"].default
