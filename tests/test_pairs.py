@@ -51,6 +51,7 @@ from fromfound.learner import (
     Learner,
     TerminateOnNaN,
 )
+from fromfound.mixup import CutMix, LabelSmoothingCrossEntropy, MixUp, RandomMix
 from fromfound.module import Module, load, save
 from fromfound.schedule import LRFinder, ParamScheduler, SGDR, TorchScheduler, sched_lin
 from tests.toys import BATCHES, X, Y, seeded
@@ -355,6 +356,12 @@ def loss(
     return LossPart(partial(Judged, partial(function, **options), weight), inputs)
 
 
+def weighted_smoothing() -> LabelSmoothingCrossEntropy:
+    """A sum with class weights and a class that does not count."""
+    weight = torch.tensor([1.0, 2, 3])
+    return LabelSmoothingCrossEntropy(weight=weight, ignore_index=1, reduction="sum")
+
+
 LOSSES = {
     "cross_entropy": loss(training.cross_entropy, scores_and_indices),
     "cross_entropy, probabilities": loss(training.cross_entropy, scores_and_probabilities),
@@ -363,6 +370,11 @@ LOSSES = {
     "nll_loss": loss(training.nll_loss, scores_and_indices),
     "nll_loss, images": loss(training.nll_loss, maps_and_indices),
     "nll_loss, weights": loss(training.nll_loss, scores_and_indices, torch.tensor([1.0, 2, 3])),
+    "LabelSmoothingCrossEntropy": LossPart(LabelSmoothingCrossEntropy, scores_and_indices),
+    "LabelSmoothingCrossEntropy, probabilities": LossPart(
+        partial(LabelSmoothingCrossEntropy, 0.3), scores_and_probabilities
+    ),
+    "LabelSmoothingCrossEntropy, images": LossPart(weighted_smoothing, maps_and_indices),
     "mse_loss": loss(training.mse_loss, scores_and_probabilities),
     "mse_loss, sum": loss(training.mse_loss, scores_and_probabilities, reduction="sum"),
 }
@@ -433,6 +445,21 @@ def smaller(x: Tensor) -> Tensor:
     return 0.9 * x
 
 
+class Pixels(MixUp):
+    """`CutMix` for the rows of six numbers of the toys: images of one row."""
+
+    def __init__(self) -> None:
+        super().__init__(1.0)
+        self.cut = CutMix(1.0)
+
+    def mix(
+        self, inputs: tuple[Tensor, ...], partner: Tensor
+    ) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Mix rows as images."""
+        images, lam = self.cut.mix(tuple(x[:, None, None] for x in inputs), partner)
+        return tuple(x[:, 0, 0] for x in images), lam
+
+
 CALLBACKS = {
     "Augment": CallbackPart(lambda folder: [Augment(smaller)]),
     "Callback": CallbackPart(lambda folder: [Callback()]),
@@ -470,6 +497,9 @@ CALLBACKS = {
     "SGDR, folder": CallbackPart(lambda folder: [SGDR(0.1, folder=folder / "cycles")]),
     "ActivationStats": CallbackPart(lambda folder: [ActivationStats(every=1)]),
     "TensorBoard": CallbackPart(lambda folder: [TensorBoard(folder / "logs")]),
+    "MixUp": CallbackPart(lambda folder: [MixUp(0.4)]),
+    "CutMix": CallbackPart(lambda folder: [Pixels()]),
+    "RandomMix": CallbackPart(lambda folder: [RandomMix(MixUp(0.4), Pixels())]),
 }
 
 SCHEDULES = {
@@ -525,6 +555,7 @@ PARTS: dict[str, dict[str, Part]] = {
 WHERE = "LAYERS, LOSSES, OPTIMIZERS, CALLBACKS, SCHEDULES, INITIALIZERS or METRICS"
 
 OTHERS = {  # exported, and no part; "files.*" is a whole module, in which only classes are parts
+    "what CutMix is made of": "random_boxes",
     "functions of xresnet": "xresnet.*",
     "what draws random numbers; tests/test_augment.py has one contract for all": "augment.* "
     "RandomStream ImageTransform RandomFlip RandomDihedral RandomCrop RandomResizedCrop "
@@ -791,7 +822,8 @@ def without_targets(part: Part, folder: Path) -> None:
     """An empty batch: as torch, nan for the mean and 0 for the sum; no gradients, no error."""
     layer = part.layer()
     found = results(layer, part.inputs(0))
-    wanted = 0.0 if layer.function.keywords.get("reduction") == "sum" else math.nan
+    options = layer.function.keywords if isinstance(layer, Judged) else vars(layer)
+    wanted = 0.0 if options.get("reduction") == "sum" else math.nan
     close(found["output"], torch.tensor(wanted))
     assert found["input's gradient"].shape == part.inputs(0)[0].shape
 
@@ -1424,7 +1456,7 @@ NO_PICKLE = (AttributeError, pickle.PicklingError)
 UNFIT = [
     Unfit(
         "callback",
-        "Augment",
+        "Augment|MixUp|CutMix|RandomMix",
         "leaves_alone",
         AssertionError,
         "not equal",
@@ -1480,7 +1512,8 @@ UNFIT = [
     ),
     Unfit(
         "loss",
-        "cross_entropy|*, probabilities|*, sum|nll_loss|*, weights|mse_loss",
+        "cross_entropy|LabelSmoothingCrossEntropy|*, probabilities|*, sum|nll_loss|*, weights|"
+        "mse_loss",
         "in_channels_last",
         RuntimeError,
         "required rank 4",
