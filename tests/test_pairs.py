@@ -525,6 +525,7 @@ PARTS: dict[str, dict[str, Part]] = {
 WHERE = "LAYERS, LOSSES, OPTIMIZERS, CALLBACKS, SCHEDULES, INITIALIZERS or METRICS"
 
 OTHERS = {  # exported, and no part; "files.*" is a whole module, in which only classes are parts
+    "functions of mixed_precision": "mixed_precision.*",
     "functions of xresnet": "xresnet.*",
     "what draws random numbers; tests/test_augment.py has one contract for all": "augment.* "
     "RandomStream ImageTransform RandomFlip RandomDihedral RandomCrop RandomResizedCrop "
