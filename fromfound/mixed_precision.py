@@ -339,10 +339,11 @@ class MixedPrecision(Callback):
     def before_batch(self) -> None:
         """Have autocast begin when the model is called, after what others do to the batch."""
         self._off()
-        if isinstance(self.learn.model, nn.Module):
-            self._hook = self.learn.model.register_forward_pre_hook(self._on)
+        model = self.learn.model
+        if isinstance(model, nn.Module) and model._compiled_call_impl is None:
+            self._hook = model.register_forward_pre_hook(self._on)
         else:
-            self._on()
+            self._on()  # a hook would be compiled, too
 
     def _on(self, *_: object) -> None:
         """Begin autocast on the device of the model."""

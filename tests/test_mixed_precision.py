@@ -745,7 +745,10 @@ WRONG = {
         "torch.autocast(device, self.dtype)",
         "torch.autocast(device, torch.bfloat16)",
     ),
-    "begins before the model": ("if isinstance(self.learn.model, nn.Module):", "if 0:"),
+    "begins before the model": (
+        "if isinstance(model, nn.Module) and model._compiled_call_impl is None:",
+        "if 0:",
+    ),
     "forgets its state": (
         'return {**self.scaler.state_dict(), "skipped": self.skipped}',
         "return {}",

@@ -51,6 +51,7 @@ from fromfound.learner import (
     Learner,
     TerminateOnNaN,
 )
+from fromfound.mixed_precision import MixedPrecision
 from fromfound.module import Module, load, save
 from fromfound.schedule import LRFinder, ParamScheduler, SGDR, TorchScheduler, sched_lin
 from tests.toys import BATCHES, X, Y, seeded
@@ -470,6 +471,10 @@ CALLBACKS = {
     "SGDR, folder": CallbackPart(lambda folder: [SGDR(0.1, folder=folder / "cycles")]),
     "ActivationStats": CallbackPart(lambda folder: [ActivationStats(every=1)]),
     "TensorBoard": CallbackPart(lambda folder: [TensorBoard(folder / "logs")]),
+    "MixedPrecision": CallbackPart(lambda folder: [MixedPrecision()]),
+    "MixedPrecision, float16": CallbackPart(
+        lambda folder: [MixedPrecision(torch.float16, init_scale=2.0**10, growth_interval=2)]
+    ),
 }
 
 SCHEDULES = {
@@ -525,7 +530,8 @@ PARTS: dict[str, dict[str, Part]] = {
 WHERE = "LAYERS, LOSSES, OPTIMIZERS, CALLBACKS, SCHEDULES, INITIALIZERS or METRICS"
 
 OTHERS = {  # exported, and no part; "files.*" is a whole module, in which only classes are parts
-    "functions of mixed_precision": "mixed_precision.*",
+    "functions of mixed_precision, a format, and what its callback scales with": "mixed_precision.* "
+    "FloatFormat LossScaler",
     "functions of xresnet": "xresnet.*",
     "what draws random numbers; tests/test_augment.py has one contract for all": "augment.* "
     "RandomStream ImageTransform RandomFlip RandomDihedral RandomCrop RandomResizedCrop "
@@ -1430,6 +1436,22 @@ UNFIT = [
         AssertionError,
         "not equal",
         "it changes the inputs of training, which is what it is for",
+    ),
+    Unfit(
+        "callback",
+        "MixedPrecision*",
+        "leaves_alone",
+        AssertionError,
+        "not equal",
+        "it computes in 16 bits, which is what it is for",
+    ),
+    Unfit(
+        "callback",
+        "MixedPrecision*",
+        "with_16_bits",
+        TypeError,
+        "expected weights in float32",
+        "without master weights small updates are lost, and it says so",
     ),
     Unfit(
         "layer",
