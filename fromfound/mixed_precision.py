@@ -99,11 +99,12 @@ def _upper_half(input: Tensor, added: Tensor | int) -> Tensor:
     """Add to the bits of float32 numbers, and keep the upper sixteen as bfloat16."""
     if input.dtype != torch.float32:
         raise TypeError(f"rounding to bfloat16 expected float32, got {input.dtype}: use .float()")
-    bits = input.detach().contiguous().view(torch.int32).long() & 0xFFFFFFFF
-    upper = ((bits + added) >> 16) & 0xFFFF
-    upper = upper - ((upper >> 15) << 16)  # as a number from -32768 to 32767
-    rounded = upper.to(torch.int16).view(torch.bfloat16)
-    return torch.where(input.isfinite(), rounded, input.detach().to(torch.bfloat16))
+    numbers = input.detach().contiguous()
+    bits = numbers.view(torch.int32).long() + added
+    upper = (bits >> 16) % 2**16
+    signed = (upper + 2**15) % 2**16 - 2**15  # as int16 counts
+    rounded = signed.to(torch.int16).view(torch.bfloat16)
+    return torch.where(numbers.isfinite(), rounded, numbers.bfloat16())
 
 
 def to_bfloat16(input: Tensor) -> Tensor:
