@@ -102,9 +102,12 @@ def _upper_half(input: Tensor, added: Tensor | int) -> Tensor:
     numbers = input.detach().contiguous()
     bits = numbers.view(torch.int32).long() + added
     upper = (bits >> 16) % 2**16
-    signed = (upper + 2**15) % 2**16 - 2**15  # as int16 counts
-    rounded = signed.to(torch.int16).view(torch.bfloat16)
-    return torch.where(numbers.isfinite(), rounded, numbers.bfloat16())
+    signed = (upper + 2**15) % 2**16
+    signed -= 2**15  # as int16 counts
+    whole = signed.to(torch.int16)
+    rounded = whole.view(torch.bfloat16)
+    finite = numbers.isfinite()
+    return torch.where(finite, rounded, numbers.bfloat16())
 
 
 def to_bfloat16(input: Tensor) -> Tensor:
@@ -121,7 +124,8 @@ def to_bfloat16(input: Tensor) -> Tensor:
 
     Source: torch.Tensor.bfloat16
     """
-    bits = input.detach().contiguous().view(torch.int32).long()
+    numbers = input.detach().contiguous()
+    bits = numbers.view(torch.int32).long()
     odd = (bits >> 16) & 1  # the last bit that stays
     return _upper_half(input, 0x7FFF + odd)
 
@@ -141,8 +145,9 @@ def stochastic_round(input: Tensor, generator: torch.Generator | None = None) ->
 
     Source: Gupta2015 §3
     """
-    size, device = input.shape, input.device
-    added = torch.randint(2**16, size, generator=generator, device=device)
+    shape = input.shape
+    device = input.device
+    added = torch.randint(2**16, shape, generator=generator, device=device)
     return _upper_half(input, added)
 
 # %% ../nbs/10b_mixed_precision.ipynb #669c4eff
