@@ -296,7 +296,7 @@ class MixedPrecision(Callback):
         ValueError: another dtype, or a number outside of its range.
         TypeError: (in fit) the optimizer holds weights in 16 bits.
         RuntimeError: (in fit) a callback exchanged the loss between scaling and backward pass, or
-            the device has no autocast.
+            the device has no autocast to this dtype.
         FloatingPointError: (in fit) gradients are not finite however small the scale.
 
     Source: Micikevicius2018 §3
@@ -358,11 +358,16 @@ class MixedPrecision(Callback):
         learn = self.learn
         tensors = [*learn.model.parameters(), *(x for x in learn.xb if isinstance(x, Tensor))]
         device = tensors[0].device.type if tensors else "cpu"
-        if not torch.amp.is_autocast_available(device):
-            raise RuntimeError(f"MixedPrecision expected a device with autocast, got {device}")
-        context = torch.autocast(device, self.dtype)
-        context.__enter__()
-        self._context = context
+        known = torch.amp.is_autocast_available(device)
+        if known:
+            context = torch.autocast(device, self.dtype)
+            context.__enter__()
+            self._context = context
+            known = torch.is_autocast_enabled(device)  # torch only warns of an unknown dtype
+        if not known:
+            raise RuntimeError(
+                f"MixedPrecision expected a device with autocast to {self.dtype}, got {device}"
+            )
 
     def _off(self) -> None:
         """End autocast, and take the hook from the model."""

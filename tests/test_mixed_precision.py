@@ -690,8 +690,17 @@ def test_gradients_that_are_never_finite_end_in_an_error():
 def test_a_device_without_autocast_is_refused(monkeypatch):
     monkeypatch.setattr(torch.amp, "is_autocast_available", lambda device: False)
     learn = learner([MixedPrecision()])
-    with pytest.raises(RuntimeError, match="expected a device with autocast, got cpu"):
+    with pytest.raises(RuntimeError, match=r"a device with autocast to torch.bfloat16, got cpu"):
         learn.fit(1)
+
+
+def test_a_dtype_that_torch_only_warns_of_is_refused(monkeypatch):
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: False)
+    learn = learner([MixedPrecision()])
+    with pytest.raises(RuntimeError, match=r"a device with autocast to torch.bfloat16, got cpu"):
+        learn.fit(1)
+    monkeypatch.undo()
+    assert clean(learn)
 
 
 # --- wrong callbacks ------------------------------------------------------------------------------
