@@ -186,7 +186,7 @@ class LossScaler:
         wanted = "a backoff_factor between 0 and 1"
         check_numbers(who, wanted, lambda x: 0 < x < 1, backoff_factor)
         wanted = "growth_interval as a whole number of 1 or more"
-        check_numbers(who, wanted, lambda x: isinstance(x, Integral) and x >= 1, growth_interval)
+        check_numbers(who, wanted, lambda x: x >= 1 and isinstance(x, Integral), growth_interval)
         self.init_scale = float(init_scale)
         self.growth_factor = growth_factor
         self.backoff_factor = backoff_factor
@@ -306,8 +306,8 @@ class MixedPrecision(Callback):
     exclusive = "precision"
     _context: Any = None  # while it is on: autocast
     _hook: Any = None
-    _plain: Tensor | None = None  # the loss before it was scaled
-    _scaled: Tensor | None = None
+    _plain: Any = None  # the loss before it was scaled
+    _scaled: Any = None
 
     def __init__(
         self,

@@ -32,7 +32,7 @@ class _Arm:
     def step(self) -> None:
         """Take one step, and wait for it."""
         narrow = self.dtype != torch.float32
-        with torch.autocast(self.device, self.dtype if narrow else torch.bfloat16, enabled=narrow):
+        with torch.autocast(self.device, self.dtype, enabled=narrow):
             loss = nn.functional.cross_entropy(self.model(self.x), self.y)
         self.scaler.scale(loss).backward()
         self.scaler.step(self.opt)
@@ -47,8 +47,9 @@ def _medians(arms: dict[str, _Arm], turns: int, steps: int) -> dict[str, float]:
     times: dict[str, list[float]] = {name: [] for name in arms}
     for turn in range(turns + 1):
         for name, arm in arms.items():
-            torch.backends.cuda.matmul.allow_tf32 = name == "tf32"
-            torch.backends.cudnn.allow_tf32 = name == "tf32"
+            short = name == "tf32"
+            torch.backends.cuda.matmul.allow_tf32 = short
+            torch.backends.cudnn.allow_tf32 = short
             start = time.perf_counter()
             for _ in range(steps):
                 arm.step()
