@@ -823,7 +823,8 @@ def test_the_speeds_take_their_steps(monkeypatch):
 
     monkeypatch.setattr(experiments, "_Arm", Small)
     found = experiments.cpu_speed(0)
-    assert set(found) == {"float32: ms", "bfloat16: ms", "gain of bfloat16"}
+    assert {"float32: ms", "bfloat16: ms", "gain of bfloat16"} <= set(found)
+    assert found.get("has instructions for it", 0) in (0, 1)
     assert [arm.dtype for arm in made] == [torch.float32, torch.bfloat16]
 
 

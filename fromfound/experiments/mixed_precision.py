@@ -3,9 +3,10 @@
 # %% auto #0
 __all__ = ['cpu_speed', 'gpu_speed']
 
-# %% ../../nbs/experiments/10b_mixed_precision.ipynb #9718f6e1
+# %% ../../nbs/experiments/10b_mixed_precision.ipynb #c593a4c9
 import statistics
 import time
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -66,13 +67,20 @@ def cpu_speed(seed: int) -> dict[str, float]:
         seed: has no influence on times.
 
     Returns:
-        Milliseconds of a step in each, and how many times as fast bfloat16 is.
+        Milliseconds of a step in each, how many times as fast bfloat16 is, and whether the
+        processor says that it has instructions for it.
     """
     dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
     arms = {name: _Arm("cpu", dtype, 0.5, 32, 64) for name, dtype in dtypes.items()}
     seconds = _medians(arms, turns=5, steps=1)
     found = {f"{name}: ms": 1000 * value for name, value in seconds.items()}
-    return {**found, "gain of bfloat16": seconds["float32"] / seconds["bfloat16"]}
+    found["gain of bfloat16"] = seconds["float32"] / seconds["bfloat16"]
+    listed = Path("/proc/cpuinfo")
+    if listed.exists():
+        text = listed.read_text(encoding="utf-8")
+        has = "amx_bf16" in text or "avx512_bf16" in text
+        found["has instructions for it"] = float(has)
+    return found
 
 # %% ../../nbs/experiments/10b_mixed_precision.ipynb #f1b1d9c6
 @experiment(times=("*",), marks={"gain of float16 over float32": ">= 2.5"})
