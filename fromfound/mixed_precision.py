@@ -101,13 +101,9 @@ def _upper_half(input: Tensor, added: Tensor | int) -> Tensor:
         raise TypeError(f"rounding to bfloat16 expected float32, got {input.dtype}: use .float()")
     numbers = input.detach().contiguous()
     bits = numbers.view(torch.int32).long() + added
-    upper = (bits >> 16) % 2**16
-    signed = (upper + 2**15) % 2**16
-    signed -= 2**15  # as int16 counts
-    whole = signed.to(torch.int16)
+    whole = (bits >> 16).to(torch.int16)
     rounded = whole.view(torch.bfloat16)
-    finite = numbers.isfinite()
-    return torch.where(finite, rounded, numbers.bfloat16())
+    return torch.where(numbers.isfinite(), rounded, numbers.bfloat16())
 
 
 def to_bfloat16(input: Tensor) -> Tensor:
@@ -145,9 +141,7 @@ def stochastic_round(input: Tensor, generator: torch.Generator | None = None) ->
 
     Source: Gupta2015 §3
     """
-    shape = input.shape
-    device = input.device
-    added = torch.randint(2**16, shape, generator=generator, device=device)
+    added = torch.randint(2**16, input.shape, generator=generator, device=input.device)
     return _upper_half(input, added)
 
 # %% ../nbs/10b_mixed_precision.ipynb #669c4eff

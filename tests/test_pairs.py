@@ -530,7 +530,7 @@ PARTS: dict[str, dict[str, Part]] = {
 WHERE = "LAYERS, LOSSES, OPTIMIZERS, CALLBACKS, SCHEDULES, INITIALIZERS or METRICS"
 
 OTHERS = {  # exported, and no part; "files.*" is a whole module, in which only classes are parts
-    "functions of mixed_precision, a format, and what its callback scales with": "mixed_precision.* "
+    "functions of mixed_precision, and what its callback scales with": "mixed_precision.* "
     "FloatFormat LossScaler",
     "functions of xresnet": "xresnet.*",
     "what draws random numbers; tests/test_augment.py has one contract for all": "augment.* "
