@@ -5,6 +5,7 @@ Numbers are compared with the CPU's, whatever lies where; a step of training wai
 
 import copy
 import sys
+import warnings
 from contextlib import contextmanager
 
 import pytest
@@ -26,6 +27,7 @@ from fromfound.learner import (
     Learner,
     TerminateOnNaN,
 )
+from fromfound.mixed_precision import MixedPrecision
 from fromfound.module import LazyLinear, Sequential, default_device, load, save, to_device
 from fromfound.rng import get_rng_states, preserve_state
 from fromfound.schedule import SGDR, LRFinder, one_cycle
@@ -120,6 +122,22 @@ def test_training_gives_the_numbers_of_the_cpu(device, data_on_device, model_on_
     for mine, theirs in zip(here.get_preds(), there.get_preds(), strict=True):
         assert close(mine, theirs)
     assert close(here.predict(batches[0][0]), there.predict(BATCHES[0][0]))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_mixed_precision_is_near_the_numbers_of_the_cpu(device, dtype):
+    here, there = learner(device, cbs=[MixedPrecision(dtype)]), learner(cbs=[MixedPrecision(dtype)])
+    if device.type == "sim" and dtype == torch.bfloat16:
+        pytest.skip("it has no operations for autocast")
+    if device.type == "sim":  # where torch only warns, and would compute in float32
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with pytest.raises(RuntimeError, match=f"a device with autocast to {dtype}, got sim"):
+                here.fit(1)
+        return
+    for learn in (here, there):
+        learn.fit(2)
+    assert here.results == pytest.approx(there.results, rel=0.05)
 
 
 @pytest.mark.parametrize("batch", [{"x": X}, [X, X]], ids=["dictionary", "two inputs"])

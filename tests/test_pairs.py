@@ -51,6 +51,7 @@ from fromfound.learner import (
     Learner,
     TerminateOnNaN,
 )
+from fromfound.mixed_precision import MixedPrecision
 from fromfound.mixup import CutMix, LabelSmoothingCrossEntropy, MixUp, RandomMix
 from fromfound.module import Module, load, save
 from fromfound.schedule import LRFinder, ParamScheduler, SGDR, TorchScheduler, sched_lin
@@ -500,6 +501,10 @@ CALLBACKS = {
     "MixUp": CallbackPart(lambda folder: [MixUp(0.4)]),
     "CutMix": CallbackPart(lambda folder: [Pixels()]),
     "RandomMix": CallbackPart(lambda folder: [RandomMix(MixUp(0.4), Pixels())]),
+    "MixedPrecision": CallbackPart(lambda folder: [MixedPrecision()]),
+    "MixedPrecision, float16": CallbackPart(
+        lambda folder: [MixedPrecision(torch.float16, init_scale=2.0**10, growth_interval=2)]
+    ),
 }
 
 SCHEDULES = {
@@ -556,6 +561,8 @@ WHERE = "LAYERS, LOSSES, OPTIMIZERS, CALLBACKS, SCHEDULES, INITIALIZERS or METRI
 
 OTHERS = {  # exported, and no part; "files.*" is a whole module, in which only classes are parts
     "what CutMix is made of": "random_boxes",
+    "functions of mixed_precision, and what its callback scales with": "mixed_precision.* "
+    "FloatFormat LossScaler",
     "functions of xresnet": "xresnet.*",
     "what draws random numbers; tests/test_augment.py has one contract for all": "augment.* "
     "RandomStream ImageTransform RandomFlip RandomDihedral RandomCrop RandomResizedCrop "
@@ -1461,6 +1468,22 @@ UNFIT = [
         AssertionError,
         "not equal",
         "it changes the inputs of training, which is what it is for",
+    ),
+    Unfit(
+        "callback",
+        "MixedPrecision*",
+        "leaves_alone",
+        AssertionError,
+        "not equal",
+        "it computes in 16 bits, which is what it is for",
+    ),
+    Unfit(
+        "callback",
+        "MixedPrecision*",
+        "with_16_bits",
+        TypeError,
+        "expected weights in float32",
+        "without master weights small updates are lost, and it says so",
     ),
     Unfit(
         "layer",
