@@ -64,7 +64,7 @@ class FloatFormat:
         """Read patterns of bits as numbers.
 
         Args:
-            bits: whole numbers of any shape, from 0 up.
+            bits: whole numbers of any shape; of a negative one, as from int16, the last bits count.
 
         Returns:
             The numbers, in float64.
@@ -72,13 +72,10 @@ class FloatFormat:
         bits = bits.long()
         fraction = bits % 2**self.fraction_bits
         exponent = (bits >> self.fraction_bits) % 2**self.exponent_bits
-        sign = 1.0 - 2.0 * (bits >> (self.exponent_bits + self.fraction_bits))
-        powers = [
-            math.ldexp(1.0, max(e, 1) - self.bias)  # 0 has the power of 1, and no leading one
-            for e in range(2**self.exponent_bits)
-        ]
+        sign = 1.0 - 2.0 * ((bits >> (self.exponent_bits + self.fraction_bits)) & 1)
         leading = (exponent > 0).double()
-        size = (leading + fraction * self.gap) * torch.tensor(powers).double()[exponent]
+        power = exponent.clamp(min=1) - self.bias  # 0 has the power of 1, and no leading one
+        size = torch.ldexp(leading + fraction * self.gap, power)
         top = exponent == 2**self.exponent_bits - 1
         if self.infinities:
             size = size.masked_fill(top, math.inf)
@@ -95,15 +92,17 @@ FORMATS: dict[str, FloatFormat] = {
 }
 
 # %% ../nbs/10b_mixed_precision.ipynb #b5f17119
-def _upper_half(input: Tensor, added: Tensor | int) -> Tensor:
-    """Add to the bits of float32 numbers, and keep the upper sixteen as bfloat16."""
+def _bits(input: Tensor) -> Tensor:
+    """Return the bits of float32 numbers as whole numbers."""
     if input.dtype != torch.float32:
         raise TypeError(f"rounding to bfloat16 expected float32, got {input.dtype}: use .float()")
-    numbers = input.detach().contiguous()
-    bits = numbers.view(torch.int32).long() + added
-    whole = (bits >> 16).to(torch.int16)
-    rounded = whole.view(torch.bfloat16)
-    return torch.where(numbers.isfinite(), rounded, numbers.bfloat16())
+    return input.detach().contiguous().view(torch.int32).long()
+
+
+def _upper_half(input: Tensor, bits: Tensor) -> Tensor:
+    """Keep the upper sixteen bits as bfloat16; numbers that aren't finite stay what they are."""
+    rounded = (bits >> 16).to(torch.int16).view(torch.bfloat16)
+    return torch.where(input.isfinite(), rounded, input.detach().bfloat16())
 
 
 def to_bfloat16(input: Tensor) -> Tensor:
@@ -120,10 +119,9 @@ def to_bfloat16(input: Tensor) -> Tensor:
 
     Source: torch.Tensor.bfloat16
     """
-    numbers = input.detach().contiguous()
-    bits = numbers.view(torch.int32).long()
+    bits = _bits(input)
     odd = (bits >> 16) & 1  # the last bit that stays
-    return _upper_half(input, 0x7FFF + odd)
+    return _upper_half(input, bits + 0x7FFF + odd)
 
 # %% ../nbs/10b_mixed_precision.ipynb #c0df5e35
 def stochastic_round(input: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -141,8 +139,9 @@ def stochastic_round(input: Tensor, generator: torch.Generator | None = None) ->
 
     Source: Gupta2015 §3
     """
-    added = torch.randint(2**16, input.shape, generator=generator, device=input.device)
-    return _upper_half(input, added)
+    bits = _bits(input)
+    added = torch.randint(2**16, bits.shape, generator=generator, device=bits.device)
+    return _upper_half(input, bits + added)
 
 # %% ../nbs/10b_mixed_precision.ipynb #669c4eff
 class LossScaler:
@@ -173,8 +172,8 @@ class LossScaler:
         growth_interval: int = 2000,
     ) -> None:
         who, finite = "LossScaler", math.isfinite
-        wanted = "a finite init_scale above 0"
-        check_numbers(who, wanted, lambda x: x > 0 and finite(x), init_scale)
+        wanted = "init_scale as a number that float32 has and can divide by, 2**-126 to 2**127"
+        check_numbers(who, wanted, lambda x: 2.0**-126 <= x <= 2.0**127, init_scale)
         wanted = "a finite growth_factor above 1"
         check_numbers(who, wanted, lambda x: x > 1 and finite(x), growth_factor)
         wanted = "a backoff_factor between 0 and 1"
@@ -213,12 +212,12 @@ class LossScaler:
             if grad.layout != torch.strided or grad.itemsize < 4:
                 raise TypeError(
                     "LossScaler expected dense gradients of 32 bits, got "
-                    f"{grad.layout} of {grad.dtype}: keep the weights in float32"
+                    f"{grad.layout} of {grad.dtype}: keep weights in float32 and gradients dense"
                 )
         grads = [grad for grad in grads if grad.numel()]
         if not grads:
             return True
-        largest = torch._foreach_norm(grads, math.inf)  # a sum of squares could overflow itself
+        largest = torch._foreach_norm(grads, math.inf)
         torch._foreach_mul_(grads, 1 / self.scale)
         device = largest[0].device
         return torch.stack([x.to(device, torch.float32) for x in largest]).isfinite().all().item()
@@ -261,6 +260,8 @@ def _in_32_bits(output: Any) -> Any:
         return output.float() if narrow else output
     if type(output) in (tuple, list):
         return type(output)(map(_in_32_bits, output))
+    if isinstance(output, tuple) and hasattr(output, "_fields"):
+        return type(output)(*map(_in_32_bits, output))
     if type(output) is dict:
         return {name: _in_32_bits(part) for name, part in output.items()}
     return output
@@ -269,11 +270,14 @@ def _in_32_bits(output: Any) -> Any:
 class MixedPrecision(Callback):
     """Compute model and loss in 16 bits where that is safe; weights stay in float32.
 
-    This holds for training, validation and predictions. Predictions are handed on in float32. With
+    This holds for training, validation and predictions. Predictions (tensors, and
+    tuples, lists and dicts of them) are handed on in float32. With
     float16 the loss of a training step is scaled for the backward pass only. Gradients are
     unscaled before other callbacks see them. A step whose gradients are not all finite is skipped,
     and the scale is lowered. Each batch is judged by itself: a callback that adds up gradients
-    over several gets none of a batch that overflowed. In a backward hook, gradients are scaled.
+    over several gets none of a batch that overflowed, and if it was the last of a group, the next
+    step has more batches. A loss that is nan for another reason is skipped as well: look at
+    `skipped`. In a backward hook, gradients are scaled.
 
     Args:
         dtype: torch.bfloat16, which needs no scaling, or torch.float16.
@@ -289,7 +293,7 @@ class MixedPrecision(Callback):
     Raises:
         ValueError: another dtype, or a number outside of its range.
         TypeError: (in fit) the optimizer holds weights in 16 bits.
-        RuntimeError: (in fit) a callback exchanged the loss between scaling and backward pass, or
+        RuntimeError: (in fit) a callback replaced the loss between scaling and backward pass, or
             the device has no autocast to this dtype.
         FloatingPointError: (in fit) gradients are not finite however small the scale.
 
@@ -340,13 +344,15 @@ class MixedPrecision(Callback):
         """Have autocast begin when the model is called, after what others do to the batch."""
         self._off()
         model = self.learn.model
-        if isinstance(model, nn.Module) and model._compiled_call_impl is None:
+        scripted = isinstance(model, torch.jit.ScriptModule)  # takes no hooks
+        if isinstance(model, nn.Module) and not scripted and model._compiled_call_impl is None:
             self._hook = model.register_forward_pre_hook(self._on)
         else:
             self._on()  # a hook would be compiled, too
 
     def _on(self, *_: object) -> None:
         """Begin autocast on the device of the model."""
+        torch.clear_autocast_cache()  # inside of the user's autocast it holds old weights
         if self._context is not None:
             return
         learn = self.learn
@@ -369,6 +375,7 @@ class MixedPrecision(Callback):
             self._hook.remove()
         if self._context is not None:
             self._context.__exit__(None, None, None)
+            torch.clear_autocast_cache()
         self._hook = self._context = self._plain = self._scaled = None
 
     def after_pred(self) -> None:
@@ -391,7 +398,7 @@ class MixedPrecision(Callback):
             return
         if self.learn.loss is not self._scaled:
             raise RuntimeError(
-                "MixedPrecision: a callback exchanged the loss in before_backward, after it was "
+                "MixedPrecision: a callback replaced the loss in before_backward, after it was "
                 "scaled: what it adds would count too little. Do that in after_loss"
             )
         self.learn.loss = self._plain

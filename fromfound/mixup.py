@@ -31,7 +31,7 @@ class LabelSmoothingCrossEntropy(nn.Module):
         reduction: "mean", "sum" or "none". With class indices and `weight`, the mean is weighted.
 
     Raises:
-        ValueError: label_smoothing is no number from 0 to 1, or the reduction is unknown.
+        ValueError: label_smoothing is not a number from 0 to 1, or the reduction is unknown.
 
     Source: Szegedy2016 §7
     Source: torch.nn.CrossEntropyLoss
@@ -116,7 +116,7 @@ def _one_by_one(name: str, loss_func: Callable[..., Tensor]) -> tuple[Callable[.
 
     The given one stays as it is.
     """
-    loss_func = getattr(loss_func, "_orig_mod", loss_func)  # a compiled one shares it with a copy
+    loss_func = getattr(loss_func, "_orig_mod", loss_func)  # unwrap torch.compile before copying
     if isinstance(reduction := getattr(loss_func, "reduction", None), str):
         each = copy.copy(loss_func)
         each.reduction = "none"  # type: ignore[attr-defined]
@@ -172,27 +172,29 @@ def _check_batch(name: str, inputs: tuple[Any, ...], target: Any, most_dims: flo
 class MixUp(Callback):
     """Train on pairs of samples, blended, and on the losses of both their targets.
 
-    Each sample keeps a part lam of itself, and the rest comes from another sample of its batch,
-    chosen at random. The loss is lam times that of its own target and 1 - lam times that of the
-    other one. The numbers are drawn from torch's global generator. Validation and prediction stay
+    Each sample keeps a part lam of itself, and the rest comes from a sample of its batch, chosen at
+    random (possibly itself). The loss is lam times that of its own target and 1 - lam times that of
+    the other one. The numbers are drawn from torch's global generator. Validation and prediction stay
     as they are.
 
-    Several inputs of a model are blended alike. The mean of the loss is over samples, as it is for
+    The loss is replaced: list callbacks that add a penalty to it after this one, and those that
+    change the images before. Several inputs of a model are blended alike. The mean of the loss is over samples, as it is for
     probabilities: class weights are factors, and ignored targets count as losses of zero.
 
     Args:
         alpha: lam is drawn from Beta(alpha, alpha), one number for each sample. Near 0 one of the
-            two samples has nearly everything, at 1 all values are as likely. From 0.01 on.
+            two samples has nearly everything, at 1 all values are equally likely. From 0.01 on.
 
     Attributes:
         lam: in a batch of training, the part that each sample keeps, (N,); else None.
         partner: likewise, the place in the batch of the other sample, (N,).
 
     Raises:
-        ValueError: alpha is no number from 0.01 on; (in fit) another callback mixes, too, the loss
-            has another reduction than "mean" or "sum", or a floating target is not from 0 to 1.
+        ValueError: alpha is not a number from 0.01 on; (in fit) another callback mixes, too, the
+            loss has another reduction than "mean" or "sum", or a floating target is not from 0
+            to 1.
         TypeError: (in fit) the loss has no option `reduction`, an input is not floating-point, or
-            the target is no tensor of class indices or probabilities.
+            the target is not a tensor of class indices or probabilities.
 
     Source: Zhang2018Mixup §2
     """
@@ -294,14 +296,14 @@ class CutMix(MixUp):
     """Train on images with a box cut from another image, and on the losses of both their targets.
 
     As `MixUp`, but where an image has a box, it shows the other one. lam is what is left of the
-    image, counted in pixels. For one target an image, not one a pixel.
+    image, counted in pixels. It takes one target per image, not one per pixel.
 
     Args:
         alpha: the part of the image outside of the box is drawn from Beta(alpha, alpha), before
             the box is clipped.
 
     Raises:
-        ValueError: as for `MixUp`; (in fit) inputs are no images of one size, or the target has
+        ValueError: as for `MixUp`; (in fit) inputs are not images of one size, or the target has
             more than two dimensions.
         TypeError: as for `MixUp`.
 
@@ -340,10 +342,10 @@ class RandomMix(MixUp):
     `RandomMix(MixUp(0.4), CutMix(1.0))`.
 
     Args:
-        ways: objects as `MixUp` and `CutMix`; each is as likely.
+        ways: objects such as `MixUp` and `CutMix`; each is equally likely.
 
     Raises:
-        TypeError: there is no way, or something that does not mix.
+        TypeError: no ways are given, or something that does not mix.
         ValueError: (in fit) as for the ways.
     """
 

@@ -6,6 +6,7 @@ A loop written by hand with `torch.autocast` and `GradScaler` is what the callba
 import inspect
 import math
 from types import ModuleType
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -126,6 +127,23 @@ def test_random_rounding_takes_its_generator():
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(first, again)
     assert not torch.equal(first, stochastic_round(x, seeded(4)))
+
+
+def test_bits_as_pytorch_hands_them_out():
+    x = torch.tensor([-1.0, 1.5, -3.0, 0.0, -0.0, 65504.0])
+    for name in ("float16", "bfloat16", "float32"):
+        numbers = x.to(getattr(torch, name))
+        bits = numbers.view(torch.int32 if name == "float32" else torch.int16)
+        assert equal(FORMATS[name].decode(bits).float(), numbers.float())
+    assert FloatFormat(9, 6).decode(torch.tensor([200 << 6])).item() == 2.0 ** (200 - 255)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.int8])
+@pytest.mark.parametrize("rounding", [to_bfloat16, stochastic_round])
+def test_rounding_takes_float32_only(rounding, dtype):
+    for shape in ((3,), ()):
+        with pytest.raises(TypeError, match="expected float32"):
+            rounding(torch.ones(shape).to(dtype))
 
 
 @pytest.mark.parametrize("rounding", [to_bfloat16, stochastic_round])
@@ -602,13 +620,51 @@ def test_after_an_error_in_a_model_or_loss(dtype, training, place):
     assert clean(learn)
 
 
-def test_inside_of_the_users_own_autocast():
-    learn = learner([MixedPrecision(torch.float16)])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_inside_of_the_users_own_autocast(dtype):
+    learn, outside = learner([MixedPrecision(dtype)]), learner([MixedPrecision(dtype)])
+    outside.fit(2)
     with torch.autocast("cpu", torch.bfloat16):
-        learn.fit(1)
+        learn.fit(2)
         assert torch.is_autocast_enabled("cpu")
         assert torch.get_autocast_dtype("cpu") == torch.bfloat16
     assert clean(learn)
+    pairs = zip(learn.model.parameters(), outside.model.parameters(), strict=True)
+    for inner, other in pairs:  # no copies of old weights; of float16, a backward pass in bfloat16
+        assert torch.allclose(inner, other, atol=0 if dtype == torch.bfloat16 else 1e-3)
+
+
+class TwoParts(NamedTuple):
+    first: torch.Tensor
+    second: torch.Tensor
+
+
+def test_named_tuples_stay_what_they_are():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(6, 2)
+
+        def forward(self, x):
+            return TwoParts(self.linear(x), self.linear(x))
+
+    learn = learner([MixedPrecision()], model=Model(), loss=lambda p, y: F.cross_entropy(p[0], y))
+    seen = []
+
+    class Look(Callback):
+        def after_pred(self):
+            seen.append(self.learn.pred)
+
+    learn.fit(1, cbs=[Look()])
+    assert all(type(pred) is TwoParts for pred in seen)
+    assert all(part.dtype == torch.float32 for pred in seen for part in pred)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_scripted_models():
+    learn = learner([MixedPrecision()], model=torch.jit.script(nn.Linear(6, 2)))
+    learn.fit(1)
+    assert not torch.is_autocast_enabled("cpu")
 
 
 # --- what is refused ------------------------------------------------------------------------------
@@ -625,7 +681,7 @@ def test_other_dtypes_are_refused(dtype):
 @pytest.mark.parametrize(
     ("option", "values"),
     [
-        ("init_scale", (0, -1.0, math.inf, math.nan, "8")),
+        ("init_scale", (0, -1.0, math.inf, math.nan, "8", 1e300, 1e-300)),
         ("growth_factor", (1, 0.5, math.inf, math.nan, None)),
         ("backoff_factor", (0, 1, 2.0, -0.5, math.nan)),
         ("growth_interval", (0, -3, 2.5, math.nan, "2")),
@@ -675,7 +731,7 @@ def test_a_loss_exchanged_after_it_was_scaled_is_refused(dtype):
     if dtype == torch.bfloat16:
         learn.fit(1)
         return
-    with pytest.raises(RuntimeError, match="exchanged the loss in before_backward"):
+    with pytest.raises(RuntimeError, match="replaced the loss in before_backward"):
         learn.fit(1)
 
 
@@ -755,7 +811,7 @@ WRONG = {
         "torch.autocast(device, torch.bfloat16)",
     ),
     "begins before the model": (
-        "if isinstance(model, nn.Module) and model._compiled_call_impl is None:",
+        "if isinstance(model, nn.Module) and not scripted and model._compiled_call_impl is None:",
         "if 0:",
     ),
     "forgets its state": (

@@ -17,6 +17,7 @@ from fromfound.experiments import mixup as experiments
 from fromfound.learner import CancelBatchException, CancelFitException, Checkpoint, DataBunch
 from fromfound.learner import Learner
 from fromfound.mixup import CutMix, LabelSmoothingCrossEntropy, MixUp, RandomMix, random_boxes
+from fromfound.schedule import LRFinder
 from fromfound.training import cross_entropy
 from tests.toys import same, seeded
 
@@ -762,3 +763,36 @@ class Mean:
     """A learning rate as a record gives it."""
 
     mean = 0.1
+
+
+# --- beside other callbacks -----------------------------------------------------------------------
+
+
+def test_the_finder_sees_the_loss_that_is_trained():
+    trained = []
+
+    class Keep(Callback):
+        order = 100
+
+        def after_loss(self):
+            trained.append(self.learn.loss.item())
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(70, CLASSES))
+    learn = Learner(model, DataBunch(ODD), cross_entropy, default_cbs=False)
+    finder = LRFinder(min_lr=1e-5, steps=6)
+    finder.run(learn, cbs=[MixUp(1.0), Keep()])
+    assert len(trained) >= 5  # the last one ends the search
+    assert finder.losses[: len(trained)] == pytest.approx(trained)
+
+
+def test_a_right_answer_may_be_a_tensor():
+    def entropy(part, classes):
+        target = torch.full((classes,), part / classes).double()
+        target[0] += 1 - part
+        return -(target * target.log()).sum()
+
+    assert exercises.ex_10a_2.judge(entropy).passed
+    assert not exercises.ex_10a_2.judge(lambda *case: 0.9 * entropy(*case)).passed
+    for box in ((0.1, 1, 1), (0.05, 0.5, 0.5), (0.1, 27, 27)):  # show 14 by 14 pixels
+        assert exercises.ex_10a_3.judge(box).passed

@@ -72,6 +72,7 @@ _GAPS = [
     (3 * 2.0**-16, 5, 10),
     (1024.0, 8, 7),
     (2.0**-130, 8, 7),
+    (2.0**-8, 4, 3),
 ]
 ex_10b_2 = Exercise(
     "10b.2",
@@ -79,12 +80,14 @@ ex_10b_2 = Exercise(
     _GAPS,
     {words: partial(_gap, fault=fault) for fault, words in _WRONG_GAPS.items()},
     read="what sixteen bits can say",
-    tol=1e-9,
+    tol=0.0,
 )
 
 # %% ../../nbs/exercises/10b_mixed_precision.ipynb #864b5e73
 def _next(scale: float, good: int, finite: bool, interval: int, fault: str = "") -> tuple:
     """Scale and count after a step, with a fault of a given name."""
+    if fault == "first" and good + 1 == interval:
+        return scale * 2, 0
     if not finite:
         down = {"up": 2.0, "kept": 1.0, "quarter": 0.25}.get(fault, 0.5)
         return scale * down, good if fault == "count" else 0
@@ -97,6 +100,7 @@ def _next(scale: float, good: int, finite: bool, interval: int, fault: str = "")
 
 _WRONG_NEXT = {
     "count": "after an overflow the count of good steps goes on",
+    "first": "an overflow that would fill the interval doubles the scale",
     "up": "an overflow doubles the scale",
     "kept": "an overflow leaves the scale as it is",
     "quarter": "an overflow divides the scale by four",
@@ -114,6 +118,9 @@ _STEPS = [
     (2.0**16, 1998, True, 2000),
     (2.0**16, 1999, True, 2000),
     (0.5, 0, True, 1),
+    (8.0, 2, False, 3),
+    (1.0, 1, False, 3),
+    (2.0**20, 5, False, 2000),
 ]
 ex_10b_3 = Exercise(
     "10b.3",
@@ -140,7 +147,7 @@ ex_10b_4 = Prediction(
 # %% ../../nbs/exercises/10b_mixed_precision.ipynb #f72b227c
 _NO_LIST = "Expected a list of one to four numbers, as [1.0, 2.0]."
 _NOT_FINITE = "One of them is not finite in float32: that is an overflow indeed."
-_SOUND = "The check is right about these: the squares add up to a finite number."
+_SOUND = "The check is right: their norm is finite. (One number alone is not squared.)"
 
 
 def _heard(answer: object) -> str | None:
@@ -153,7 +160,7 @@ def _heard(answer: object) -> str | None:
         return _NO_LIST
     if not numbers.isfinite().all():
         return _NOT_FINITE
-    return _SOUND if numbers.square().sum().isfinite() else None
+    return _SOUND if numbers.norm().isfinite() else None
 
 
 ex_10b_5 = Search(

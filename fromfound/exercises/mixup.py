@@ -5,6 +5,7 @@ __all__ = ['ex_10a_1', 'ex_10a_2', 'ex_10a_5', 'ex_10a_4', 'ex_10a_3', 'ex_10a_6
 
 # %% ../../nbs/exercises/10a_mixup.ipynb #20b8364b
 import math
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -54,12 +55,19 @@ _WRONG_FLOORS = {
     "bits": "you take the logarithm to base 2",
     "mean": "you take the mean over classes, not the sum",
 }
+def _number(fn: Callable, *case: object) -> object:
+    """Return what a function answers, a tensor of one number as that number."""
+    answer = fn(*case)
+    return answer.item() if isinstance(answer, Tensor) and answer.ndim == 0 else answer
+
+
 ex_10a_2 = Exercise(
     "10a.2",
     _floor,
     [(0.1, 10), (0.2, 4), (0.5, 2), (0.9, 3), (0.3, 100)],
     {words: partial(_floor, fault=fault) for fault, words in _WRONG_FLOORS.items()},
     read="label smoothing",
+    probe=_number,
 )
 
 # %% ../../nbs/exercises/10a_mixup.ipynb #2cd1f403
@@ -113,6 +121,7 @@ ex_10a_5 = Exercise(
     [_pairs(3, 2, 4), _pairs(5, 4, 1), _pairs(8, 3, 2), _pairs(1, 3, 3)],
     {words: partial(_mixed_loss, fault=fault) for fault, words in _WRONG_LOSSES.items()},
     read="what goes wrong",
+    probe=_number,
 )
 
 # %% ../../nbs/exercises/10a_mixup.ipynb #70c00ab9
@@ -121,7 +130,7 @@ ex_10a_4 = Prediction(
     right="c",
     wrong={
         "a: a network that overfits has the lower loss in training, not in validation.": "a",
-        "b: mixing stops in validation by itself; the chapter asserts it.": "b",
+        "b: the callback leaves validation as it is: it asks learn.training.": "b",
         "d: both losses are means over samples.": "d",
     },
     because="In training it is measured against mixed targets, whose entropy it can't go below; "
@@ -148,8 +157,8 @@ def _hidden(answer: object) -> str | None:
     if lam > 0.1:
         return _MODEST
     half = 14 * (1 - lam) ** 0.5
-    sides = [min(28, at + half) - max(0, at - half) for at in (row, column)]
-    return _SEEN if sides[0] * sides[1] > 0.25 * 28**2 else None
+    height, width = (sum(abs(i + 0.5 - at) < half for i in range(28)) for at in (row, column))
+    return _SEEN if height * width > 28**2 / 4 else None
 
 
 ex_10a_3 = Search(
@@ -200,9 +209,9 @@ class _Mix(MixUp):
             lam = torch.full((n,), 0.5)
         if fault == "small":
             lam = torch.minimum(lam, 1 - lam)
-        first, *rest = inputs
-        part = lam.reshape(-1, *[1] * (first.ndim - 1))
-        return (part * first + (1 - part) * first[partner], *rest), lam
+        parts = [lam.reshape(-1, *[1] * (x.ndim - 1)).to(x) for x in inputs]
+        pairs = zip(parts, inputs, strict=True)
+        return tuple(part * x + (1 - part) * x[partner] for part, x in pairs), lam
 
     def after_loss(self) -> None:
         """Mix the losses, with a fault."""

@@ -46,16 +46,19 @@ class _Arm:
 def _medians(arms: dict[str, _Arm], turns: int, steps: int) -> dict[str, float]:
     """Return the seconds of a step for each arm: medians over turns."""
     times: dict[str, list[float]] = {name: [] for name in arms}
-    for turn in range(turns + 1):
-        for name, arm in arms.items():
-            short = name == "tf32"
-            torch.backends.cuda.matmul.allow_tf32 = short
-            torch.backends.cudnn.allow_tf32 = short
-            start = time.perf_counter()
-            for _ in range(steps):
-                arm.step()
-            if turn:  # the first one is to warm up
-                times[name].append((time.perf_counter() - start) / steps)
+    cuda = torch.backends.cuda.matmul
+    before = cuda.allow_tf32, torch.backends.cudnn.allow_tf32
+    try:
+        for turn in range(turns + 1):
+            for name, arm in arms.items():
+                cuda.allow_tf32 = torch.backends.cudnn.allow_tf32 = name == "tf32"
+                start = time.perf_counter()
+                for _ in range(steps):
+                    arm.step()
+                if turn:  # the first one is to warm up
+                    times[name].append((time.perf_counter() - start) / steps)
+    finally:
+        cuda.allow_tf32, torch.backends.cudnn.allow_tf32 = before
     return {name: statistics.median(found) for name, found in times.items()}
 
 # %% ../../nbs/experiments/10b_mixed_precision.ipynb #10cd3fe3
@@ -77,9 +80,9 @@ def cpu_speed(seed: int) -> dict[str, float]:
     found["gain of bfloat16"] = seconds["float32"] / seconds["bfloat16"]
     listed = Path("/proc/cpuinfo")
     if listed.exists():
-        text = listed.read_text(encoding="utf-8")
-        has = "amx_bf16" in text or "avx512_bf16" in text
-        found["has instructions for it"] = float(has)
+        flags = set(listed.read_text(encoding="utf-8").split())
+        has = flags & {"amx_bf16", "avx512_bf16", "bf16", "svebf16"}
+        found["has instructions for it"] = float(bool(has))
     return found
 
 # %% ../../nbs/experiments/10b_mixed_precision.ipynb #f1b1d9c6
@@ -107,12 +110,8 @@ def gpu_speed(seed: int) -> dict[str, float]:
         "bfloat16": torch.bfloat16,
         "float16": torch.float16,
     }
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    try:
-        arms = {name: _Arm("cuda", dtype, 1.0, 128, 224) for name, dtype in dtypes.items()}
-        seconds = _medians(arms, turns=7, steps=10)
-    finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+    arms = {name: _Arm("cuda", dtype, 1.0, 128, 224) for name, dtype in dtypes.items()}
+    seconds = _medians(arms, turns=7, steps=10)
     found = {f"{name}: ms": 1000 * value for name, value in seconds.items()}
     return {
         **found,
