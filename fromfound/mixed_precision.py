@@ -171,13 +171,12 @@ class LossScaler:
         backoff_factor: float = 0.5,
         growth_interval: int = 2000,
     ) -> None:
-        who, finite = "LossScaler", math.isfinite
+        who = "LossScaler"
         wanted = "init_scale as a number that float32 has and can divide by, 2**-126 to 2**127"
         check_numbers(who, wanted, lambda x: 2.0**-126 <= x <= 2.0**127, init_scale)
         wanted = "a finite growth_factor above 1"
-        check_numbers(who, wanted, lambda x: x > 1 and finite(x), growth_factor)
-        wanted = "a backoff_factor between 0 and 1"
-        check_numbers(who, wanted, lambda x: 0 < x < 1, backoff_factor)
+        check_numbers(who, wanted, lambda x: 1 < x < math.inf, growth_factor)
+        check_numbers(who, "a backoff_factor between 0 and 1", lambda x: 0 < x < 1, backoff_factor)
         wanted = "growth_interval as a whole number of 1 or more"
         check_numbers(who, wanted, lambda x: x >= 1 and isinstance(x, Integral), growth_interval)
         self.init_scale = float(init_scale)

@@ -174,12 +174,13 @@ class MixUp(Callback):
 
     Each sample keeps a part lam of itself, and the rest comes from a sample of its batch, chosen at
     random (possibly itself). The loss is lam times that of its own target and 1 - lam times that of
-    the other one. The numbers are drawn from torch's global generator. Validation and prediction stay
-    as they are.
+    the other one. The numbers are drawn from torch's global generator. Validation and prediction
+    stay as they are.
 
     The loss is replaced: list callbacks that add a penalty to it after this one, and those that
-    change the images before. Several inputs of a model are blended alike. The mean of the loss is over samples, as it is for
-    probabilities: class weights are factors, and ignored targets count as losses of zero.
+    change the images before. Several inputs of a model are blended alike. The mean of the loss is
+    over samples, as it is for probabilities: class weights are factors, and ignored targets count
+    as losses of zero.
 
     Args:
         alpha: lam is drawn from Beta(alpha, alpha), one number for each sample. Near 0 one of the
@@ -324,6 +325,9 @@ class CutMix(MixUp):
 
         Returns:
             Images of the same shapes, and lam (N,).
+
+        Raises:
+            ValueError: the inputs are not images, or not of one size.
         """
         shapes = [tuple(x.shape) for x in inputs]
         if any(len(shape) != 4 for shape in shapes) or len({shape[2:] for shape in shapes}) > 1:

@@ -467,8 +467,7 @@ class LRFinder(ParamScheduler):
                 "leave it out"
             )
         self.lrs, self.losses, self.averages, self.raw, self.ended = [], [], [], 0.0, False
-        data = DataBunch(learn.data.train_dl)
-        cbs = [*map(copy.copy, cbs), self]  # the finder sees the loss that is trained
+        data, cbs = DataBunch(learn.data.train_dl), [*map(copy.copy, cbs), self]
         options = {"lr": learn.lr, "cbs": cbs, "default_cbs": False}
         self.learner = Learner(learn.model, data, learn.loss_func, learn.opt_func, **options)
         try:
