@@ -474,7 +474,10 @@ def test_with_channels_last():
 # --- in training only, and nothing left behind ----------------------------------------------------
 
 
-@pytest.mark.parametrize("cb", [MixUp(), CutMix(), RandomMix(MixUp(), CutMix())], ids=str)
+ALL = {"MixUp": MixUp(), "CutMix": CutMix(), "RandomMix": RandomMix(MixUp(), CutMix())}
+
+
+@pytest.mark.parametrize("cb", ALL.values(), ids=ALL)
 def test_in_training_only(cb):
     learn, seen = fitted(cb, valid=ODD, epochs=2, metrics=[lambda p, t: p.mean()])
     assert seen.modes == 2 * (3 * [True] + 3 * [False])
@@ -521,7 +524,9 @@ class Stop(Callback):
 @pytest.mark.parametrize(
     "error", [KeyboardInterrupt, CancelBatchException, CancelFitException, ArithmeticError]
 )
-@pytest.mark.parametrize("loss_func", [F.cross_entropy, nn.CrossEntropyLoss()], ids=str)
+@pytest.mark.parametrize(
+    "loss_func", [F.cross_entropy, nn.CrossEntropyLoss()], ids=["function", "module"]
+)
 def test_nothing_is_left_behind(event, error, loss_func):
     cb, model = MixUp(), network()
     learn = Learner(model, DataBunch(ODD, ODD), loss_func, cbs=[cb], default_cbs=False)
@@ -580,7 +585,11 @@ def test_alpha_is_a_number_from_a_hundredth_on(make, alpha):
         make(alpha)
 
 
-@pytest.mark.parametrize("ways", [(), (MixUp,), (MixUp(), 3), ([MixUp()],)], ids=str)
+@pytest.mark.parametrize(
+    "ways",
+    [(), (MixUp,), (MixUp(), 3), ([MixUp()],)],
+    ids=["none", "a class", "a number", "a list"],
+)
 def test_ways_are_objects_that_mix(ways):
     with pytest.raises(TypeError, match=r"RandomMix expected objects as MixUp\(\) and CutMix\(\)"):
         RandomMix(*ways)
