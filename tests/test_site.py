@@ -405,8 +405,8 @@ def test_experiments_have_a_page_and_are_not_part_of_the_library(
     addresses = [a["href"] for a in results.find_all("a", string=re.compile("^Experiments of "))]
     recorded = [p.stem for p in (site.ROOT / "book" / "runs").glob("*.*.json")]
     for name in recorded:
-        function = name.rpartition(".")[2]
-        [address] = [a for a in addresses if a.endswith(f"#def-{function}")]
+        module, function = name.split(".")
+        [address] = [a for a in addresses if a.endswith(f"_{module}.html#def-{function}")]
         page = parsed.pages[(html / "book" / address.partition("#")[0]).resolve()]
         code = "\n".join(block.get_text() for block in page.select("div.cell pre"))
         assert f"def {function}(seed" in code
