@@ -55,6 +55,8 @@ _WRONG_FLOORS = {
     "bits": "you take the logarithm to base 2",
     "mean": "you take the mean over classes, not the sum",
 }
+
+
 def _number(fn: Callable, *case: object) -> object:
     """Return what a function answers, a tensor of one number as that number."""
     answer = fn(*case)
