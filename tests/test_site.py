@@ -12,6 +12,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from pygments.token import STANDARD_TYPES, Token
 
 from book import env
 from book.reader import reading
@@ -541,6 +542,18 @@ def test_colors_of_text_stand_out(theme: str) -> None:
         if contrast(colors[text], colors[ground]) < 4.5
     ]
     assert weak == []
+
+
+def test_every_kind_of_token_has_a_color_of_the_palette() -> None:
+    """All that Pygments may find in Python, the kinds that no chapter shows yet too."""
+    text = (site.ROOT / "book" / "_static" / "fromfound.css").read_text(encoding="utf-8")
+    rules = re.findall(r"\.highlight :is\(([^)]*)\) \{ color: var\(--(?:code-\w+|ink)\)", text)
+    colored = {name for rule in rules for name in re.findall(r"\.(\w+)", rule)}
+    # Of what `Generic` marks (diffs, tracebacks) the book shows prompts and output alone.
+    kinds = {
+        name for token, name in STANDARD_TYPES.items() if name and token not in Token.Generic
+    } | {"gp", "go"}
+    assert kinds - colored == {"esc", "err", "x"}  # what is no Python at all
 
 
 def test_contrast_is_measured_right() -> None:
