@@ -452,8 +452,9 @@ class Distributed(Callback):
         self._ddp = DistributedDataParallel(learn.model, **options)
         self._common = _from_first(get_rng_states())
         self._undo.callback(lambda: set_rng_states(self._common))
+        code = _from_first(_digest(torch.get_rng_state()))  # nothing is drawn for it
         if rank > 0:
-            seed = int.from_bytes(hashlib.sha256(repr(self._common).encode()).digest()[:3]) + rank
+            seed = int(code[-6:], 16) + rank
             random.seed(seed)
             np.random.seed(seed)
             torch.manual_seed(seed)

@@ -73,9 +73,9 @@ def scaling(seed: int) -> dict[str, float]:
     Returns:
         Images a second of each, and the efficiency: half of what two gain over one.
     """
-    one, two = (
-        statistics.median(found) for found in zip(*[(_measure(1), _measure(2)) for _ in range(2)])
-    )
+    turns = [(_measure(1), _measure(2)) for _ in range(2)]
+    one = statistics.median(turn[0] for turn in turns)
+    two = statistics.median(turn[1] for turn in turns)
     return {
         "1 process: images/s": one,
         "2 processes: images/s": two,
