@@ -231,6 +231,7 @@ def test_an_empty_batch_has_its_shape():
 
 def test_what_is_converted():
     shared = nn.BatchNorm2d(4)
+    nn.init.normal_(shared.weight)
     inner = nn.Sequential(shared, nn.GroupNorm(2, 4), RunningBatchNorm2d(4), nn.InstanceNorm2d(4))
     model = nn.Sequential(nn.Conv2d(2, 4, 1), shared, inner, nn.BatchNorm1d(3)).eval()
     params, buffers = list(model.parameters()), list(model.buffers())
@@ -281,6 +282,7 @@ def whole(name):
         images, pull = shape(X[:7]), shape(PULL[:7])
         kinds = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
         layer = kinds[images.ndim](images.shape[1])
+    nn.init.normal_(layer.weight)  # the check sets it to other numbers
     return job.normalized(images, pull, layer=layer)
 
 
