@@ -30,6 +30,7 @@ from .mixed_precision import MixedPrecision
 from .module import to_device
 from .norm import BatchNorm2d, standardize
 from .rng import get_rng_states, set_rng_states
+from .schedule import LRFinder
 from .training import Metric
 
 # %% ../nbs/10d_distributed.ipynb #c173822a
@@ -152,7 +153,9 @@ class SyncBatchNorm(BatchNorm2d):
 
     Outside of a process group, and in evaluation mode, it is ordinary batch normalization. It
     takes (N, C) and (N, C, ...) on any device. In training all processes have to call it equally
-    often; a process may have an empty part. Each call waits for the others twice, and again in
+    often; a process may have an empty part. (In `Distributed`, an entry that fills an empty part
+    does count here: batches with fewer entries than ranks are rare, and `drop_last` avoids them.)
+    Each call waits for the others twice, and again in
     its backward pass.
 
     Args:
@@ -258,7 +261,9 @@ class _Part:
         self.is_open = False
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(vars(self)["loader"], name)  # a Checkpoint looks for generators
+        if name == "loader":  # not there yet, as in a copy
+            raise AttributeError(name)
+        return getattr(self.loader, name)  # a Checkpoint looks for generators
 
     def __len__(self) -> int:
         return len(self.loader.batch_sampler)
@@ -338,6 +343,8 @@ class Distributed(Callback):
     shows a progress bar, and reads and writes a `Checkpoint`. Buffers, such as running
     statistics, are those of rank 0. Outside of a fit nothing is divided: `validate` and
     `get_preds` go through the whole loader on each rank; within a fit, `get_preds` returns a part.
+    Callbacks that write files, as `TensorBoard`, are for rank 0 alone: list them there only.
+    What leaves a batch or an epoch has to do so on all ranks, or they wait until the timeout.
 
     Started without torchrun, it does nothing but accumulate gradients, if asked to.
 
@@ -348,11 +355,13 @@ class Distributed(Callback):
 
     Raises:
         ValueError: accumulate isn't a whole number from 1 on. (In fit) ranks differ in model,
-            data, or number of epochs; or gradients are to be accumulated in float16.
+            data, or number of epochs; gradients are to be accumulated in float16; or there is an
+            LRFinder.
         TypeError: (in fit) a loader has no batches of numbered samples, a metric isn't a mean over
             samples, or the loss has parameters.
         RuntimeError: (in fit) torchrun has started several processes, but there is no process
-            group; the callback is in another fit; or a parameter gets no gradient.
+            group; the callback is in another fit; a parameter gets no gradient; a loader was
+            exchanged; or a batch was left on some ranks only.
 
     Source: Li2020 §3
     Source: torch.nn.parallel.DistributedDataParallel
@@ -412,6 +421,11 @@ class Distributed(Callback):
             raise TypeError(
                 "Distributed averages gradients of the model, and the loss has parameters, too: "
                 "make them parameters of the model"
+            )
+        if any(isinstance(cb, LRFinder) for cb in learn.cbs):
+            raise ValueError(
+                "Distributed can't take part in an LRFinder, which ends by the loss of its own "
+                "rank: run it without, on each rank or in one process"
             )
         narrow = [cb for cb in learn.cbs if getattr(cb, "dtype", None) is torch.float16]
         if self.accumulate > 1 and any(isinstance(cb, MixedPrecision) for cb in narrow):
@@ -496,6 +510,11 @@ class Distributed(Callback):
         learn = self.learn
         if self._fit_of is not learn or not learn.training:
             return
+        if not isinstance(learn.dl, _Part):
+            raise RuntimeError(
+                "Distributed: the training loader was exchanged within the fit, so it isn't "
+                "divided: exchange it between two fits"
+            )
         self._samples, self._last = learn.dl.group(self.accumulate)
         if self._ddp is not None:
             if not self._last:
@@ -596,8 +615,7 @@ class Distributed(Callback):
         Raises:
             ValueError: another number of processes has written it.
         """
-        if len(state["random"]) != rank_and_size()[1]:
-            raise ValueError(
-                f"it is of {len(state['random'])} processes, and here are {rank_and_size()[1]}"
-            )
-        self.random = state["random"]
+        states, size = state.get("random", []), rank_and_size()[1]
+        if size > 1 and len(states) != size:
+            raise ValueError(f"it is of {len(states)} processes, and here are {size}")
+        self.random = states

@@ -37,6 +37,7 @@ from fromfound.distributed import (
 from fromfound.learner import Checkpoint, EarlyStopping, GradientClip, Learner
 from fromfound.mixed_precision import MixedPrecision
 from fromfound.norm import BatchNorm2d
+from fromfound.schedule import LRFinder
 from fromfound.training import DataBunch, Metric, accuracy, cross_entropy
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -91,7 +92,7 @@ FITS = {
     "synchronized": lambda: learner(
         Distributed(), model=convert_sync_batchnorm(net(norm=BatchNorm2d))
     ),
-    "workers": lambda: Learner(
+    "loader of torch": lambda: Learner(
         net(),
         torch.utils.data.DataLoader(
             torch.utils.data.TensorDataset(X, Y), 16, shuffle=True, drop_last=True
@@ -332,6 +333,14 @@ class LearnedLoss(nn.Module):
         return cross_entropy(pred * self.scale, target)
 
 
+class Exchanges(Callback):
+    """Puts another training loader into the place of the first."""
+
+    def before_epoch(self):
+        """Act."""
+        self.learn.data.train_dl = DataLoader(TensorDataset(X, Y), 16)
+
+
 class Nests(Callback):
     """Begins another fit with the same callback."""
 
@@ -354,6 +363,8 @@ def refusals():
         "float16": lambda: learner(Distributed(accumulate=2), MixedPrecision(torch.float16)),
         "nested": lambda: learner(Distributed(), Nests()),
         "unused": lambda: learner(Distributed(), model=Twofold()),
+        "exchanged": lambda: learner(Distributed(), Exchanges()),
+        "finder": lambda: learner(Distributed(), LRFinder()),
         "two": lambda: learner(Distributed(), Distributed()),
         "lazy": lambda: learner(Distributed(), model=nn.Sequential(nn.Flatten(), nn.LazyLinear(2))),
     }

@@ -399,6 +399,8 @@ SAYS = {
     "float16": "can't accumulate gradients in float16",
     "nested": "RuntimeError: Distributed: this callback is in another fit",
     "unused": "RuntimeError: Distributed: no gradient reached idle.weight, idle.bias (2 of 6",
+    "exchanged": "RuntimeError: Distributed: the training loader was exchanged within the fit",
+    "finder": "ValueError: Distributed can't take part in an LRFinder",
     "two": "both own 'distributed'",
     "lazy": "ValueError: Distributed expected a model with shapes",
     "epochs": "another number of epochs than rank 0, 2 and 1",
