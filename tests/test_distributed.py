@@ -45,8 +45,11 @@ def torchrun(mode, folder, *options, before=()):
     """Start the job on two processes; return the process, its output in FOLDER/log."""
     options = options or ("--standalone", "--nproc-per-node=2")
     command = [*before, *TORCHRUN, *options, "-m", "tests.distributed_job", mode, str(folder)]
+    scratch = folder.with_name(f"{folder.name}-scratch")  # torchrun leaves folders there
+    scratch.mkdir(exist_ok=True)
+    options = OPTIONS | {"TMPDIR": str(scratch)}
     with open(folder / f"log{len(os.listdir(folder))}", "w", encoding="utf-8") as log:
-        return subprocess.Popen(command, cwd=ROOT, env=OPTIONS, stdout=log, stderr=log)
+        return subprocess.Popen(command, cwd=ROOT, env=options, stdout=log, stderr=log)
 
 
 def said(folder):
