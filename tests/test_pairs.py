@@ -37,6 +37,7 @@ from fromfound import conv, init, module, norm, optim, schedule, training, xresn
 from fromfound.augment import Augment
 from fromfound.callback import Callback, ProgressBar, Recorder
 from fromfound.dataloader import DataLoader, TensorDataset
+from fromfound.distributed import Distributed, SyncBatchNorm
 from fromfound.export import TensorBoard, export_model, load_exported
 from fromfound.hooks import ActivationStats, Hooks, model_summary
 from fromfound.learner import (
@@ -54,7 +55,7 @@ from fromfound.learner import (
 from fromfound.mixed_precision import MixedPrecision
 from fromfound.mixup import CutMix, LabelSmoothingCrossEntropy, MixUp, RandomMix
 from fromfound.module import Module, load, save
-from fromfound.schedule import LRFinder, ParamScheduler, SGDR, TorchScheduler, sched_lin
+from fromfound.schedule import SGDR, LRFinder, ParamScheduler, TorchScheduler, sched_lin
 from tests.toys import BATCHES, X, Y, seeded
 
 SHAPE = 4, 6, 5  # of the images that layers get
@@ -316,6 +317,7 @@ LAYERS = {
     "BatchNorm2d": LayerPart(partial(norm.BatchNorm2d, 4)),
     "BatchNorm2d, average": LayerPart(partial(norm.BatchNorm2d, 4, momentum=None)),
     "BatchNorm2d, bare": LayerPart(partial(norm.BatchNorm2d, 4, track_running_stats=False)),
+    "SyncBatchNorm": LayerPart(partial(SyncBatchNorm, 4)),
     "LayerNorm": LayerPart(partial(norm.LayerNorm, SHAPE)),
     "LayerNorm, bare": LayerPart(partial(norm.LayerNorm, 5, elementwise_affine=False)),
     "InstanceNorm2d": LayerPart(partial(norm.InstanceNorm2d, 4)),
@@ -505,6 +507,7 @@ CALLBACKS = {
     "MixedPrecision, float16": CallbackPart(
         lambda folder: [MixedPrecision(torch.float16, init_scale=2.0**10, growth_interval=2)]
     ),
+    "Distributed": CallbackPart(lambda folder: [Distributed()]),
 }
 
 SCHEDULES = {
@@ -564,6 +567,7 @@ OTHERS = {  # exported, and no part; "files.*" is a whole module, in which only 
     "functions of mixed_precision, and what its callback scales with": "mixed_precision.* "
     "FloatFormat LossScaler",
     "functions of xresnet": "xresnet.*",
+    "functions of distributed": "distributed.*",
     "what draws random numbers; tests/test_augment.py has one contract for all": "augment.* "
     "RandomStream ImageTransform RandomFlip RandomDihedral RandomCrop RandomResizedCrop "
     "PerspectiveWarp Batch BatchTransform Geometric Rotate Zoom Translate Warp Flip Compose "

@@ -27,6 +27,7 @@ REASONS: dict[str, str] = {
     "06a_init": "eight initializations, over five seeds each",
     "07_norm": "networks with and without normalization, over several seeds and learning rates",
     "08_data_block": "reads thousands of image files again and again, and trains on them twice",
+    "10d_distributed": "starts two processes three times, and has one of them killed",
 }
 
 
