@@ -125,14 +125,16 @@ def body_channels(body: nn.Module, size: int = 64) -> int:
         raise ValueError(f"body_channels expected maps (N, C, H, W), got {got}: cut_body(model)?")
     return maps.shape[1]
 
-# %% ../nbs/10c_transfer.ipynb #97be158d
-class ConcatPool2d(nn.Module):
+# %% ../nbs/10c_transfer.ipynb #a4267f69
+class ConcatPool2d(nn.AdaptiveAvgPool2d):
     """Pool maps to their means, followed by their maxima."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, C, H, W) to (N, 2 C, 1, 1)."""
-        means = input.mean((2, 3), keepdim=True)
-        return torch.cat([means, input.amax((2, 3), keepdim=True)], 1)
+        return torch.cat([super().forward(input), input.amax((2, 3), keepdim=True)], 1)
 
 
 def create_head(
@@ -149,8 +151,9 @@ def create_head(
     Raises:
         ValueError: a number is not a positive whole one, an unknown pooling, or no probability.
     """
-    if not (isinstance(n_in, Integral) and isinstance(n_out, Integral) and n_in > 0 and n_out > 0):
-        raise ValueError(f"create_head expected positive integers, got {n_in!r} and {n_out!r}")
+    for n in (n_in, n_out):
+        if isinstance(n, bool) or not isinstance(n, Integral) or n < 1:
+            raise ValueError(f"create_head expected positive integers, got {n_in!r} and {n_out!r}")
     if pool not in ("concat", "avg"):
         raise ValueError(f"create_head expected pool 'concat' or 'avg', got {pool!r}")
     pooling = ConcatPool2d() if pool == "concat" else nn.AdaptiveAvgPool2d(1)
@@ -394,7 +397,7 @@ def tta(
     known = all(y is not None for y in targets)
     return average, torch.cat(targets).to(average.device) if known else None
 
-# %% ../nbs/10c_transfer.ipynb #5f8d0352
+# %% ../nbs/10c_transfer.ipynb #32e72105
 def class_activation(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     """Say what each place of an image adds to each output.
 
@@ -416,7 +419,7 @@ def class_activation(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     head = model.get_submodule("head")
     pool, *rest = head.children()
     linear = nn.Flatten, nn.BatchNorm1d, nn.Dropout, nn.Linear
-    means = isinstance(pool, nn.AdaptiveAvgPool2d) and pool.output_size in (1, (1, 1))
+    means = type(pool) is nn.AdaptiveAvgPool2d and pool.output_size in (1, (1, 1))
     if not means or not all(isinstance(layer, linear) for layer in rest):
         raise ValueError(
             f"class_activation expected a linear head on means, got {type(pool).__name__} in it: "
