@@ -62,6 +62,9 @@ def body(seed=0):
     torch.manual_seed(seed)
     layers = [xresnet.conv_layer(3, 4), nn.Dropout(0.3), xresnet.ResBlock(4, 8, 2)]
     made = nn.Sequential(*layers)
+    for module in made.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.weight)  # that of a block would be 0
     made(3 * X + 1)
     return made
 
