@@ -2,8 +2,8 @@
 
 # %% auto #0
 __all__ = ['cut_body', 'body_channels', 'ConcatPool2d', 'create_head', 'create_model', 'freeze', 'unfreeze', 'unfreeze_top',
-           'param_groups', 'discriminative', 'mirrored', 'tta', 'class_activation', 'Standardize', 'VisionLearner',
-           'vision_learner']
+           'param_groups', 'discriminative', 'Standardize', 'VisionLearner', 'vision_learner', 'mirrored', 'tta',
+           'class_activation']
 
 # %% ../nbs/10c_transfer.ipynb #7c39635a
 import math
@@ -355,82 +355,6 @@ def discriminative(
 
     return make
 
-# %% ../nbs/10c_transfer.ipynb #7a518fdf
-def mirrored(x: Tensor) -> Tensor:
-    """Return images (..., H, W) with left and right exchanged."""
-    return x.flip(-1)
-
-
-def tta(
-    learn: Learner,
-    dl: Iterable[Any] | None = None,
-    *,
-    views: Sequence[Callable[[Tensor], Tensor]] = (mirrored,),
-    activation: Callable[[Tensor], Tensor] | None = None,
-) -> tuple[Tensor, Tensor | None]:
-    """Average the predictions for images and for other views of the same images.
-
-    Args:
-        learn: predicts, with its callbacks.
-        dl: batches (x, y) or (x, None); the validation loader by default.
-        views: functions of a batch of images; the images themselves count as one more.
-        activation: applied to predictions before they are averaged, as `torch.sigmoid`; by default
-            they are averaged as they are.
-
-    Returns:
-        The averages, and the targets, on the model's device.
-
-    Raises:
-        ValueError: there is no batch.
-    """
-    dl = learn.data.valid_dl if dl is None else dl
-    averages, targets = [], []
-    for x, y in () if dl is None else dl:
-        preds = [learn.predict(view(x)) for view in (lambda same: same, *views)]
-        wide = [pred.to(torch.promote_types(pred.dtype, torch.float32)) for pred in preds]
-        values = wide if activation is None else [activation(pred) for pred in wide]
-        averages.append(torch.stack(values).mean(0))
-        targets.append(y)
-    if not averages:
-        raise ValueError("tta found no batch: pass a loader, or give the data a valid_dl")
-    average = torch.cat(averages)
-    known = all(y is not None for y in targets)
-    return average, torch.cat(targets).to(average.device) if known else None
-
-# %% ../nbs/10c_transfer.ipynb #32e72105
-def class_activation(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Say what each place of an image adds to each output.
-
-    The head is applied to every place as if it were the whole image. Averaging and what follows it
-    are linear, so the mean over all places is the output itself. The model stays as it is.
-
-    Args:
-        model: has a `body` and a `head`, as from `create_model(..., pool="avg")`.
-        x: images (N, C, H, W).
-
-    Returns:
-        Maps (N, n_out, h, w), of the body's height and width, and the outputs (N, n_out).
-
-    Raises:
-        ValueError: the head has another pooling than the mean, or another layer that isn't linear.
-
-    Source: Zhou2016CAM §2, eq. 2
-    """
-    head = model.get_submodule("head")
-    pool, *rest = head.children()
-    linear = nn.Flatten, nn.BatchNorm1d, nn.Dropout, nn.Linear
-    means = type(pool) is nn.AdaptiveAvgPool2d and pool.output_size in (1, (1, 1))
-    if not means or not all(isinstance(layer, linear) for layer in rest):
-        raise ValueError(
-            f"class_activation expected a linear head on means, got {type(pool).__name__} in it: "
-            "create_model(..., pool='avg')"
-        )
-    with _evaluating(model), Hook(model.get_submodule("body"), lambda m, i, maps: maps) as hook:
-        outputs = model(x)
-        places = hook.value.movedim(1, 3)  # (N, h, w, C)
-        maps = nn.Sequential(*rest)(places.flatten(0, 2)).unflatten(0, places.shape[:3])
-    return maps.movedim(3, 1), outputs
-
 # %% ../nbs/10c_transfer.ipynb #bb36c80b
 class Standardize(nn.Module):
     """Normalize images inside a model, so that it takes its statistics along.
@@ -542,3 +466,79 @@ def vision_learner(
         "lr": f"{learn.lr:.2g}, {'by a range test' if lr is None else 'given'}",
     }
     return learn
+
+# %% ../nbs/10c_transfer.ipynb #7a518fdf
+def mirrored(x: Tensor) -> Tensor:
+    """Return images (..., H, W) with left and right exchanged."""
+    return x.flip(-1)
+
+
+def tta(
+    learn: Learner,
+    dl: Iterable[Any] | None = None,
+    *,
+    views: Sequence[Callable[[Tensor], Tensor]] = (mirrored,),
+    activation: Callable[[Tensor], Tensor] | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Average the predictions for images and for other views of the same images.
+
+    Args:
+        learn: predicts, with its callbacks.
+        dl: batches (x, y) or (x, None); the validation loader by default.
+        views: functions of a batch of images; the images themselves count as one more.
+        activation: applied to predictions before they are averaged, as `torch.sigmoid`; by default
+            they are averaged as they are.
+
+    Returns:
+        The averages, and the targets, on the model's device.
+
+    Raises:
+        ValueError: there is no batch.
+    """
+    dl = learn.data.valid_dl if dl is None else dl
+    averages, targets = [], []
+    for x, y in () if dl is None else dl:
+        preds = [learn.predict(view(x)) for view in (lambda same: same, *views)]
+        wide = [pred.to(torch.promote_types(pred.dtype, torch.float32)) for pred in preds]
+        values = wide if activation is None else [activation(pred) for pred in wide]
+        averages.append(torch.stack(values).mean(0))
+        targets.append(y)
+    if not averages:
+        raise ValueError("tta found no batch: pass a loader, or give the data a valid_dl")
+    average = torch.cat(averages)
+    known = all(y is not None for y in targets)
+    return average, torch.cat(targets).to(average.device) if known else None
+
+# %% ../nbs/10c_transfer.ipynb #32e72105
+def class_activation(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Say what each place of an image adds to each output.
+
+    The head is applied to every place as if it were the whole image. Averaging and what follows it
+    are linear, so the mean over all places is the output itself. The model stays as it is.
+
+    Args:
+        model: has a `body` and a `head`, as from `create_model(..., pool="avg")`.
+        x: images (N, C, H, W).
+
+    Returns:
+        Maps (N, n_out, h, w), of the body's height and width, and the outputs (N, n_out).
+
+    Raises:
+        ValueError: the head has another pooling than the mean, or another layer that isn't linear.
+
+    Source: Zhou2016CAM §2, eq. 2
+    """
+    head = model.get_submodule("head")
+    pool, *rest = head.children()
+    linear = nn.Flatten, nn.BatchNorm1d, nn.Dropout, nn.Linear
+    means = type(pool) is nn.AdaptiveAvgPool2d and pool.output_size in (1, (1, 1))
+    if not means or not all(isinstance(layer, linear) for layer in rest):
+        raise ValueError(
+            f"class_activation expected a linear head on means, got {type(pool).__name__} in it: "
+            "create_model(..., pool='avg')"
+        )
+    with _evaluating(model), Hook(model.get_submodule("body"), lambda m, i, maps: maps) as hook:
+        outputs = model(x)
+        places = hook.value.movedim(1, 3)  # (N, h, w, C)
+        maps = nn.Sequential(*rest)(places.flatten(0, 2)).unflatten(0, places.shape[:3])
+    return maps.movedim(3, 1), outputs
