@@ -255,7 +255,7 @@ def unfreeze(module: nn.Module) -> None:
             for name, p in layer.named_parameters(recurse=False):
                 p.requires_grad_(frozen.learned.get(name, p.requires_grad))
 
-# %% ../nbs/10c_transfer.ipynb #223eb09f
+# %% ../nbs/10c_transfer.ipynb #17dcf9ae
 def _parts(model: nn.Module) -> list[nn.Module]:
     """List the parts of a model that have parameters, from the images to the outputs."""
     children = dict(model.named_children())
@@ -346,7 +346,7 @@ def discriminative(
         weight_decay: as for `param_groups`.
 
     Returns:
-        A function that makes an AdamW; call it for each model anew.
+        A function that makes an AdamW, for this model.
     """
 
     def make(params: Iterable[Tensor], lr: float) -> torch.optim.Optimizer:
@@ -355,7 +355,7 @@ def discriminative(
 
     return make
 
-# %% ../nbs/10c_transfer.ipynb #bb36c80b
+# %% ../nbs/10c_transfer.ipynb #c756a328
 class Standardize(nn.Module):
     """Normalize images inside a model, so that it takes its statistics along.
 
@@ -382,6 +382,38 @@ class VisionLearner(Learner):
     """A learner that says in `choices` what `vision_learner` chose for it, and why."""
 
     choices: dict[str, str]
+
+
+def _measure(data: LabeledBunch, n: int) -> Normalize:
+    """Measure up to `n` training images; use up no random number."""
+    loader: Any = data.train_dl
+    sources = [loader, *data.tfms]
+    states = get_rng_states(sources)
+    try:
+        return Normalize.of(loader.dataset.x, n)
+    finally:
+        set_rng_states(states, sources)
+
+
+def _normalizer(data: LabeledBunch, body: nn.Module | None, given: Normalize | None) -> str:
+    """Say who normalizes the images; refuse two who would."""
+    layers = [] if body is None else list(body.modules())
+    does = {
+        "the transforms": any(isinstance(tfm, Normalize) for tfm in data.tfms),
+        "the body": any(isinstance(layer, Standardize) for layer in layers),
+        "given statistics": given is not None,
+    }
+    who = [name for name, normalizes in does.items() if normalizes]
+    if len(who) > 1:
+        raise ValueError(f"vision_learner would normalize twice, by {' and by '.join(who)}")
+    return who[0] if who else "the training images"
+
+
+def _normalizing(body: nn.Module, statistics: Normalize) -> nn.Sequential:
+    """Return a body that normalizes its images first."""
+    first = Standardize(statistics.mean.flatten(), statistics.std.flatten())
+    layers = body.children() if isinstance(body, nn.Sequential) else [body]
+    return nn.Sequential(first.to(_first_conv(body).weight.device), *layers)
 
 
 def vision_learner(
@@ -421,49 +453,34 @@ def vision_learner(
     """
     if not isinstance(data, LabeledBunch):
         got = type(data).__name__
-        raise TypeError(
-            f"vision_learner expected data from databunch(), got {got}: write Learner()"
+        raise TypeError(f"vision_learner expected data of databunch(), got {got}: write Learner()")
+    normalizer = _normalizer(data, body, normalize)
+    measures = normalizer == "the training images"
+    measured = _measure(data, 500 if measures else 8)
+    channels = len(measured.mean)
+    base = cut_body(arch(data.c, channels)) if body is None else body
+    if (takes := _first_conv(base).in_channels) != channels:
+        raise ValueError(
+            f"vision_learner got a body for {takes} channels, and images of {channels}: open them "
+            "with another mode="
         )
-    who = {
-        "transforms": any(isinstance(tfm, Normalize) for tfm in data.tfms),
-        "body": body is not None and any(isinstance(m, Standardize) for m in body.modules()),
-        "given statistics": normalize is not None,
-    }
-    does = [name for name, it_does in who.items() if it_does]
-    if len(does) > 1:
-        raise ValueError(f"vision_learner would normalize twice, by {' and by '.join(does)}")
-    images: Any = data.train_dl
-    sources = [images, *data.tfms]
-    states = get_rng_states(sources)  # a look at the images uses up no random number
-    try:
-        found = Normalize.of(images.dataset.x, n=8 if does else 500)
-    finally:
-        set_rng_states(states, sources)
-    base = cut_body(arch(data.c, len(found.mean))) if body is None else body
-    takes, has = _first_conv(base).in_channels, len(found.mean)
-    if takes != has:
-        raise ValueError(f"vision_learner: a body for {takes} channels, images of {has}: see mode=")
-    if normalize or not does:
-        statistics = normalize or found
-        first = Standardize(statistics.mean.flatten(), statistics.std.flatten())
-        layers = base.children() if isinstance(base, nn.Sequential) else [base]
-        base = nn.Sequential(first.to(_first_conv(base).weight.device), *layers)
+    if measures or normalize:
+        base = _normalizing(base, normalize or measured)
     model = create_model(base, data.c, pool=pool)
     slow_first = adamw if body is None else discriminative(model)
     metrics = [data.metric] if metrics is None else metrics
-    learn = VisionLearner(
-        model, data, loss_func or data.loss_func, opt_func or slow_first, metrics=metrics, cbs=cbs
-    )
+    parts = model, data, loss_func or data.loss_func, opt_func or slow_first
+    learn = VisionLearner(*parts, metrics=metrics, cbs=cbs)
     learn.lr = LRFinder().run(learn).suggestion if lr is None else lr
     kind = f"for labels of kind {type(data.kind).__name__}"
     learn.choices = {
         "outputs": f"{data.c}, {kind}",
         "loss_func": "given" if loss_func else kind,
         "metrics": ", ".join(metric.name for metric in learn.metrics),
-        "body": f"new, of {arch.__name__}" if body is None else "given",
-        "normalize": f"by the {does[0]}" if does else "by the training images",
-        "opt_func": "given" if opt_func else "AdamW" + ", slow first parts" * (body is not None),
-        "lr": f"{learn.lr:.2g}, {'by a range test' if lr is None else 'given'}",
+        "body": "given" if body else f"new, of {arch.__name__}",
+        "normalize": f"by {normalizer}",
+        "opt_func": "given" if opt_func else "AdamW" + ", lower parts slower" * bool(body),
+        "lr": f"{learn.lr:.2g}",
     }
     return learn
 

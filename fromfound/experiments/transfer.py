@@ -124,7 +124,7 @@ def digit_rates(seed: int) -> dict[str, float]:
     Budget: two minutes of one core.
 
     Args:
-        seed: of a single run; weights, order and examples come from 100 more.
+        seed: 100 more is the seed of weights, order and examples.
 
     Returns:
         For each arm the accuracy on 1,000 training images at each learning rate, as "naive 0.01",
