@@ -355,7 +355,7 @@ def discriminative(
 
     return make
 
-# %% ../nbs/10c_transfer.ipynb #c756a328
+# %% ../nbs/10c_transfer.ipynb #4b633cc3
 class Standardize(nn.Module):
     """Normalize images inside a model, so that it takes its statistics along.
 
@@ -409,6 +409,16 @@ def _normalizer(data: LabeledBunch, body: nn.Module | None, given: Normalize | N
     return who[0] if who else "the training images"
 
 
+def _for_channels(channels: int, body: nn.Module) -> nn.Module:
+    """Return a body, unless it takes images of another number of channels."""
+    if (takes := _first_conv(body).in_channels) != channels:
+        raise ValueError(
+            f"vision_learner got a body for {takes} channels, and images of {channels}: open them "
+            "with another mode="
+        )
+    return body
+
+
 def _normalizing(body: nn.Module, statistics: Normalize) -> nn.Sequential:
     """Return a body that normalizes its images first."""
     first = Standardize(statistics.mean.flatten(), statistics.std.flatten())
@@ -458,12 +468,7 @@ def vision_learner(
     measures = normalizer == "the training images"
     measured = _measure(data, 500 if measures else 8)
     channels = len(measured.mean)
-    base = cut_body(arch(data.c, channels)) if body is None else body
-    if (takes := _first_conv(base).in_channels) != channels:
-        raise ValueError(
-            f"vision_learner got a body for {takes} channels, and images of {channels}: open them "
-            "with another mode="
-        )
+    base = _for_channels(channels, cut_body(arch(data.c, channels)) if body is None else body)
     if measures or normalize:
         base = _normalizing(base, normalize or measured)
     model = create_model(base, data.c, pool=pool)

@@ -65,7 +65,19 @@ ex_10c_2 = Exercise(
     tol=1e-6,
 )
 
-# %% ../../nbs/exercises/10c_transfer.ipynb #031c48e5
+# %% ../../nbs/exercises/10c_transfer.ipynb #835bf752
+ex_10c_3 = Prediction(
+    "10c.3",
+    right="b",
+    wrong={
+        "a: a linear layer takes maxima as well as means; they are numbers.": "a",
+        "c: maxima have a gradient: 1 at the place of the maximum. And a CAM needs none.": "c",
+        "d: there are as many maxima as means, one for each map.": "d",
+    },
+    because="max(a + b) isn't max(a) + max(b): each map has its maximum at another place.",
+)
+
+# %% ../../nbs/exercises/10c_transfer.ipynb #326fa529
 def _maps(maps: Tensor, weight: Tensor, bias: Tensor, fault: str = "") -> Tensor:
     """Maps (K, h, w) of outputs from maps (C, h, w) of features, with a fault of a given name."""
     places = maps.shape[1] * maps.shape[2]
@@ -117,27 +129,15 @@ def _map_cases() -> list[tuple[Tensor, Tensor, Tensor]]:
     ]
 
 
-ex_10c_3 = Exercise(
-    "10c.3",
+ex_10c_4 = Exercise(
+    "10c.4",
     _maps,
     _map_cases(),
     {words: partial(_maps, fault=fault) for words, fault in _WRONG_MAPS.items()},
     read="where does it look",
 )
 
-# %% ../../nbs/exercises/10c_transfer.ipynb #8051a689
-ex_10c_4 = Prediction(
-    "10c.4",
-    right="b",
-    wrong={
-        "a: a linear layer takes maxima as well as means; they are numbers.": "a",
-        "c: maxima have a gradient: 1 at the place of the maximum. And a CAM needs none.": "c",
-        "d: there are as many maxima as means, one for each map.": "d",
-    },
-    because="max(a + b) isn't max(a) + max(b): each map has its maximum at another place.",
-)
-
-# %% ../../nbs/exercises/10c_transfer.ipynb #46b28b22
+# %% ../../nbs/exercises/10c_transfer.ipynb #1d461605
 _NO_PAIR = "Expected two views of two or more logits each, as [[2.0, 1.0, 0.0], [0.0, 1.5, 0.0]]."
 _TIE = "One of the averages has a tie: let it decide."
 _AGREE = "Both averages choose the same class. Let each view rule out the other's favorite."
@@ -162,7 +162,11 @@ def _disagree(answer: object) -> str | None:
 ex_10c_5 = Search(
     "10c.5",
     _disagree,
-    {_AGREE: [[2.0, 1.0, 0.0], [0.0, 1.5, 0.0]], _TIE: [[1.0, 0.0], [0.0, 1.0]], _NO_PAIR: [1.0, 2.0]},
+    {
+        _AGREE: [[2.0, 1.0, 0.0], [0.0, 1.5, 0.0]],
+        _TIE: [[1.0, 0.0], [0.0, 1.0]],
+        _NO_PAIR: [1.0, 2.0],
+    },
     because="A logit has no lower limit, and a probability ends at 0.",
 )
 
