@@ -649,7 +649,7 @@ def test_images_are_normalized_once(photos):
     own = vision_learner(bunch(photos), arch).model.body
     assert vision_learner(bunch(photos), body=own).choices["normalize"] == "by the body"
     for options in ({"normalize": norm}, {"body": own}):
-        with pytest.raises(ValueError, match="normalize twice, by transforms and by"):
+        with pytest.raises(ValueError, match="normalize twice, by the transforms and by"):
             vision_learner(listed, **options)
 
 
