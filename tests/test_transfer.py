@@ -152,6 +152,8 @@ def test_other_networks_are_cut_before_their_pooling():
     assert torch.equal(model.fc(maps.mean((2, 3))), model.fc(model.avgpool(maps).flatten(1)))
     flat = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 2), nn.Flatten())
     assert len(cut_body(flat)) == 1
+    sizes = nn.AdaptiveAvgPool2d(4), nn.Conv2d(2, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    assert len(cut_body(nn.Sequential(nn.Conv2d(3, 2, 3), *sizes))) == 3
     again = cut_body(create_model(cut_body(xresnet.xresnet18(width=0.125)), 3))
     assert len(again) == 5
 
@@ -350,6 +352,18 @@ def test_no_momentum_and_no_decay_move_a_part_frozen_within_a_fit():
     opt = {"opt_func": lambda p, lr: sgd(p, lr, momentum=0.9, weight_decay=0.1)}
     learner(model, **opt).fit(1, cbs=[stop])
     assert unchanged(model.body, stop.before)
+
+
+def test_old_gradients_are_not_left_to_the_optimizer():
+    model = net()
+    opt = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=0.1)
+    for _ in range(2):
+        model(X).backward(torch.ones(12, 3))
+        opt.step()
+    freeze(model.body)
+    before = snapshot(model.body)
+    opt.step()
+    assert unchanged(model.body, before)
 
 
 def test_freeze_refuses():
