@@ -668,7 +668,7 @@ def test_images_are_normalized_once(photos):
 
 
 def test_learners_refuse(photos):
-    with pytest.raises(TypeError, match=r"expected data from databunch\(\), got DataBunch"):
+    with pytest.raises(TypeError, match=r"expected data of databunch\(\), got DataBunch"):
         vision_learner(DataBunch(BATCHES))
     with pytest.raises(ValueError, match="body for 1 channels, images of 3"):
         vision_learner(bunch(photos), body=cut_body(arch(2, 1)))
