@@ -358,7 +358,7 @@ def test_old_gradients_are_not_left_to_the_optimizer():
     model = net()
     opt = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=0.1)
     for _ in range(2):
-        model(X).backward(torch.ones(12, 3))
+        model(X).backward(torch.randn(12, 3))
         opt.step()
     freeze(model.body)
     before = snapshot(model.body)
@@ -670,7 +670,7 @@ def test_images_are_normalized_once(photos):
 def test_learners_refuse(photos):
     with pytest.raises(TypeError, match=r"expected data of databunch\(\), got DataBunch"):
         vision_learner(DataBunch(BATCHES))
-    with pytest.raises(ValueError, match="body for 1 channels, images of 3"):
+    with pytest.raises(ValueError, match="body for 1 channels, and images of 3"):
         vision_learner(bunch(photos), body=cut_body(arch(2, 1)))
     with pytest.raises(TypeError, match="Normalize.of expected floating-point images"):
         vision_learner(bunch(photos, tfms=[to_byte_tensor]))
