@@ -563,6 +563,7 @@ PARTS: dict[str, dict[str, Part]] = {
 WHERE = "LAYERS, LOSSES, OPTIMIZERS, CALLBACKS, SCHEDULES, INITIALIZERS or METRICS"
 
 OTHERS = {  # exported, and no part; "files.*" is a whole module, in which only classes are parts
+    "functions of transfer": "transfer.*",
     "what CutMix is made of": "random_boxes",
     "functions of mixed_precision, and what its callback scales with": "mixed_precision.* "
     "FloatFormat LossScaler",
