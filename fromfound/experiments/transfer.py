@@ -98,7 +98,7 @@ def _accuracy(outputs: Tensor, y: Tensor) -> float:
 
 # %% ../../nbs/experiments/10c_transfer.ipynb #5f2b34c7
 _ARMS = "scratch", "naive", "frozen", "statistics", "norms", "gradual"
-_TRIED = 0.003, 0.01, 0.03
+_TRIED = 0.003, 0.01, 0.03, 0.1
 
 
 def _unchanged(x: Tensor, generator: torch.Generator) -> Tensor:
@@ -119,9 +119,9 @@ def _first_of_each(y: Tensor, digits: range, n: int, skip: int) -> Tensor:
 
 @experiment(data=("mnist",))
 def digit_rates(seed: int) -> dict[str, float]:
-    """Try three learning rates for each arm of the chapter's study of digits.
+    """Try four learning rates for each arm of the chapter's study of digits.
 
-    Budget: two minutes of one core.
+    Budget: three minutes of one core.
 
     Args:
         seed: 100 more is the seed of weights, order and examples.
