@@ -98,7 +98,7 @@ def _accuracy(outputs: Tensor, y: Tensor) -> float:
 
 # %% ../../nbs/experiments/10c_transfer.ipynb #5f2b34c7
 _ARMS = "scratch", "naive", "frozen", "statistics", "norms", "gradual"
-_TRIED = 0.003, 0.01, 0.03, 0.1
+_TRIED = 0.003, 0.01, 0.03, 0.1, 0.3
 
 
 def _unchanged(x: Tensor, generator: torch.Generator) -> Tensor:
@@ -119,7 +119,7 @@ def _first_of_each(y: Tensor, digits: range, n: int, skip: int) -> Tensor:
 
 @experiment(data=("mnist",))
 def digit_rates(seed: int) -> dict[str, float]:
-    """Try four learning rates for each arm of the chapter's study of digits.
+    """Try five learning rates for each arm of the chapter's study of digits.
 
     Budget: three minutes of one core.
 
