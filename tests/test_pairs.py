@@ -56,6 +56,7 @@ from fromfound.mixed_precision import MixedPrecision
 from fromfound.mixup import CutMix, LabelSmoothingCrossEntropy, MixUp, RandomMix
 from fromfound.module import Module, load, save
 from fromfound.schedule import SGDR, LRFinder, ParamScheduler, TorchScheduler, sched_lin
+from fromfound.transfer import ConcatPool2d, Standardize
 from tests.toys import BATCHES, X, Y, seeded
 
 SHAPE = 4, 6, 5  # of the images that layers get
@@ -318,6 +319,8 @@ LAYERS = {
     "BatchNorm2d, average": LayerPart(partial(norm.BatchNorm2d, 4, momentum=None)),
     "BatchNorm2d, bare": LayerPart(partial(norm.BatchNorm2d, 4, track_running_stats=False)),
     "SyncBatchNorm": LayerPart(partial(SyncBatchNorm, 4)),
+    "ConcatPool2d": LayerPart(ConcatPool2d),
+    "Standardize": LayerPart(partial(Standardize, [0.5] * 4, [0.25] * 4)),
     "LayerNorm": LayerPart(partial(norm.LayerNorm, SHAPE)),
     "LayerNorm, bare": LayerPart(partial(norm.LayerNorm, 5, elementwise_affine=False)),
     "InstanceNorm2d": LayerPart(partial(norm.InstanceNorm2d, 4)),
