@@ -255,6 +255,12 @@ class _Part:
                 "Distributed expected a DataLoader with batches of samples that have numbers, got "
                 f"{loader!r:.60}: make one of a dataset, as DataLoader(TensorDataset(x, y), 64)"
             )
+        inner = getattr(sampler, "sampler", None)
+        if any(hasattr(part, "num_replicas") for part in (sampler, inner)):
+            raise TypeError(
+                f"Distributed divides the batches itself, got a {type(inner).__name__}, which "
+                "has rank 0 draw a part of the samples only: use DataLoader(dataset, shuffle=True)"
+            )
         self.loader = loader
         self.owner = owner
         self.training = training
@@ -345,6 +351,8 @@ class Distributed(Callback):
     `get_preds` go through the whole loader on each rank; within a fit, `get_preds` returns a part.
     Callbacks that write files, as `TensorBoard`, are for rank 0 alone: list them there only.
     What leaves a batch or an epoch has to do so on all ranks, or they wait until the timeout.
+    The loss has to be a mean over samples: with class weights or an `ignore_index`, the gradient
+    is not that of one process. A checkpoint is for the number of processes that wrote it.
 
     Started without torchrun, it does nothing but accumulate gradients, if asked to.
 
@@ -354,11 +362,11 @@ class Distributed(Callback):
         find_unused_parameters: whether parameters may get no gradient; it costs time.
 
     Raises:
-        ValueError: accumulate isn't a whole number from 1 on. (In fit) ranks differ in model,
-            data, or number of epochs; gradients are to be accumulated in float16; or there is an
-            LRFinder.
-        TypeError: (in fit) a loader has no batches of numbered samples, a metric isn't a mean over
-            samples, or the loss has parameters.
+        ValueError: accumulate isn't a whole number from 1 on. (In fit) ranks differ in weights,
+            amount of data, settings, or number of epochs; gradients are to be accumulated in
+            float16; or there is an LRFinder.
+        TypeError: (in fit) a loader has no batches of numbered samples, or a DistributedSampler; a
+            metric isn't a mean over samples; or the loss has parameters.
         RuntimeError: (in fit) torchrun has started several processes, but there is no process
             group; the callback is in another fit; a parameter gets no gradient; a loader was
             exchanged; or a batch was left on some ranks only.
@@ -371,6 +379,7 @@ class Distributed(Callback):
     exclusive = "distributed"
     _fit_of: Any = None
     _ddp: Any = None
+    _before: Any = ()  # how many batches were counted before this one
     _held: Any = ()  # gradients of batches whose step is still to come
 
     def __init__(self, *, accumulate: int = 1, find_unused_parameters: bool = False) -> None:
@@ -437,11 +446,18 @@ class Distributed(Callback):
     def _agree(self, data: DataBunch) -> None:
         """Raise the same error on all ranks if they differ."""
         learn = self.learn
-        state = {**dict(learn.model.named_parameters()), **dict(learn.model.named_buffers())}
+        buffers = dict(learn.model.named_buffers())
+        state = {**dict(learn.model.named_parameters()), **buffers}
         if any(map(nn.parameter.is_lazy, state.values())):
             raise ValueError("Distributed expected a model with shapes: call it on a batch before")
         own = {f"{name} in its model": _digest(value) for name, value in state.items()}
+        for name, value in buffers.items():  # an interrupted epoch leaves other values
+            own[f"{name} in its model"] = f"{value.dtype} {list(value.shape)}"
         own["number of epochs"] = str(learn.n_epochs)
+        own["accumulate"] = str(self.accumulate)
+        own["list of metrics"] = str([getattr(metric, "name", "") for metric in learn.metrics])
+        settings = [{k: v for k, v in g.items() if k != "params"} for g in learn.opt.param_groups]
+        own["setting of the optimizer"] = str(settings)
         for name, part in (("training", data.train_dl), ("validation", data.valid_dl)):
             if isinstance(part, _Part):
                 own[f"number of {name} samples"] = str(len(part.loader.dataset))
@@ -463,6 +479,7 @@ class Distributed(Callback):
         known = signature(DistributedDataParallel).parameters
         new = "forward_sync_buffers"  # the name since torch 2.13
         options[new if new in known else "broadcast_buffers"] = False
+        self.share_buffers()
         self._ddp = DistributedDataParallel(learn.model, **options)
         self._common = _from_first(get_rng_states())
         self._undo.callback(lambda: set_rng_states(self._common))
@@ -474,6 +491,19 @@ class Distributed(Callback):
             torch.manual_seed(seed)
             nowhere = self._undo.enter_context(open(os.devnull, "w", encoding="utf-8"))
             self._undo.enter_context(redirect_stdout(nowhere))
+        bind = learn._set_callbacks
+
+        def bind_again(cbs: Iterable[Callback]) -> None:  # as `validate` does within a fit
+            bind(cbs)
+            self._redirect(rank)
+
+        vars(learn)["_set_callbacks"] = bind_again
+        self._undo.callback(vars(learn).pop, "_set_callbacks")
+        self._redirect(rank)
+
+    def _redirect(self, rank: int) -> None:
+        """Leave checkpoints and progress bar to rank 0; wrap the model last, unwrap it first."""
+        learn = self.learn
         for event, methods in learn._methods.items():
             kept = [(cb, m) for cb, m in methods if rank == 0 or not isinstance(cb, ProgressBar)]
             for i, (cb, _) in enumerate(kept):
@@ -481,6 +511,8 @@ class Distributed(Callback):
                     mine = {"before_fit": self._resume, "after_epoch": self._save}[event]
                     kept[i] = self, partial(mine, cb)
             methods[:] = kept
+        learn._methods["before_batch"].append((self, self._wrap))
+        learn._methods["after_pred"].insert(0, (self, self.after_pred))
 
     def _resume(self, checkpoint: Checkpoint) -> None:
         """Let rank 0 resume from the file; then put all ranks where it is."""
@@ -508,7 +540,10 @@ class Distributed(Callback):
     def before_batch(self) -> None:
         """Have the wrapped model called; only the last batch of a step sends its gradients."""
         learn = self.learn
-        if self._fit_of is not learn or not learn.training:
+        if self._fit_of is not learn:
+            return
+        self._before = [len(metric.sizes) for metric in self._judges()]
+        if not learn.training:
             return
         if not isinstance(learn.dl, _Part):
             raise RuntimeError(
@@ -516,10 +551,15 @@ class Distributed(Callback):
                 "divided: exchange it between two fits"
             )
         self._samples, self._last = learn.dl.group(self.accumulate)
-        if self._ddp is not None:
+        if learn.dl.at % self.accumulate == 0:
+            self._held = ()  # of a step whose last batch was left
+
+    def _wrap(self) -> None:
+        """Have the wrapped model called, when all other callbacks have seen the plain one."""
+        if self.learn.training and self._ddp is not None:
             if not self._last:
                 self._batch.enter_context(self._ddp.no_sync())
-            learn.model = self._ddp
+            self.learn.model = self._ddp
 
     def after_pred(self) -> None:
         """Put the plain model back."""
@@ -564,13 +604,15 @@ class Distributed(Callback):
         self.after_pred()
         self._batch.close()
         if isinstance(learn.dl, _Part) and learn.dl.counts[learn.dl.at] == 0:
-            for metric in [learn.train_loss] if learn.training else self._judges():
-                if len(metric.sizes) > learn.dl.at:
+            for metric, before in zip(self._judges(), self._before, strict=False):
+                if len(metric.sizes) > before:
                     metric.sizes[-1] = 0
+        self._before = ()
 
     def _judges(self) -> list[Metric]:
-        """Return what is computed in validation."""
-        return [self.learn.valid_loss, *self.learn.metrics]
+        """Return what this batch is counted in."""
+        learn = self.learn
+        return [learn.train_loss] if learn.training else [learn.valid_loss, *learn.metrics]
 
     def share_buffers(self) -> None:
         """Give all ranks the buffers of rank 0."""

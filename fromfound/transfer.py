@@ -362,6 +362,9 @@ class Standardize(nn.Module):
     Args:
         mean: of each channel.
         std: standard deviation of each channel.
+
+    Raises:
+        TypeError: (when called) the images are not floating-point, or of other channels.
     """
 
     mean: Tensor
@@ -375,6 +378,11 @@ class Standardize(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, C, H, W) to the same shape."""
+        if not input.is_floating_point() or input.shape[-3] != len(self.mean):
+            raise TypeError(
+                f"Standardize expected floating-point images of {len(self.mean)} channels, got "
+                f"{tuple(input.shape)} of {input.dtype}"
+            )
         return (input - self.mean.to(input)) / self.std.to(input)
 
 
@@ -396,7 +404,11 @@ def _measure(data: LabeledBunch, n: int) -> Normalize:
 
 
 def _normalizer(data: LabeledBunch, body: nn.Module | None, given: Normalize | None) -> str:
-    """Say who normalizes the images; refuse two who would."""
+    """Say who normalizes the images; refuse two who would, and what can't."""
+    if body is not None:
+        _check_module("vision_learner", body)
+    if not (given is None or isinstance(given, Normalize)):
+        raise TypeError(f"vision_learner expected a Normalize, got {given!r:.60}")
     layers = [] if body is None else list(body.modules())
     does = {
         "the transforms": any(isinstance(tfm, Normalize) for tfm in data.tfms),
@@ -451,7 +463,7 @@ def vision_learner(
         loss_func: as for `Learner`.
         metrics: as for `Learner`.
         opt_func: by default AdamW, as `discriminative` for a given body.
-        lr: the learning rate; None finds one by a range test, `LRFinder`.
+        lr: the learning rate; None finds one by a range test, `LRFinder`, with one rate for all.
         cbs: as for `Learner`.
 
     Returns:
@@ -459,7 +471,8 @@ def vision_learner(
 
     Raises:
         ValueError: images would be normalized twice, or the body takes other channels.
-        TypeError: the data don't know their kind of labels, or give no floating-point images.
+        TypeError: the data don't know their kind of labels, or give no floating-point images; the
+            body is no module, or the statistics are no `Normalize`.
     """
     if not isinstance(data, LabeledBunch):
         got = type(data).__name__
@@ -481,8 +494,8 @@ def vision_learner(
     learn.choices = {
         "outputs": f"{data.c}, {kind}",
         "loss_func": "given" if loss_func else kind,
-        "metrics": ", ".join(metric.name for metric in learn.metrics),
-        "body": "given" if body else f"new, of {arch.__name__}",
+        "metrics": ", ".join(getattr(m, "name", type(m).__name__) for m in learn.metrics),
+        "body": "given" if body else f"new, of {getattr(arch, 'func', arch).__name__}",
         "normalize": f"by {normalizer}",
         "opt_func": "given" if opt_func else "AdamW" + ", lower parts slower" * bool(body),
         "lr": f"{learn.lr:.2g}",
@@ -516,11 +529,14 @@ def tta(
 
     Raises:
         ValueError: there is no batch.
+        TypeError: the views are not a list.
     """
+    if callable(views):
+        raise TypeError("tta expected a list of views, got a function: write views=[...]")
     dl = learn.data.valid_dl if dl is None else dl
     averages, targets = [], []
     for x, y in () if dl is None else dl:
-        preds = [learn.predict(view(x)) for view in (lambda same: same, *views)]
+        preds = [learn.predict(view(x.clone())) for view in (lambda same: same, *views)]
         wide = [pred.to(torch.promote_types(pred.dtype, torch.float32)) for pred in preds]
         values = wide if activation is None else [activation(pred) for pred in wide]
         averages.append(torch.stack(values).mean(0))

@@ -177,7 +177,8 @@ class Model(Callback):
         """Note."""
         self.seen.add(type(self.learn.model).__name__)
 
-    before_epoch = after_loss = before_backward = before_step = after_batch = after_epoch = note
+    before_epoch = before_batch = after_pred = after_loss = before_backward = note
+    before_step = after_batch = after_epoch = note
 
 
 def behind():
@@ -279,18 +280,40 @@ def counts():
     return [sends(n) for n in (1, 3, 9)]
 
 
-def within():
+def within(folder):
     """What `validate` and `get_preds` say within a fit, and after it."""
 
     class Asks(Callback):
+        order = 10
+
         def after_epoch(self):
             """Ask."""
+            before = self.learn.results
             self.said = self.learn.validate()["accuracy"], len(self.learn.get_preds()[0])
+            self.changed = self.learn.results != before
 
     asks = Asks()
-    learn = learner(Distributed(), asks, default_cbs=False)
+    (folder / "asked").mkdir(exist_ok=True)
+    checkpoint = Checkpoint(folder / "asked" / "within")
+    options = {"n_valid": 5, "valid_bs": 4, "default_cbs": False}  # a part of a batch is empty
+    learn = learner(Distributed(), asks, checkpoint, **options)
+    learn.fit(3)
+    return asks.said, learn.validate()["accuracy"], len(learn.get_preds()[0]), asks.changed
+
+
+def again():
+    """A second fit after one that has ended within an epoch, with running statistics."""
+
+    class Ends(Callback):
+        def after_batch(self):
+            """Act."""
+            if self.learn.training and self.learn.step == 3:
+                raise CancelFitException
+
+    learn = learner(Distributed(), model=net(norm=BatchNorm2d), default_cbs=False)
+    learn.fit(1, cbs=[Ends()])
     learn.fit(1)
-    return asks.said, learn.validate()["accuracy"], len(learn.get_preds()[0])
+    return numbers(learn.model)
 
 
 # --- refusals -------------------------------------------------------------------------------------
@@ -349,6 +372,13 @@ class Nests(Callback):
         learner(*[cb for cb in self.learn.cbs if isinstance(cb, Distributed)]).fit(1)
 
 
+def dealt():
+    """A loader that deals out the samples by itself."""
+    data = torch.utils.data.TensorDataset(X, Y)
+    sampler = torch.utils.data.DistributedSampler(data)
+    return torch.utils.data.DataLoader(data, 16, sampler=sampler)
+
+
 def refusals():
     """The errors of fits that can't go well, the same on all ranks."""
     rank, _ = rank_and_size()
@@ -367,6 +397,10 @@ def refusals():
         "finder": lambda: learner(Distributed(), LRFinder()),
         "two": lambda: learner(Distributed(), Distributed()),
         "lazy": lambda: learner(Distributed(), model=nn.Sequential(nn.Flatten(), nn.LazyLinear(2))),
+        "rate": lambda: learner(Distributed(), lr=0.1 * (1 + rank)),
+        "accumulate": lambda: learner(Distributed(accumulate=1 + rank)),
+        "metrics": lambda: learner(Distributed(), metrics=[accuracy][rank:]),
+        "sampler": lambda: Learner(net(), dealt(), cross_entropy, cbs=[Distributed()]),
     }
     found = {}
     for name, make in made.items():
@@ -429,7 +463,9 @@ def resumes(folder):
     text = io.StringIO()
     with contextlib.redirect_stdout(text):
         again.fit(4)
-    files = sorted(path.name for path in folder.iterdir() if path.suffix != ".json")
+    files = sorted(
+        path.name for path in folder.iterdir() if path.is_file() and path.suffix != ".json"
+    )
     same = numbers(whole.model) == numbers(again.model)
     histories = whole.recorder.history == again.recorder.history
     return {
@@ -485,8 +521,9 @@ def checks(mode, folder):
         return {"killed": lambda: killed(folder)}
     if mode == "hosts":
         return {"fit": lambda: outcome(FITS["plain"]()), "rank": rank_and_size}
-    named = fits, norms, sums, behind, twice, printed, drawn, overflow, counts, within, refusals
+    named = fits, norms, sums, behind, twice, printed, drawn, overflow, counts, again, refusals
     return {f.__name__: f for f in named} | {
+        "within": lambda: within(folder),
         "resumes": lambda: resumes(folder),
         "timed_out": timed_out,
     }

@@ -5,6 +5,7 @@ What is frozen must stay bitwise the same, whatever is done to the model around 
 
 import copy
 import pickle
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -495,6 +496,11 @@ def test_views_are_averaged_as_by_hand():
     assert accuracy(got, targets) >= 0
     with pytest.raises(ValueError, match="no batch"):
         tta(learn, [])
+    with pytest.raises(TypeError, match=r"write views=\[...\]"):
+        tta(learn, views=mirrored)
+    given = X.clone()
+    tta(learn, [(given, Y)], views=[lambda x: x.mul_(0)])
+    assert torch.equal(given, X)
     learn.data.valid_dl = None
     with pytest.raises(ValueError, match="no batch"):
         tta(learn)
@@ -630,6 +636,34 @@ def test_each_choice_can_be_given(photos):
     slow.fit(1)
     rates = [group["lr"] for group in slow.opt.param_groups]
     assert rates[-1] / rates[0] == pytest.approx(100)
+
+
+@pytest.mark.parametrize(
+    "images",
+    [torch.ones(1, 3, 2, 2, dtype=torch.uint8), torch.ones(2, 1, 2, 2)],
+    ids=["bytes", "one channel"],
+)
+def test_images_that_cannot_be_standardized(images):
+    with pytest.raises(TypeError, match="Standardize expected floating-point images of 3 chan"):
+        Standardize([0.5] * 3, [0.25] * 3)(images)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"body": "resnet"}, "vision_learner expected a torch.nn.Module, got a str"),
+        ({"normalize": False}, "vision_learner expected a Normalize, got False"),
+    ],
+    ids=["body", "statistics"],
+)
+def test_what_a_learner_refuses_to_be_given(photos, options, says):
+    with pytest.raises(TypeError, match=says):
+        vision_learner(bunch(photos), arch, **options)
+
+
+def test_an_architecture_may_be_partial(photos):
+    learn = vision_learner(bunch(photos), partial(arch))
+    assert learn.choices["body"] == f"new, of {arch.__name__}"
 
 
 def test_a_look_uses_up_no_random_numbers(photos):

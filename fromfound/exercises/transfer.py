@@ -138,15 +138,17 @@ ex_10c_4 = Exercise(
 )
 
 # %% ../../nbs/exercises/10c_transfer.ipynb #1d461605
-_NO_PAIR = "Expected two views of two or more logits each, as [[2.0, 1.0, 0.0], [0.0, 1.5, 0.0]]."
+_NO_PAIR = "Expected two views of finite logits, as [[2.0, 1.0, 0.0], [0.0, 1.5, 0.0]]."
 _TIE = "One of the averages has a tie: let it decide."
+_TWO = "With two classes both averages always agree: take three."
 _AGREE = "Both averages choose the same class. Let each view rule out the other's favorite."
 
 
 def _disagree(answer: object) -> str | None:
     """What is wrong with two views on which two averages should differ."""
     try:
-        views = torch.as_tensor(answer, dtype=torch.float64)
+        rows = [torch.as_tensor(view, dtype=torch.float64) for view in answer]
+        views = torch.stack(rows)
     except (TypeError, ValueError, RuntimeError):
         return _NO_PAIR
     if views.ndim != 2 or len(views) != 2 or views.shape[1] < 2 or not views.isfinite().all():
@@ -156,6 +158,8 @@ def _disagree(answer: object) -> str | None:
         first, second = scores.topk(2).values
         if first - second < 1e-9:
             return _TIE
+    if views.shape[1] == 2:
+        return _TWO
     return _AGREE if logits.argmax() == probabilities.argmax() else None
 
 
@@ -165,6 +169,7 @@ ex_10c_5 = Search(
     {
         _AGREE: [[2.0, 1.0, 0.0], [0.0, 1.5, 0.0]],
         _TIE: [[1.0, 0.0], [0.0, 1.0]],
+        _TWO: [[2.0, 0.0], [0.0, 1.0]],
         _NO_PAIR: [1.0, 2.0],
     },
     because="A logit has no lower limit, and a probability ends at 0.",

@@ -17,7 +17,7 @@ LONG_MODULES = {  # formatted lines of modules over the limit: no longer than th
     "check": 550,
     "data_block": 781,
     "dataloader": 428,
-    "distributed": 405,
+    "distributed": 439,
     "exercises.data_block": 387,
     "exercises.dataloader": 372,
     "exercises.hooks": 258,
@@ -36,7 +36,7 @@ LONG_MODULES = {  # formatted lines of modules over the limit: no longer than th
     "optim": 488,
     "record": 404,
     "schedule": 350,
-    "transfer": 311,
+    "transfer": 322,
 }
 
 
