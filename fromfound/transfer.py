@@ -350,21 +350,21 @@ def discriminative(
     """
 
     def make(params: Iterable[Tensor], lr: float) -> torch.optim.Optimizer:
-        groups = param_groups(model, (lr / ratio, lr), weight_decay=weight_decay)
-        return adamw(groups, lr=lr)
+        return adamw(param_groups(model, (lr / ratio, lr), weight_decay=weight_decay), lr=lr)
 
     return make
 
 # %% ../nbs/10c_transfer.ipynb #4b633cc3
-class Standardize(nn.Module):
-    """Normalize images inside a model, so that it takes its statistics along.
+class Standardize(nn.Module, Normalize):
+    """`Normalize` inside a model, so that it takes its statistics along.
 
     Args:
         mean: of each channel.
         std: standard deviation of each channel.
 
     Raises:
-        TypeError: (when called) the images are not floating-point, or of other channels.
+        TypeError: (when called) the images are not floating-point.
+        ValueError: the statistics are none; (when called) the images have other channels.
     """
 
     mean: Tensor
@@ -372,18 +372,12 @@ class Standardize(nn.Module):
 
     def __init__(self, mean: Sequence[float] | Tensor, std: Sequence[float] | Tensor) -> None:
         super().__init__()
-        normalize = Normalize(mean, std)  # checks them
-        self.register_buffer("mean", normalize.mean)  # (C, 1, 1)
-        self.register_buffer("std", normalize.std)
+        for name, numbers in vars(Normalize(mean, std)).items():  # (C, 1, 1) each
+            self.register_buffer(name, numbers)
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, C, H, W) to the same shape."""
-        if not input.is_floating_point() or input.shape[-3] != len(self.mean):
-            raise TypeError(
-                f"Standardize expected floating-point images of {len(self.mean)} channels, got "
-                f"{tuple(input.shape)} of {input.dtype}"
-            )
-        return (input - self.mean.to(input)) / self.std.to(input)
+        return Normalize.__call__(self, input)
 
 
 class VisionLearner(Learner):
@@ -405,14 +399,13 @@ def _measure(data: LabeledBunch, n: int) -> Normalize:
 
 def _normalizer(data: LabeledBunch, body: nn.Module | None, given: Normalize | None) -> str:
     """Say who normalizes the images; refuse two who would, and what can't."""
-    if body is not None:
-        _check_module("vision_learner", body)
+    body = nn.Identity() if body is None else body
+    _check_module("vision_learner", body)
     if not (given is None or isinstance(given, Normalize)):
         raise TypeError(f"vision_learner expected a Normalize, got {given!r:.60}")
-    layers = [] if body is None else list(body.modules())
     does = {
         "the transforms": any(isinstance(tfm, Normalize) for tfm in data.tfms),
-        "the body": any(isinstance(layer, Standardize) for layer in layers),
+        "the body": any(isinstance(layer, Standardize) for layer in body.modules()),
         "given statistics": given is not None,
     }
     who = [name for name, normalizes in does.items() if normalizes]
@@ -424,10 +417,7 @@ def _normalizer(data: LabeledBunch, body: nn.Module | None, given: Normalize | N
 def _for_channels(channels: int, body: nn.Module) -> nn.Module:
     """Return a body, unless it takes images of another number of channels."""
     if (takes := _first_conv(body).in_channels) != channels:
-        raise ValueError(
-            f"vision_learner got a body for {takes} channels, and images of {channels}: open them "
-            "with another mode="
-        )
+        raise ValueError(f"a body for {takes} channels, and images of {channels}: open with mode=")
     return body
 
 
