@@ -306,9 +306,8 @@ class _Part:
     def close(self) -> None:
         """Reduce the metrics over all ranks, unless that is done."""
         if self.is_open:
-            learn = self.owner.learn
             self.is_open = False
-            _reduce([learn.train_loss] if self.training else [learn.valid_loss, *learn.metrics])
+            _reduce(self.owner.counted_in(self.training))
 
 
 def _reduce(metrics: Iterable[Metric]) -> None:
@@ -446,12 +445,10 @@ class Distributed(Callback):
     def _agree(self, data: DataBunch) -> None:
         """Raise the same error on all ranks if they differ."""
         learn = self.learn
-        buffers = dict(learn.model.named_buffers())
-        state = {**dict(learn.model.named_parameters()), **buffers}
-        if any(map(nn.parameter.is_lazy, state.values())):
+        if any(map(nn.parameter.is_lazy, [*learn.model.parameters(), *learn.model.buffers()])):
             raise ValueError("Distributed expected a model with shapes: call it on a batch before")
-        own = {f"{name} in its model": _digest(value) for name, value in state.items()}
-        for name, value in buffers.items():  # an interrupted epoch leaves other values
+        own = {f"{n} in its model": _digest(p) for n, p in learn.model.named_parameters()}
+        for name, value in learn.model.named_buffers():  # an interrupted epoch leaves other values
             own[f"{name} in its model"] = f"{value.dtype} {list(value.shape)}"
         own["number of epochs"] = str(learn.n_epochs)
         own["accumulate"] = str(self.accumulate)
@@ -479,8 +476,7 @@ class Distributed(Callback):
         known = signature(DistributedDataParallel).parameters
         new = "forward_sync_buffers"  # the name since torch 2.13
         options[new if new in known else "broadcast_buffers"] = False
-        self.share_buffers()
-        self._ddp = DistributedDataParallel(learn.model, **options)
+        self._ddp = DistributedDataParallel(learn.model, **options)  # buffers become rank 0's
         self._common = _from_first(get_rng_states())
         self._undo.callback(lambda: set_rng_states(self._common))
         code = _from_first(_digest(torch.get_rng_state()))  # nothing is drawn for it
@@ -542,7 +538,7 @@ class Distributed(Callback):
         learn = self.learn
         if self._fit_of is not learn:
             return
-        self._before = [len(metric.sizes) for metric in self._judges()]
+        self._before = [len(metric.sizes) for metric in self.counted_in(learn.training)]
         if not learn.training:
             return
         if not isinstance(learn.dl, _Part):
@@ -604,15 +600,16 @@ class Distributed(Callback):
         self.after_pred()
         self._batch.close()
         if isinstance(learn.dl, _Part) and learn.dl.counts[learn.dl.at] == 0:
-            for metric, before in zip(self._judges(), self._before, strict=False):
+            counted = self.counted_in(learn.training)
+            for metric, before in zip(counted, self._before, strict=False):
                 if len(metric.sizes) > before:
                     metric.sizes[-1] = 0
         self._before = ()
 
-    def _judges(self) -> list[Metric]:
-        """Return what this batch is counted in."""
+    def counted_in(self, training: bool) -> list[Metric]:
+        """Return what a batch is counted in."""
         learn = self.learn
-        return [learn.train_loss] if learn.training else [learn.valid_loss, *learn.metrics]
+        return [learn.train_loss] if training else [learn.valid_loss, *learn.metrics]
 
     def share_buffers(self) -> None:
         """Give all ranks the buffers of rank 0."""

@@ -169,6 +169,8 @@ class Fails(Callback):
 class Model(Callback):
     """Notes the class of the model at each event."""
 
+    order = -50  # before `Distributed` itself
+
     def before_fit(self):
         """Begin with nothing."""
         self.seen = set()

@@ -17,7 +17,7 @@ LONG_MODULES = {  # formatted lines of modules over the limit: no longer than th
     "check": 550,
     "data_block": 781,
     "dataloader": 428,
-    "distributed": 439,
+    "distributed": 436,
     "exercises.data_block": 387,
     "exercises.dataloader": 372,
     "exercises.hooks": 258,
